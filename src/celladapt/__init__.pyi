@@ -1,0 +1,18 @@
+from .adaptation import adapt as adapt
+from .adaptation import resume as resume
+from .benchmarking import Benchmark as Benchmark
+from .benchmarking import benchmark as benchmark
+from .config import Config as Config
+from .data.check import check as check
+from .demonstration import demo as demo
+from .errors import InputError as InputError
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .prediction import Model as Model
+from .prediction import Prediction as Prediction
+from .prediction import load_model as load_model
+from .prediction import predict as predict
+from .reporting import report as report
+from .run import Run as Run
+
+__version__: str

@@ -1,0 +1,264 @@
+"""The command line: words to functions. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
+"""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.argument import ArgumentCollection
+from cyclopts.exceptions import CycloptsError
+
+from celladapt import __version__
+from celladapt.config import Config
+from celladapt.errors import InputError
+
+app = App(
+    name="celladapt",
+    version=__version__,
+    help="Segment cells in images that nobody has annotated, by adapting a model from images that somebody has.",
+    help_format="markdown",
+    result_action="return_value",
+)
+data = App(name="data", help="Look at data folders.")
+app.command(data)
+
+Options = Annotated[Config, Parameter(name="*")]
+given: set[str] = set()
+"""Names of the options that the command line set; the preset gives the others."""
+
+
+def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    given.clear()
+    given.update(a.name.removeprefix("--").removeprefix("no-").replace("-", "_") for a in arguments if a.has_tokens)
+
+
+app.config = (_remember,)
+
+
+def _chosen(config: Config, *without: str) -> dict[str, Any]:
+    """The fields of ``config`` that the command line set."""
+    options = {name: getattr(config, name) for name in Config.__dataclass_fields__ if name in given}
+    for name in without:
+        if name in options:
+            raise InputError(f"--{name.replace('_', '-')} does not go with this command; leave it out.")
+    return options
+
+
+def _print(*things: object) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not console.is_terminal:
+        console.width = 160  # a table in a pipe or file is not squeezed
+    for thing in things:
+        console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+
+
+@app.command
+def adapt(*, config: Options = Config(), preset: str = "default", out: Path | None = None, resume: Path | None = None) -> None:
+    """Train a model for the target folder from the annotated source folder; evaluate it and write a report.
+
+    Parameters
+    ----------
+    preset
+        Set of options: default (one GPU), fast (two CPU cores, ten minutes), paper (the published recipe), or a TOML file. Other options override it.
+    out
+        Run folder to make; runs/SOURCE-to-TARGET-METHOD by default.
+    resume
+        Run folder to continue where it stopped; takes no other option.
+    """
+    from celladapt import adaptation
+
+    options = _chosen(config)
+    if resume is not None:
+        if options or given & {"preset", "out"}:
+            raise InputError("--resume continues a run with the options it began with; leave the other options out.")
+        run = adaptation.resume(resume)
+    else:
+        source, target = options.pop("source", None), options.pop("target", None)
+        if source is None or target is None:
+            raise InputError("Name both folders: --source DIR (annotated images) and --target DIR (images to adapt to).")
+        run = adaptation.adapt(source, target, preset=preset, out=out, **options)
+    if run.metrics:
+        from celladapt.benchmarking import scores_table
+
+        _print(scores_table(run))
+    _print(f"model   {run.path}", f"report  {run.report}")
+
+
+@app.command
+def predict(
+    model: Path,
+    *inputs: str,
+    out: Path,
+    save: str = "mask,instances",
+    overwrite: bool = False,
+    tile: int = 1024,
+    device: str = "auto",
+    precision: str = "auto",
+) -> None:
+    """Segment image files, folders and globs with a trained model.
+
+    Writes <stem>_mask.png (0/255), <stem>_instances.tif (nuclei numbered from 1) and <stem>_probability.tif (0 to 1), as --save says.
+
+    Parameters
+    ----------
+    model
+        Run folder of `celladapt adapt`, or a model.safetensors from one.
+    inputs
+        Image files, folders of images, or quoted globs.
+    out
+        Folder for the outputs.
+    save
+        What to write, separated by commas: mask, instances, probability.
+    overwrite
+        Replace existing outputs.
+    tile
+        Side in pixels of the windows that large images are cut into, a multiple of 16; smaller needs less memory.
+    device
+        auto, cpu or cuda.
+    precision
+        auto (bf16 where the hardware has it), float32 or bf16.
+    """
+    from celladapt import prediction
+
+    if not inputs:
+        raise InputError("Name at least one image, folder or glob to predict.")
+    loaded = prediction.load_model(model, device, precision)
+    for written in prediction.predict(loaded, inputs, out, [word.strip() for word in save.split(",")], overwrite, tile):
+        _print(f"{written.image.name}: {written.nuclei} nuclei, {written.foreground:.1%} of the image")
+
+
+@app.command
+def evaluate(predictions: Path, masks: Path, *, json: Path | None = None, csv: Path | None = None) -> None:
+    """Compare predictions with annotated masks: IoU, Dice, AJI, PQ and detection F1 for each image, mean and spread.
+
+    Parameters
+    ----------
+    predictions
+        Folder that `celladapt predict` wrote, or of label images with the masks' names.
+    masks
+        Folder of masks, or a domain folder with masks/.
+    json
+        File for the scores as JSON: {"mean": {...}, "sd": {...}, "images": {name: {...}}}.
+    csv
+        File for the scores of each image as CSV.
+    """
+    from celladapt import evaluation
+    from celladapt.files import write_json
+
+    result = evaluation.evaluate(predictions, masks)
+    if json is not None:
+        write_json(json, result.to_json())
+    if csv is not None:
+        result.write_csv(csv)
+    _print(result.table())
+
+
+@app.command
+def report(run: Path) -> None:
+    """Write report.html of a run folder (or of a benchmark's) again and print its path.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    """
+    from celladapt import reporting
+
+    _print(str(reporting.report(run)))
+
+
+@app.command
+def benchmark(
+    *, pairs: str, methods: str = "source_only,cellseguda,cellsegssda@10%,supervised", out: Path, seeds: int = 3, preset: str = "fast", config: Options = Config()
+) -> None:
+    """Run methods x domain pairs x seeds on one split and one budget, and print the table. Called again, it goes on where it stopped.
+
+    Parameters
+    ----------
+    pairs
+        SOURCE:TARGET folders, separated by commas.
+    methods
+        Methods, separated by commas; NAME@10% hides labels, NAME:option=value sets an option.
+    out
+        Folder to make, or to continue.
+    seeds
+        How many seeds.
+    preset
+        Set of options: default, fast, paper, or a TOML file. Other options override it.
+    """
+    from celladapt import benchmarking
+
+    folders = [tuple(Path(side) for side in pair.split(":")) for pair in pairs.split(",")]
+    if any(len(pair) != 2 for pair in folders):
+        raise InputError(f"--pairs {pairs}: write SOURCE:TARGET, several separated by commas.")
+    options = _chosen(config, "source", "target", "method", "seed", "baseline")
+    done = benchmarking.benchmark(folders, methods.split(","), out, seeds, preset, **options)  # type: ignore[arg-type]
+    _print(done.table(), f"report  {out / 'report.html'}")
+
+
+@app.command
+def demo(*, out: Path = Path("celladapt-demo")) -> None:
+    """Adapt on embedded tissue images with four methods and print the table; nothing to download.
+
+    Parameters
+    ----------
+    out
+        Folder to make, or to continue.
+    """
+    from celladapt import demonstration
+
+    _print(demonstration.demo(out).table(), f"report  {out / 'report.html'}")
+
+
+@app.command
+def methods() -> None:
+    """List the methods, what each minimises, and its own options."""
+    from celladapt import methods as known
+
+    for name in known.names():
+        _print(known.describe(name))
+
+
+@data.command
+def check(*folders: Path) -> None:
+    """Print what data folders hold, and every fault in them at once: unreadable files, masks without image, sizes that differ, duplicates ...
+
+    Parameters
+    ----------
+    folders
+        Domain folders; duplicates are looked for across all of them.
+    """
+    from celladapt.data import check as checking
+
+    if not folders:
+        raise InputError("Name at least one folder to check.")
+    found = checking.check(folders)
+    _print(found)
+    if not found.ok:
+        raise InputError("The data have faults, listed above; mend them and check again.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except (CycloptsError, InputError) as error:
+        print(f"celladapt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("celladapt: interrupted; `celladapt adapt --resume RUN` (or the same benchmark or demo command) goes on where it stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stderr.close()
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("celladapt: this is a fault of celladapt, not yours; please report it with the lines above.", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,218 @@
+"""The options of a run: frozen, validated, to and from one TOML file. Field docstrings are the command line's help."""
+
+import difflib
+import re
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from celladapt.errors import InputError
+
+Criterion = Literal["infomax", "snd", "entropy", "consistency", "last", "labelled"]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method as people write it: ``name[@labels][:option=value]...``, for example ``cellsegssda@10%`` or ``cellseguda:lambda_rec=0``."""
+
+    name: str
+    labels: str | None = None
+    """Share ("10%") or number ("5") of target training masks to use; None = all that exist."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Option name -> value as text; the method's own ``Options`` gives the types."""
+
+    @classmethod
+    def parse(cls, text: str) -> "MethodSpec":
+        """Read ``text``.
+
+        Raises:
+            InputError: it is not of that form.
+        """
+        found = re.fullmatch(r"(?P<name>\w+)(?:@(?P<labels>[\d.]+%?))?(?P<options>(?::\w+=[^:=]+)*)", text.strip())
+        if not found:
+            raise InputError(f"'{text}' is not a method; write NAME, NAME@10% or NAME:option=value.")
+        pairs = [item.split("=") for item in found["options"].split(":")[1:]]
+        return cls(found["name"], found["labels"], {key: value for key, value in pairs})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of a training run. The defaults are the preset ``default``, meant for a GPU; ``fast`` is for two CPU cores.
+
+    Raises:
+        InputError: a value is out of range, naming the option and the cure.
+    """
+
+    source: Path | None = None
+    """Folder of the annotated domain: images/ and masks/ with the same file names."""
+    target: Path | None = None
+    """Folder of the domain to adapt to: images/, and masks/ for those images that have one."""
+    method: str = "cellseguda"
+    """Method to train with, as listed by `celladapt methods`; NAME:option=value sets a method's own option."""
+    steps: int = 5000
+    """Training steps."""
+    width: int = 64
+    """Channels of the first U-Net block; 64 as published, 16 for small machines."""
+    crop: int | Literal["whole"] = 256
+    """Side of the random training crops in pixels; 'whole' trains on whole images."""
+    batch_size: int = 8
+    """Images of each domain in a step (and in each process, where there are several)."""
+    seed: int = 0
+    """Seed of the initial weights, the crops, the augmentation and the choice of labels to hide."""
+    split_seed: int = 0
+    """Seed of the split; its own, so that runs with several seeds are compared on the same test images."""
+    target_labels: str = "100%"
+    """Share (10%) or number (5) of the target training masks that a method which reads them may use; the rest is hidden."""
+    select: Criterion = "infomax"
+    """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper)."""
+    batch_norm: Literal["shared", "target"] = "target"
+    """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training images (AdaBN)."""
+    augment: Literal["none", "flip", "colour"] = "colour"
+    """Augmentation of both domains: none, flips and quarter turns, or those with brightness and contrast changes per channel."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the convolutions: bf16 where the hardware has it, or as named."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    lr_s: float = 0.0005
+    """Learning rate of the segmentation network S (Adam)."""
+    lr_d: float = 0.001
+    """Learning rate of the discriminator D (Adam)."""
+    lr_r: float = 0.001
+    """Learning rate of the reconstruction network R (Adam)."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rates over the steps: constant as in the paper, or falling to zero along a half cosine."""
+    validate_every: int = 500
+    """Steps between validations, at which the checkpoint to keep is chosen."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints to resume from."""
+    validation_images: int = 16
+    """At most this many validation images of each domain are looked at."""
+    val_fraction: float = 0.15
+    """Share of each domain's images held out for validation."""
+    test_fraction: float = 0.25
+    """Share of the annotated target images held out for the final evaluation; 0 uses all for training."""
+    group: str | None = None
+    """Regular expression on file names; images that match alike (one patient, one slide) stay in one part of the split."""
+    split: Path | None = None
+    """split.json of an earlier run, to use the same split."""
+    keep_checkpoints: bool = False
+    """Keep the segmenter of every validation, to study the selection afterwards."""
+    baseline: bool = True
+    """Train source-only with the same budget too, so that the report shows what adapting changed."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if name in ("source", "target", "split") and isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
+            if not _fits(getattr(self, name), hint):
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {_in_words(hint)}.")
+        positive = ("steps", "width", "batch_size", "validate_every", "checkpoint_every", "validation_images", "lr_s", "lr_d", "lr_r")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")
+        if self.crop != "whole" and self.crop < 32:
+            raise InputError(f"--crop is {self.crop}; it must be at least 32 pixels, or 'whole'.")
+        if not (0 <= self.val_fraction < 1 and 0 <= self.test_fraction < 1 and self.val_fraction + self.test_fraction < 1):
+            raise InputError("--val-fraction and --test-fraction must each be at least 0 and together below 1.")
+        for name in ("seed", "split_seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or above.")
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise InputError(f"--group '{self.group}' is not a regular expression ({error}).") from None
+        if self.spec.labels is not None and self.target_labels != "100%" and self.spec.labels != self.target_labels:
+            raise InputError(f"--method {self.method} and --target-labels {self.target_labels} disagree; give the labels once.")
+
+    @property
+    def spec(self) -> MethodSpec:
+        """The method, taken apart."""
+        return MethodSpec.parse(self.method)
+
+    @property
+    def labels(self) -> str:
+        """Share or number of target training masks to use, wherever it was given."""
+        return self.spec.labels or self.target_labels
+
+    def to_toml(self) -> str:
+        """As text; an option that is None is left out."""
+        import tomli_w
+
+        return tomli_w.dumps({key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items() if value is not None})
+
+    @classmethod
+    def from_toml(cls, path: Path) -> "Config":
+        """Read what ``to_toml`` wrote, or a person.
+
+        Raises:
+            InputError: missing file, bad TOML, an unknown option (the right names are given) or a value of the wrong type.
+        """
+        return cls(**read_options(path))
+
+
+def presets() -> list[str]:
+    """Names of the presets."""
+    return sorted(item.name.removesuffix(".toml") for item in resources.files("celladapt.presets").iterdir() if item.name.endswith(".toml"))
+
+
+def preset_options(name: str) -> dict[str, Any]:
+    """The options that preset ``name`` changes (a name, or the path of a TOML file of one's own).
+
+    Raises:
+        InputError: no such preset, or what ``Config.from_toml`` raises.
+    """
+    if name in presets():
+        return read_options(Path(str(resources.files("celladapt.presets") / f"{name}.toml")))
+    if name.endswith(".toml"):
+        return read_options(Path(name))
+    raise InputError(f"There is no preset '{name}'; choose one of {', '.join(presets())}, or give a .toml file.")
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in a TOML file, each checked by name and type."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give an existing TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a valid TOML file ({error}).") from None
+    for key in values:
+        _check_name(key, f"{path} has an unknown option")
+    return values
+
+
+def with_options(config: Config, options: dict[str, Any]) -> Config:
+    """``config`` with ``options`` put in place; an unknown name raises InputError naming the right ones."""
+    for key in options:
+        _check_name(key, "There is no option")
+    return replace(config, **options)
+
+
+def _check_name(key: str, complaint: str) -> None:
+    known = [f.name for f in fields(Config)]
+    if key not in known:
+        raise InputError(f"{complaint} '{key}'; did you mean {' or '.join(difflib.get_close_matches(key, known, n=3) or known)}?")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the type ``hint`` (the few kinds that Config uses); an int is a float, a bool is not an int."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint) and not isinstance(value, bool)
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        return any(_fits(value, option) for option in get_args(hint))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    """A type as a person would say it."""
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(value) for value in get_args(hint))
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        return " or ".join(_in_words(option) for option in get_args(hint) if option is not type(None))
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}[hint]

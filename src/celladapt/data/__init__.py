@@ -1,0 +1,1 @@
+"""Image files, domain folders, splits and their check."""

@@ -1,0 +1,55 @@
+"""Random crops and augmentation of an image with its mask; every draw comes from the generator that is handed in."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.generic]
+"""[H, W, 3] uint8 or uint16"""
+Mask = NDArray[np.bool_]
+"""[H, W]"""
+
+
+def crop(image: Image, mask: Mask, side: int, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """A random square of ``side`` pixels; an image smaller than that is first grown by reflection."""
+    h, w = mask.shape
+    down, right = max(0, side - h), max(0, side - w)
+    if down or right:
+        mode = "symmetric"  # reflection that may repeat, so that any size works
+        image = np.pad(image, ((0, down), (0, right), (0, 0)), mode=mode)
+        mask = np.pad(mask, ((0, down), (0, right)), mode=mode)
+        h, w = mask.shape
+    top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
+    window = (slice(top, top + side), slice(left, left + side))
+    return image[window], mask[window]
+
+
+def none(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """As it is."""
+    return image, mask
+
+
+def flip(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """One of the eight symmetries of the square (of the four of the rectangle, where sides differ)."""
+    turns = int(rng.integers(4)) if mask.shape[0] == mask.shape[1] else 2 * int(rng.integers(2))
+    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+    return (image[:, ::-1], mask[:, ::-1]) if rng.integers(2) else (image, mask)
+
+
+def colour(image: Image, mask: Mask, rng: np.random.Generator, strength: float = 0.15) -> tuple[Image, Mask]:
+    """``flip``, then a gain and an offset drawn for the image and, half as wide, for each channel.
+
+    A grey image stays grey: its channels are equal, so they share one draw.
+    """
+    image, mask = flip(image, mask, rng)
+    top = float(np.iinfo(image.dtype).max)  # type: ignore[type-var]
+    gain, offset = rng.uniform(-strength, strength, 2)
+    gains, offsets = rng.uniform(-strength / 2, strength / 2, (2, 3))
+    if np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]):
+        gains, offsets = gains[:1], offsets[:1]
+    x = image.astype(np.float32) * (1 + gain + gains).astype(np.float32) + (top * (offset + offsets)).astype(np.float32)
+    return x.clip(0, top).astype(image.dtype), mask
+
+
+AUGMENTATIONS: dict[str, Callable[[Image, Mask, np.random.Generator], tuple[Image, Mask]]] = {"none": none, "flip": flip, "colour": colour}

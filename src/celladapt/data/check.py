@@ -1,0 +1,234 @@
+"""Find every fault of some domain folders before a run does, and sum up what is in them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR_MASK, layout, list_images, same_stem, shape_mismatch
+from celladapt.data.images import FileError, as_image, decode, read_mask
+from celladapt.instances import label_components
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a file or folder (a fault), or worth knowing about it (a note)."""
+
+    level: Literal["fault", "note"]
+    path: Path
+    message: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.message}; {self.cure}."
+
+
+@dataclass
+class FolderSummary:
+    """What one domain folder holds; of files that can be read."""
+
+    folder: Path
+    images: int = 0  # files, readable or not
+    masks: int = 0
+    widths: list[int] = field(default_factory=list)  # of each readable image, as are the next three
+    heights: list[int] = field(default_factory=list)
+    bits: set[int] = field(default_factory=set)  # per channel
+    channels: set[int] = field(default_factory=set)
+    diameters: list[float] = field(default_factory=list)  # of each nucleus: of the disc with its area, in pixels
+    foreground_pixels: int = 0
+    mask_pixels: int = 0
+
+    @property
+    def size_range(self) -> str:
+        """Smallest to largest width × height in pixels, each side by itself."""
+        return f"{_range(self.widths)}×{_range(self.heights)}" if self.widths else "–"
+
+    @property
+    def nuclei(self) -> int:
+        """Nuclei in all masks: labels, or connected components of binary masks."""
+        return len(self.diameters)
+
+    @property
+    def median_diameter(self) -> float | None:
+        """In pixels; None without a nucleus."""
+        return float(np.median(self.diameters)) if self.diameters else None
+
+    @property
+    def foreground(self) -> float | None:
+        """Share of all mask pixels, in [0, 1]; None without a mask."""
+        return self.foreground_pixels / self.mask_pixels if self.mask_pixels else None
+
+
+@dataclass
+class CheckReport:
+    """Findings in the order they were met, and one summary for each folder."""
+
+    findings: list[Finding] = field(default_factory=list)
+    summary: list[FolderSummary] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[Finding]:
+        """What has to be mended."""
+        return [finding for finding in self.findings if finding.level == "fault"]
+
+    @property
+    def notes(self) -> list[Finding]:
+        """What is worth knowing."""
+        return [finding for finding in self.findings if finding.level == "note"]
+
+    @property
+    def ok(self) -> bool:
+        """True when there is no fault; notes do not count."""
+        return not self.faults
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        where = _count(len(self.summary), "folder")
+        notes = f" and {_count(len(self.notes), 'note')}" if self.notes else ""
+        if self.ok:
+            return f"No fault{notes} in {where}: ready for training."
+        return f"{_count(len(self.faults), 'fault')}{notes} in {where}: mend the faults before training."
+
+    def __rich__(self) -> "RenderableType":
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        headings = ("folder", "images", "masks", "size\n(px)", "bits", "channels", "nuclei", "median\n⌀ (px)", "fore-\nground")
+        table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for column in table.columns[1:]:
+            column.justify, column.no_wrap = "right", True
+        table.columns[0].overflow, table.columns[0].min_width = "fold", 12
+        for row in self.summary:
+            diameter = "–" if row.median_diameter is None else f"{row.median_diameter:.1f}"
+            foreground = "–" if row.foreground is None else f"{row.foreground:.1%}"
+            numbers = (row.size_range, _list(row.bits), _list(row.channels), str(row.nuclei), diameter, foreground)
+            table.add_row(Text(str(row.folder)), str(row.images), str(row.masks), *numbers)
+        lines = [Text.assemble(("fault ", "bold red"), str(finding)) for finding in self.faults]
+        lines += [Text.assemble(("note  ", "yellow"), str(finding)) for finding in self.notes]
+        return Group(table, *lines, Text(self.verdict, style="bold green" if self.ok else "bold red"))
+
+
+def check(folders: Sequence[Path]) -> CheckReport:
+    """Read every file of the domain folders and report all that is wrong, never stopping at the first fault.
+
+    Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is empty or
+    not of its image's size, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
+    into training. Notes: images without a mask where others have one, blank images (not compared), masks without background, files of unknown type.
+    """
+    report, seen = CheckReport(), dict[bytes, tuple[Path, Path]]()
+    resolved: set[Path] = set()
+    for root in map(Path, folders):
+        if root.resolve() in resolved:
+            report.findings.append(Finding("fault", root, "is given more than once", "name each folder once"))
+        else:
+            resolved.add(root.resolve())
+            report.summary.append(_check_folder(root, report.findings, seen))
+    return report
+
+
+def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[Path, Path]]) -> FolderSummary:
+    summary = FolderSummary(root)
+    try:
+        image_folder, mask_folder = layout(root)
+        images, masks = _list_stems(image_folder, findings), _list_stems(mask_folder, findings) if mask_folder else {}
+    except FileError as error:
+        findings.append(_fault(error))
+        return summary
+    summary.images, summary.masks = len(images), len(masks)
+    if not images:
+        findings.append(Finding("fault", image_folder, *NO_IMAGE))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for stem, path in images.items():
+        try:
+            raster = decode(path)
+            pixels = as_image(raster)
+        except FileError as error:
+            findings.append(_fault(error))
+            continue
+        shapes[stem] = pixels.shape
+        summary.heights.append(pixels.shape[0])
+        summary.widths.append(pixels.shape[1])
+        summary.bits.add(raster.bits)
+        summary.channels.add(raster.channels)
+        if pixels.min() == pixels.max():
+            findings.append(Finding("note", path, "is blank (all its pixels are equal)", "leave it out unless that is meant"))
+        else:
+            _compare(root, path, pixels, findings, seen)
+    for stem, path in masks.items():
+        if stem not in images:
+            findings.append(Finding("fault", path, *NO_IMAGE_FOR_MASK))
+        try:
+            labels = read_mask(path)
+        except FileError as error:
+            findings.append(_fault(error))
+            continue
+        if stem in shapes and shapes[stem][:2] != labels.shape:
+            findings.append(Finding("fault", path, *shape_mismatch(shapes[stem], labels.shape)))
+        foreground = int(np.count_nonzero(labels))
+        summary.foreground_pixels += foreground
+        summary.mask_pixels += labels.size
+        if not foreground:
+            findings.append(Finding("fault", path, "is an empty mask", "annotate its nuclei, or delete it to leave the image unlabelled"))
+        elif foreground == labels.size:
+            findings.append(Finding("note", path, "is a mask without background", "check that the background is 0"))
+        nuclei, areas = np.unique(label_components(labels), return_counts=True)  # not bincount: label values can be huge
+        summary.diameters += (2 * np.sqrt(areas[nuclei > 0] / np.pi)).tolist()
+    bare = [stem for stem in images if stem not in masks]
+    if mask_folder and masks and bare:
+        message = f"lacks a mask for {len(bare)} of {_count(len(images), 'image')} ({_some(bare)})"
+        findings.append(Finding("note", mask_folder, message, "add the masks unless these are meant to be unlabelled"))
+    return summary
+
+
+def _compare(root: Path, path: Path, pixels: NDArray[Any], findings: list[Finding], seen: dict[bytes, tuple[Path, Path]]) -> None:
+    digest = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).digest()
+    first_root, first = seen.setdefault(digest, (root, path))
+    if first != path:
+        cure = "delete one of the two" if first_root == root else "keep it in one folder only, or a test image can get into training"
+        findings.append(Finding("fault", path, f"has the same pixels as {first}", cure))
+
+
+def _list_stems(folder: Path, findings: list[Finding]) -> dict[str, Path]:
+    """Stem to image file; two files of one stem and files of other types are reported."""
+    stems: dict[str, Path] = {}
+    files = list_images(folder)
+    for path in files:
+        first = stems.setdefault(path.stem, path)
+        if first != path:
+            findings.append(Finding("fault", path, *same_stem(first)))
+    names = {"images", "masks"} | {path.name for path in files}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in names and not path.name.startswith("."))
+    if others:
+        message = f"holds {_count(len(others), 'entry', 'entries')} of unknown type ({_some(others)}), left out"
+        findings.append(Finding("note", folder, message, "move them elsewhere, or convert them to PNG or TIFF if they are images"))
+    return stems
+
+
+def _fault(error: FileError) -> Finding:
+    return Finding("fault", error.path, error.problem, error.cure)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _list(values: set[int]) -> str:
+    return ", ".join(map(str, sorted(values))) or "–"
+
+
+def _range(values: list[int]) -> str:
+    return str(min(values)) if min(values) == max(values) else f"{min(values)}–{max(values)}"

@@ -1,0 +1,176 @@
+"""The one data set class: a domain folder with ``images/`` and optional ``masks/`` of the same stems."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image, read_mask
+from celladapt.errors import InputError
+
+NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
+NO_IMAGE_FOR_MASK = ("is a mask without an image of the same name", "add the image or delete the mask")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The images of a domain and those of their masks that may be read.
+
+    Both dictionaries go from stem to path in order of the stem; every mask has an image.
+    """
+
+    root: Path
+    images: dict[str, Path]
+    masks: dict[str, Path]
+
+    @classmethod
+    def open(cls, root: Path) -> "Folder":
+        """List a domain folder without decoding a file; hidden files and files of unknown type are left out.
+
+        A folder that holds images directly, and no ``images/``, is a domain without masks.
+
+        Raises:
+            InputError: no such folder, no image in it, two images or masks of one stem, a mask without an image.
+        """
+        root = Path(root)
+        image_folder, mask_folder = layout(root)
+        images, masks = _by_stem(list_images(image_folder)), _by_stem(list_images(mask_folder) if mask_folder else [])
+        if not images:
+            raise FileError(image_folder, *NO_IMAGE)
+        for stem, path in masks.items():
+            if stem not in images:
+                raise FileError(path, *NO_IMAGE_FOR_MASK)
+        return cls(root, images, masks)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labelled(self) -> list[str]:
+        """Stems that have a mask, in order."""
+        return list(self.masks)
+
+    def subset(self, stems: Iterable[str]) -> "Folder":
+        """Only these images, with their masks.
+
+        Raises:
+            InputError: a stem is not in the folder.
+        """
+        wanted = self._known(stems)
+        return replace(self, images={s: p for s, p in self.images.items() if s in wanted}, masks={s: p for s, p in self.masks.items() if s in wanted})
+
+    def without_masks(self) -> "Folder":
+        """The same images with no mask, so that none can be read by mistake."""
+        return replace(self, masks={})
+
+    def keep_masks(self, stems: Iterable[str]) -> "Folder":
+        """The same images with the masks of these stems only; a stem without a mask stays without.
+
+        Raises:
+            InputError: a stem is not in the folder.
+        """
+        wanted = self._known(stems)
+        return replace(self, masks={stem: path for stem, path in self.masks.items() if stem in wanted})
+
+    def image(self, stem: str) -> NDArray[Any]:
+        """(H, W, 3) uint8 or uint16; see `read_image`."""
+        self._known([stem])
+        return read_image(self.images[stem])
+
+    def mask(self, stem: str) -> NDArray[np.int32]:
+        """(H, W) int32 labels, 0 = background; see `read_mask`.
+
+        Raises:
+            InputError: the image has no mask here, or its file cannot be read.
+        """
+        if stem not in self.masks:
+            raise InputError(f"{self.root} has no mask for {stem}; add masks/{stem}.png or leave the image unlabelled.")
+        return read_mask(self.masks[stem])
+
+    def pair(self, stem: str) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        """Image (H, W, 3) and mask (H, W).
+
+        Raises:
+            InputError: as `image` and `mask`, or their sizes differ.
+        """
+        image, mask = self.image(stem), self.mask(stem)
+        if image.shape[:2] != mask.shape:
+            raise FileError(self.masks[stem], *shape_mismatch(image.shape, mask.shape))
+        return image, mask
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the stems and the bytes of all images and masks, in order; independent of where the folder lies.
+
+        Raises:
+            InputError: a file cannot be opened.
+        """
+        total = hashlib.sha256()
+        for kind, files in (("image", self.images), ("mask", self.masks)):
+            for stem, path in files.items():
+                try:
+                    with open(path, "rb") as handle:
+                        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+                except OSError as error:
+                    raise FileError(path, f"cannot be opened ({error.strerror})", "check that it exists and its permissions") from error
+                total.update(f"{kind}\0{stem}\0{digest}\n".encode("utf-8", "surrogateescape"))
+        return total.hexdigest()
+
+    def _known(self, stems: Iterable[str]) -> set[str]:
+        wanted = set(stems)
+        for stem in sorted(wanted - self.images.keys()):
+            raise InputError(f"{self.root} has no image named {stem}; check the name or the folder.")
+        return wanted
+
+
+def layout(root: Path) -> tuple[Path, Path | None]:
+    """The folders of images and of masks (None: there is none) of a domain.
+
+    Raises:
+        InputError: no such folder, or neither ``images/`` nor an image in it.
+    """
+    if not root.exists():
+        raise FileError(root, "does not exist", "check the path")
+    if not root.is_dir():
+        raise FileError(root, "is a file", "name the folder that holds images/")
+    masks = root / "masks" if (root / "masks").is_dir() else None
+    if (root / "images").is_dir():
+        return root / "images", masks
+    if list_images(root) and masks is None:
+        return root, None
+    raise FileError(root, "has no images/ folder", f"put the images into {root / 'images'}")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files by suffix, sorted by stem and name; hidden files are left out.
+
+    Raises:
+        InputError: the folder cannot be listed.
+    """
+    try:
+        files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()]
+    except OSError as error:
+        raise FileError(folder, f"cannot be listed ({error.strerror})", "check its permissions") from error
+    return sorted(files, key=lambda path: (path.stem, path.name))
+
+
+def shape_mismatch(image: tuple[int, ...], mask: tuple[int, ...]) -> tuple[str, str]:
+    """Problem and cure where a mask (H, W) does not fit its image (H, W, 3)."""
+    return f"is {mask[1]}×{mask[0]} pixels but its image is {image[1]}×{image[0]}", "export the mask at the size of its image"
+
+
+def same_stem(other: Path) -> tuple[str, str]:
+    """Problem and cure where two files have one stem."""
+    return f"has the same stem as {other.name}", "keep one of the two or rename it"
+
+
+def _by_stem(files: list[Path]) -> dict[str, Path]:
+    result: dict[str, Path] = {}
+    for path in files:
+        if path.stem in result:
+            raise FileError(path, *same_stem(result[path.stem]))
+        result[path.stem] = path
+    return result

@@ -1,0 +1,339 @@
+"""Read and write image and mask files; every error about an unreadable file is born here.
+
+Formats are told by content, not by suffix: PNG, JPEG and BMP go through Pillow, TIFF through tifffile, PNG with 16-bit colour (which Pillow
+cuts to 8 bits) through imagecodecs.
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from celladapt.errors import InputError
+from celladapt.files import atomic
+
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+MAX_PIXELS = 2**29  # about 23 000 x 23 000
+MAX_CHANNELS = 4
+
+# Pillow's own limit (a guard for web servers) is below what one microscope field can have; it refuses at twice this number, and `decode` at this number.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Without any handler Python prints tifffile's log to stderr; what matters of it becomes an FileError.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_DAMAGED = ("is damaged or cut short", "copy or export it again")
+_TOO_LARGE = (f"has more than {MAX_PIXELS // 1_000_000} million pixels", "cut it into tiles")
+_JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+
+
+class FileError(InputError):
+    """One file or folder is at fault; the message is ``"<path> <problem>; <cure>."``."""
+
+    def __init__(self, path: Path, problem: str, cure: str) -> None:
+        super().__init__(f"{path} {problem}; {cure}.")
+        self.path, self.problem, self.cure = path, problem, cure
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A decoded file before it is read as an image or as a mask."""
+
+    path: Path
+    pixels: NDArray[Any]  # (H, W, C) values as stored, without alpha; C = 1 to 4
+    bits: int  # per channel, as stored
+    alpha: NDArray[np.float32] | None = None  # (H, W) in [0, 1], 1 = opaque
+    palette: NDArray[np.uint8] | None = None  # (N, 3) colours, when `pixels` are indices
+    white_is_zero: bool = False
+    lossy: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Colour channels as a person sees them: 3 for a palette, alpha not counted."""
+        return 3 if self.palette is not None else self.pixels.shape[2]
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Read an image as (H, W, 3), uint8 or uint16.
+
+    8-bit files stay uint8: grey is repeated in three channels, palette, CMYK and 1-bit are converted, transparent pixels are laid over white, EXIF rotation
+    is applied. Deeper integers and floats are stretched linearly, jointly over the channels, from their [0.1, 99.9] percentiles to uint16 0..65535,
+    because the range a camera uses is rarely the range of its file. Of a multi-page file or z-stack the first page is read; a leading channel axis of at
+    most 4 (named ``C``, planar samples, or an unnamed axis as ``tifffile.imwrite`` leaves it) makes channels. Two channels get a third of zeros; of four
+    without alpha the first three are taken.
+
+    Raises:
+        FileError: missing, empty, damaged or unknown file, more than 4 channels, non-finite values, more than ``MAX_PIXELS`` pixels.
+    """
+    return as_image(decode(path))
+
+
+def read_mask(path: Path) -> NDArray[np.int32]:
+    """Read a mask as (H, W) int32 labels, 0 = background.
+
+    Binary masks and labels keep their values. Colour masks get one label for each distinct colour (in order of colour), black and fully transparent pixels
+    are 0. A palette whose entry 0 is black holds labels; any other palette is read as colours.
+
+    Raises:
+        FileError: as `read_image`; also a JPEG, negative or fractional values, or labels above 2**31 - 1.
+    """
+    return as_labels(decode(path))
+
+
+def write_image(path: Path, array: NDArray[Any]) -> None:
+    """Write an array atomically, as PNG or zlib-compressed TIFF by the suffix.
+
+    PNG takes bool (as 0 and 255), uint8 (H, W), (H, W, 3) or (H, W, 4), uint16 (H, W), and integer labels (H, W) that fit into uint16.
+    TIFF takes bool, uint8, uint16, float32 and non-negative int32 (as uint32).
+
+    Raises:
+        InputError: another suffix, or an array that the format cannot hold.
+    """
+    path, array = Path(path), np.asarray(array)
+    suffix = path.suffix.lower()
+    if suffix not in (".png", ".tif", ".tiff"):
+        raise InputError(f"{path} cannot be written as {suffix or 'a file without suffix'}; use a name that ends in .png or .tif.")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    integral = np.issubdtype(array.dtype, np.integer)
+    if integral and array.dtype not in (np.uint8, np.uint16) and (array.size == 0 or array.min() >= 0):
+        array = array.astype(np.uint16 if suffix == ".png" and array.max(initial=0) < 2**16 else np.uint32)
+    grey, colour = array.ndim == 2, array.ndim == 3 and array.shape[2] in (3, 4)
+    if suffix == ".png":
+        fits = (array.dtype == np.uint8 and (grey or colour)) or (array.dtype == np.uint16 and grey)
+    else:
+        fits = array.dtype in (np.uint8, np.uint16, np.uint32, np.float32) and (grey or colour)
+    if not fits or array.size == 0:
+        raise InputError(
+            f"{path} cannot hold an array of {array.dtype} with shape {array.shape}; convert it, or use .tif for deep colour and large labels."
+        )
+    with atomic(path) as temporary:
+        if suffix == ".png":
+            Image.fromarray(array).save(temporary, format="PNG")
+        else:
+            tifffile.imwrite(temporary, array, photometric="rgb" if colour else "minisblack", compression="zlib")
+
+
+def decode(path: Path) -> Raster:
+    """Decode a file of any known format.
+
+    Raises:
+        FileError: see `read_image`.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(26)
+    except FileNotFoundError:
+        raise FileError(path, "does not exist", "check the name") from None
+    except IsADirectoryError:
+        raise FileError(path, "is a folder", "name an image file") from None
+    except OSError as error:
+        raise FileError(path, f"cannot be opened ({error.strerror})", "check its permissions") from error
+    if not head:
+        raise FileError(path, "is empty (0 bytes)", "copy or export it again")
+    try:
+        with _quiet():
+            raster = _decode_tiff(path) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else _decode_pillow(path, head)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise FileError(path, *_TOO_LARGE) from error
+    except MemoryError as error:
+        raise FileError(path, "needs more memory than this machine has", "cut it into tiles") from error
+    except Exception as error:  # on damaged bytes the decoders raise dozens of types, from struct.error to SyntaxError
+        raise FileError(path, *_DAMAGED) from error
+    if raster.pixels.size == 0:
+        raise FileError(path, "has no pixels", "export it again")
+    if raster.channels > MAX_CHANNELS:
+        raise FileError(path, f"has {raster.channels} channels", f"save at most {MAX_CHANNELS} of them")
+    if raster.pixels.dtype.kind not in "buif":
+        raise FileError(path, f"holds {raster.pixels.dtype} values", "save it as integers or real numbers")
+    return raster
+
+
+def as_image(raster: Raster) -> NDArray[Any]:
+    """(H, W, 3) uint8 or uint16 from decoded pixels; see `read_image`."""
+    pixels = raster.pixels if raster.palette is None else raster.palette[raster.pixels[..., 0]]
+    deep = pixels.dtype.kind == "f" or pixels.dtype.itemsize > 1 or pixels.dtype == np.int8
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise FileError(raster.path, "has values that are not finite (NaN or infinity)", "replace them and save it again")
+    white = 1.0 if pixels.dtype.kind in "fb" else float(2**raster.bits - 1 if raster.palette is None else 255)
+    if raster.white_is_zero:
+        pixels = (white - pixels.astype(np.float64)).astype(np.float64 if deep else np.uint8)
+    elif pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8)
+    if not deep and white < 255:
+        pixels, white = (pixels * np.uint8(255 / white)).astype(np.uint8), 255.0
+    if raster.alpha is not None and raster.alpha.min() < 1:
+        alpha = raster.alpha[..., None]
+        blended = pixels * alpha + white * (1 - alpha)
+        pixels = blended if deep else np.rint(blended).astype(np.uint8)
+    if deep:
+        pixels = _stretch(pixels, raster.path)
+    channels = pixels.shape[2]
+    if channels == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if channels == 2:
+        return np.concatenate([pixels, np.zeros_like(pixels[..., :1])], axis=2)
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def as_labels(raster: Raster) -> NDArray[np.int32]:
+    """(H, W) int32 from decoded pixels; see `read_mask`."""
+    if raster.lossy:
+        raise FileError(raster.path, "is a JPEG, whose compression blurs labels", "export the mask as PNG or TIFF")
+    values = raster.pixels
+    if raster.palette is not None and raster.palette[0].any():
+        values = raster.palette[values[..., 0]]
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+        raise FileError(raster.path, "has fractional values (a probability map?)", "threshold it and save 0 and 255 as PNG")
+    if values.dtype.kind in "if" and values.min() < 0:
+        raise FileError(raster.path, "has negative labels", "use 0 for the background and positive labels for nuclei")
+    if values.max() > np.iinfo(np.int32).max:
+        raise FileError(raster.path, "has labels above 2147483647", "renumber the labels")
+    if (values == values[..., :1]).all():
+        labels = values[..., 0].astype(np.int32)
+    elif values.max() < 2**16:
+        labels = _label_colours(values)
+    else:
+        raise FileError(raster.path, "has labels in several channels", "save them in one")
+    if raster.alpha is not None:
+        labels[raster.alpha == 0] = 0
+    return labels
+
+
+def _label_colours(values: NDArray[Any]) -> NDArray[np.int32]:
+    """One label for each distinct colour of (H, W, C), black = 0."""
+    packed = np.zeros(values.shape[:2], np.uint64)
+    for channel in np.moveaxis(values, 2, 0):
+        packed = (packed << np.uint64(16)) | channel.astype(np.uint64)
+    colours, labels = np.unique(packed, return_inverse=True)
+    first = 0 if colours[0] == 0 else 1
+    return np.asarray(labels.reshape(packed.shape) + first, np.int32)
+
+
+def _stretch(pixels: NDArray[Any], path: Path) -> NDArray[np.uint16]:
+    wide: NDArray[Any] = pixels.astype(np.float32 if pixels.dtype.itemsize <= 2 else np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.percentile(wide, (0.1, 99.9)).tolist()
+    if high <= low:  # fewer than 0.1 % of the pixels differ from the rest
+        low, high = float(wide.min()), float(wide.max())
+    if not math.isfinite(high - low):
+        raise FileError(path, "has values too large to compute with", "save it with a smaller range")
+    if high == low:
+        return np.zeros(pixels.shape, np.uint16)
+    return np.asarray(np.rint(np.clip((wide - low) / (high - low), 0, 1) * 65535), np.uint16)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the readers' warnings: what a user can mend becomes an FileError, the rest is noise."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.filterwarnings("ignore", module=r"(PIL|tifffile|imagecodecs)\b")
+        yield
+
+
+def _decode_pillow(path: Path, head: bytes, formats: tuple[str, ...] = ("PNG", "JPEG", "BMP")) -> Raster:
+    try:
+        image: Image.Image = Image.open(path, formats=formats)
+    except UnidentifiedImageError:
+        if head.startswith((b"\x89PNG", b"\xff\xd8", b"BM")):
+            raise
+        raise FileError(path, "is not a PNG, TIFF, JPEG or BMP image", "convert it to PNG or TIFF") from None
+    with image:
+        _limit(path, math.prod(image.size))
+        lossy = image.format in ("JPEG", "MPO")
+        if image.format == "PNG":
+            with Image.open(path, formats=("PNG",)) as twin:
+                twin.verify()  # checksums, which loading does not look at
+            if head[24] == 16 and head[25] in (2, 4, 6):
+                return _decode_deep_png(path)
+        image = ImageOps.exif_transpose(image)
+        alpha = None
+        if image.has_transparency_data:
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"), np.float32) / np.float32(255)
+        if image.mode == "P":
+            colours = np.zeros((256, 3), np.uint8)
+            stored = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            colours[: len(stored)] = stored
+            return Raster(path, np.asarray(image)[..., None], 8, alpha, palette=colours)
+        if image.mode in ("1", "L", "LA"):
+            grey = np.asarray(image if image.mode != "LA" else image.getchannel("L"))
+            return Raster(path, grey[..., None], 1 if image.mode == "1" else 8, alpha, lossy=lossy)
+        if image.mode.startswith("I"):
+            return Raster(path, np.asarray(image)[..., None], 16 if "16" in image.mode else 32)
+        return Raster(path, np.asarray(image.convert("RGB")), 8, alpha, lossy=lossy)
+
+
+def _decode_deep_png(path: Path) -> Raster:
+    import imagecodecs
+
+    pixels = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+    if pixels.shape[2] in (2, 4):
+        return Raster(path, pixels[..., :-1], 16, pixels[..., -1].astype(np.float32) / np.float32(65535))
+    return Raster(path, pixels, 16)
+
+
+def _decode_tiff(path: Path) -> Raster:
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        lossy = page.compression in _JPEG_CODES
+        colour_space = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB
+        if page.photometric in colour_space and not lossy:
+            return _decode_pillow(path, b"", ("TIFF",))
+        pixels = _first_plane(path, tif, page)
+        palette = None
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+            palette = (page.colormap.T // (257 if page.colormap.max() > 255 else 1)).astype(np.uint8)
+        alpha = None
+        if page.samplesperpixel == pixels.shape[2] and page.extrasamples and page.extrasamples[-1] in (1, 2):
+            full = 1.0 if pixels.dtype.kind == "f" else float(2**page.bitspersample - 1)
+            alpha, pixels = np.clip(pixels[..., -1] / full, 0, 1).astype(np.float32), pixels[..., :-1]
+        white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy)
+
+
+def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> NDArray[Any]:
+    """(H, W, C) of the first page, with the pages that are its other channels."""
+    series = tif.series[0]
+    axes, shape = series.axes, series.shape
+    if axes == "QYX" and shape[0] > MAX_CHANNELS >= shape[2] > 1:  # (H, W, C) that tifffile.imwrite took for H pages of W x C
+        _limit(path, shape[0] * shape[1])
+        return series.asarray()
+    _limit(path, page.imagewidth * page.imagelength * page.imagedepth)
+    end, segments = path.stat().st_size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if len(segments) < math.prod(page.chunked) or any(offset + length > end for offset, length in segments):
+        raise FileError(path, *_DAMAGED)  # tifffile would fill up with zeros, libjpeg with grey
+    stack = axes.removesuffix(page.axes) if axes.endswith(page.axes) else ""
+    channel = 0 if stack == "Q" and shape[0] <= MAX_CHANNELS else stack.find("C")
+    count = shape[channel] if channel >= 0 and page.samplesperpixel == 1 else 1
+    samples = max(count, page.samplesperpixel)
+    if samples > MAX_CHANNELS:
+        raise FileError(path, f"has {samples} channels", f"save at most {MAX_CHANNELS} of them")
+    if count > 1:
+        step = math.prod(shape[channel + 1 : len(stack)])
+        if len(series.pages) == math.prod(shape[: len(stack)]):
+            planes = [other.asarray() for other in list(series.pages)[: count * step : step] if other is not None]
+        else:  # one page stands for a contiguous series
+            planes = list(series.asarray().reshape(-1, *page.shape)[: count * step : step])
+        return np.stack(planes, axis=-1)
+    plane = page.asarray()
+    if page.imagedepth > 1:
+        plane = plane.take(0, page.axes.index("Z"))
+    if page.samplesperpixel == 1:
+        return plane[..., None]
+    return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
+
+
+def _limit(path: Path, pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise FileError(path, *_TOO_LARGE)

@@ -1,0 +1,43 @@
+"""Each domain is normalised by its own per-channel mean and standard deviation, taken over its training images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def to_unit(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    """uint8 or uint16 of any shape -> float32 in [0, 1]."""
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(x - mean) / std per channel, x in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, images: Iterable[NDArray[np.generic]]) -> "Normalisation":
+        """Statistics over all pixels of ``images``, each [H, W, 3] uint8 or uint16, read one at a time."""
+        count, total, squares = 0, np.zeros(3), np.zeros(3)
+        for image in images:
+            pixels = to_unit(image).reshape(-1, 3).astype(np.float64)
+            count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))  # a constant channel must not divide by 0
+        return cls(tuple(mean.tolist()), tuple(std.tolist()))
+
+    def __call__(self, image: NDArray[np.generic]) -> Tensor:
+        """[H, W, 3] uint8 or uint16 -> [3, H, W] float32."""
+        x = (to_unit(image) - np.float32(self.mean)) / np.float32(self.std)
+        return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
+
+    def undo(self, x: Tensor) -> NDArray[np.uint8]:
+        """[3, H, W] normalised -> [H, W, 3] uint8, clipped: to look at a reconstruction."""
+        unit = x.float().cpu().numpy().transpose(1, 2, 0) * np.float32(self.std) + np.float32(self.mean)
+        return np.asarray((unit.clip(0, 1) * 255).round(), dtype=np.uint8)

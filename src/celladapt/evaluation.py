@@ -1,0 +1,144 @@
+"""Predictions against annotated masks: scores of each image, their mean and spread."""
+
+import csv
+import io
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from celladapt import metrics
+from celladapt.data.folder import list_images, same_stem
+from celladapt.data.images import FileError, read_mask
+from celladapt.files import write_text
+from celladapt.instances import label_components
+
+MEASURES = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
+EMPTY_RULE = "An image without nuclei scores 1 if none are predicted, else 0; an image where none are predicted but some exist scores 0."
+_NAMED = 5  # missing predictions named in one error
+
+
+def score(pred_labels: NDArray[Any], true_labels: NDArray[Any], mask: NDArray[Any] | None = None) -> dict[str, float]:
+    """All measures of one image, each in [0, 1]: foreground ``iou`` and ``dice``, and ``aji``, ``pq``, ``f1`` (at IoU >= 0.5) over nuclei.
+
+    The measures over nuclei need labels. Where a prediction or a truth is binary (one value beside 0), its 4-connected components stand in for
+    the nuclei, so that touching nuclei of a binary truth count as one; nuclei told apart there score lower, not the masks.
+
+    Args:
+        pred_labels: (H, W) integers, 0 = background.
+        true_labels: (H, W) integers, 0 = background.
+        mask: (H, W) predicted foreground for ``iou`` and ``dice``, before small pieces and holes were cleaned away; by default ``pred_labels``.
+
+    Raises:
+        ValueError: the shapes differ, or values are not labels.
+    """
+    iou, dice = metrics.foreground(pred_labels if mask is None else mask, true_labels)
+    pred, true = label_components(pred_labels), label_components(true_labels)
+    return {"iou": iou, "dice": dice, "aji": metrics.aji(pred, true), "pq": metrics.panoptic(pred, true).pq, "f1": metrics.detection(pred, true).f1}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of at least one image."""
+
+    images: dict[str, dict[str, float]]
+    """Stem -> measure -> value in [0, 1]; kept in order of the stem."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("an evaluation needs at least one image")
+        object.__setattr__(self, "images", dict(sorted(self.images.items())))
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean over images of each measure."""
+        return self._over_images(statistics.fmean)
+
+    @property
+    def sd(self) -> dict[str, float]:
+        """Sample standard deviation over images (n - 1) of each measure; 0.0 for a single image."""
+        return self._over_images(lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
+
+    def table(self) -> Table:
+        """Mean ± standard deviation over images, for the terminal."""
+        mean, sd = self.mean, self.sd
+        table = Table("images", *MEASURES.values(), caption=f"mean ± standard deviation over images. {EMPTY_RULE}", caption_justify="left")
+        table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" for key in MEASURES))
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"mean": {...}, "sd": {...}, "images": {stem: {...}}}``."""
+        return {"mean": self.mean, "sd": self.sd, "images": self.images}
+
+    def write_csv(self, path: Path) -> None:
+        """Write one row per image: its stem as ``image``, then the measures in full precision.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["image", *MEASURES])
+        rows.writerows([stem, *(values[key] for key in MEASURES)] for stem, values in self.images.items())
+        write_text(path, text.getvalue())
+
+    def _over_images(self, summary: Callable[[list[float]], float]) -> dict[str, float]:
+        return {key: summary([values[key] for values in self.images.values()]) for key in MEASURES}
+
+
+def evaluate(predictions: Path, masks: Path) -> Evaluation:
+    """Score a folder of predictions against every mask.
+
+    Of an image the first of these is read: ``<stem>_instances``, ``<stem>_mask``, ``<stem>``, with any image suffix; beside instances, a
+    ``<stem>_mask`` gives the foreground for IoU and Dice. Predictions without a mask are not counted, as an image without annotation has no truth.
+
+    Args:
+        predictions: folder of label images or binary masks.
+        masks: folder of masks, or a domain folder with ``masks/``.
+
+    Raises:
+        InputError: a folder is missing or holds no mask, a mask without a prediction, two files of one stem, sizes that differ, an unreadable file.
+    """
+    predictions, masks = Path(predictions), Path(masks)
+    truths = _by_stem(masks / "masks" if (masks / "masks").is_dir() else masks)
+    if not truths:
+        raise FileError(masks, "holds no mask", "name a folder of masks, or a domain folder with masks/")
+    found = _by_stem(predictions)
+    labels = {stem: next((found[name] for name in (f"{stem}_instances", f"{stem}_mask", stem) if name in found), []) for stem in truths}
+    foregrounds = {stem: found.get(f"{stem}_mask", labels[stem]) for stem in truths}
+    if missing := [stem for stem in truths if not labels[stem]]:
+        names = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+        raise FileError(predictions, f"has no prediction for {names}", "predict these images too, or take their masks out")
+    for files in (*truths.values(), *labels.values(), *foregrounds.values()):
+        if len(files) > 1:
+            raise FileError(files[1], *same_stem(files[0]))
+    return Evaluation({stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths})
+
+
+def _score_files(labels: Path, foreground: Path, true: Path) -> dict[str, float]:
+    truth = read_mask(true)
+    pred = _read_like(labels, true, truth)
+    return score(pred, truth, pred if foreground == labels else _read_like(foreground, true, truth))
+
+
+def _read_like(path: Path, true: Path, truth: NDArray[np.int32]) -> NDArray[np.int32]:
+    labels = read_mask(path)
+    if labels.shape != truth.shape:
+        size, wanted = (f"{shape[1]}×{shape[0]}" for shape in (labels.shape, truth.shape))
+        raise FileError(path, f"is {size} pixels but the mask {true} is {wanted}", "compare files of the same image and size")
+    return labels
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Image files of a folder by stem, in order; two of one stem matter only if they are used."""
+    if not folder.is_dir():
+        raise FileError(folder, "is not a folder", "check the path")
+    files: dict[str, list[Path]] = {}
+    for path in list_images(folder):
+        files.setdefault(path.stem, []).append(path)
+    return files

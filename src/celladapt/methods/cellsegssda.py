@@ -1,0 +1,20 @@
+"""CellSegSSDA: CellSegUDA, and the masks of those target images that have one (Haq and Huang, MIDL 2020)."""
+
+from torch import Tensor
+
+from celladapt.batch import Batch
+from celladapt.losses import soft_dice_loss
+from celladapt.methods.cellseguda import CellSegUDA
+from celladapt.parallel import sum_over_processes
+
+
+class CellSegSSDA(CellSegUDA):
+    """Semi-supervised: L_seg gains the soft Dice loss over the labelled target images of the batch. Without any it is CellSegUDA."""
+
+    target_masks = True
+
+    def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
+        """L_seg: source masks, and target masks where they exist (a sum over no image costs nothing)."""
+        labelled = b.labelled_t
+        target = soft_dice_loss(p_t[labelled], b.mask_t[labelled], sum_over_processes)
+        return super().supervised_loss(b, p_s, p_t) + target

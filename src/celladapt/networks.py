@@ -1,0 +1,123 @@
+"""The paper's three networks. S and R are one U-Net with other ends; D is a small fully convolutional classifier.
+
+At the published width of 64: S has 14,788,929 parameters, R 14,787,907, D 2,762,689.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from celladapt.parallel import BatchNorm2d
+
+DEPTH = 4  # poolings in the U-Net, so sides must be a multiple of 2**DEPTH inside it
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Grow ``x`` [B, C, H, W] at the bottom and right to sides that ``multiple`` divides, by reflection (by replication where too small)."""
+    h, w = x.shape[-2:]
+    down, right = -h % multiple, -w % multiple
+    if not (down or right):
+        return x
+    mode = "reflect" if down < h and right < w else "replicate"
+    return F.pad(x, (0, right, 0, down), mode=mode)
+
+
+class DoubleConv(nn.Sequential):
+    """(3x3 convolution, batch normalisation, ReLU) twice."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1), BatchNorm2d(outputs), nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, padding=1), BatchNorm2d(outputs), nn.ReLU(inplace=True),
+        )  # fmt: skip
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015) of the paper, widths w, 2w, 4w, 8w, 8w; up-convolutions keep the channel count.
+
+    Any image size goes: the input is padded to a multiple of 16 and the output cropped back.
+
+    Args:
+        inputs: channels in: 3 for S (image), 1 for R (prediction).
+        outputs: channels out: 1 for S (logit), 3 for R (image).
+        width: channels of the first block; 64 as published.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int = 64) -> None:
+        super().__init__()
+        w = [width, 2 * width, 4 * width, 8 * width, 8 * width]
+        self.down = nn.ModuleList(DoubleConv(a, b) for a, b in zip([inputs, *w[:-1]], w, strict=True))
+        skips = list(reversed(w[:-1]))  # 8w, 4w, 2w, w
+        outs = [*skips[1:], width]  # 4w, 2w, w, w
+        self.up = nn.ModuleList(nn.ConvTranspose2d(s, s, 2, stride=2) for s in skips)
+        self.merge = nn.ModuleList(DoubleConv(2 * s, o) for s, o in zip(skips, outs, strict=True))
+        self.head = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [B, inputs, H, W] -> [B, outputs, H, W], no output activation."""
+        h, w = x.shape[-2:]
+        x = pad_to_multiple(x, 2**DEPTH)
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else F.max_pool2d(x, 2))  # [B, w_level, H / 2**level, W / 2**level]
+            skips.append(x)
+        skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = merge(torch.cat([skips.pop(), up(x)], dim=1))  # back up, one level a turn
+        x = self.head(x)  # [B, outputs, H, W] of the padded size
+        return x[..., :h, :w]
+
+
+class Segmenter(UNet):
+    """S: image [B, 3, H, W], normalised -> probability of nucleus [B, 1, H, W] in [0, 1]."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__(3, 1, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sigmoid is taken in at least float32: under bf16 a probability near 1 would have two digits."""
+        logits = super().forward(x)
+        return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+
+class Discriminator(nn.Sequential):
+    """D: prediction [B, 1, H, W] -> map of domain logits [B, 1, ~H/32, ~W/32]; > 0 says target.
+
+    Five 4x4 convolutions of stride 2, widths w, 2w, 4w, 8w, 1, LeakyReLU 0.2 between, no normalisation (AdaptSegNet and DCGAN style).
+    """
+
+    SMALLEST = 2**5  # five halvings
+
+    def __init__(self, width: int = 64) -> None:
+        layers: list[nn.Module] = []
+        w = [1, width, 2 * width, 4 * width, 8 * width]
+        for a, b in zip(w[:-1], w[1:], strict=True):
+            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        super().__init__(*layers, nn.Conv2d(w[-1], 1, 4, stride=2, padding=1))
+
+    def forward(self, p: Tensor) -> Tensor:
+        """Predictions smaller than 32 pixels are framed with background first."""
+        h, w = p.shape[-2:]
+        logits: Tensor = super().forward(F.pad(p, (0, max(0, self.SMALLEST - w), 0, max(0, self.SMALLEST - h))))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+@torch.no_grad()
+def with_statistics_of(network: Segmenter, batches: Iterable[Tensor]) -> Segmenter:
+    """A copy of ``network`` in evaluation mode whose batch-normalisation statistics are the plain average over ``batches`` (AdaBN, Li et al. 2016).
+
+    Args:
+        network: left as it is.
+        batches: images [B, 3, H, W] of the domain to predict on, normalised, on the network's device.
+    """
+    network = copy.deepcopy(network).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # cumulative average instead of a moving one
+    for x in batches:
+        network(x)
+    return network.eval()

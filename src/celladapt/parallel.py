@@ -1,0 +1,87 @@
+"""One or many processes, same mathematics: N processes of batch B step exactly like one process of batch N·B.
+
+Launched by ``torchrun`` or ``accelerate launch``; a plain ``python`` or ``celladapt`` is one process and every function here is then free.
+"""
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start() -> None:
+    """Join the process group if a launcher started this process (it sets RANK and WORLD_SIZE)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank() -> int:
+    """This process's number, 0 when there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wait() -> None:
+    """Hold until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        # Every process's loss depends on this process's x, so its gradient is the sum of all of theirs.
+        return _SumOverProcesses.forward(ctx, grads[0].contiguous())
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum of ``x`` (any shape, the same on each) over all processes, differentiable; ``x`` itself when there is only one."""
+    return x if world_size() == 1 else _SumOverProcesses.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over all processes, in one flat message."""
+    if world_size() == 1:
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    for g, mean in zip(grads, (flat / world_size()).split([g.numel() for g in grads]), strict=True):
+        g.copy_(mean.view_as(g))
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the batch of all processes; ``torch.nn.BatchNorm2d`` when there is only one.
+
+    Torch's SyncBatchNorm runs on GPUs only; this one runs anywhere and keeps the two-process test honest.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [B, C, H, W] -> the same shape, normalised per channel."""
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        shape = (1, -1, 1, 1)
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        n = sum_over_processes(y.new_tensor(float(y.numel() // y.shape[1])))
+        mean = sum_over_processes(y.sum((0, 2, 3))) / n
+        var = sum_over_processes((y - mean.view(shape)).square().sum((0, 2, 3))) / n
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), momentum)
+        y = (y - mean.view(shape)) * (var.view(shape) + self.eps).rsqrt()
+        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)

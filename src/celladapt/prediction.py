@@ -1,0 +1,235 @@
+"""From images to probabilities, masks and nuclei: arrays, files, folders and globs, of any size."""
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from celladapt import checkpoint
+from celladapt.data.images import IMAGE_SUFFIXES, read_image, write_image
+from celladapt.data.normalise import Normalisation
+from celladapt.errors import InputError
+from celladapt.hardware import arithmetic, pick_device
+from celladapt.instances import to_instances, to_mask
+from celladapt.networks import DEPTH, Segmenter
+from celladapt.progress import Bar
+
+Output = Literal["mask", "instances", "probability"]
+GRID = 2**DEPTH
+TILE = 1024
+CONTEXT = 112
+"""Pixels from a tile's edge that its neighbours answer for: S looks this far to either side."""
+RAMP = 16
+"""Pixels over which one tile's answer fades into the next one's."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in one image."""
+
+    probability: NDArray[np.float32]
+    """[H, W] in [0, 1]: probability of nucleus."""
+    threshold: float = 0.5
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """[H, W]: probability >= threshold."""
+        return to_mask(self.probability, self.threshold)
+
+    @cached_property
+    def instances(self) -> NDArray[np.int32]:
+        """[H, W]: 0 background, nuclei numbered from 1."""
+        return to_instances(self.probability, self.threshold)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained segmenter with all that prediction needs."""
+
+    network: Segmenter
+    normalisation: Normalisation
+    about: dict[str, Any] = field(default_factory=dict)
+    """Where it comes from: method, domains, step, how it was selected."""
+    precision: str = "auto"
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    def predict(self, image: NDArray[np.generic], tile: int = TILE) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: [H, W, 3] or [H, W], uint8 or uint16.
+            tile: side of the square windows that go through the network, a multiple of 16; smaller needs less memory.
+
+        Raises:
+            InputError: the array is not such an image.
+        """
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+            raise InputError(f"The image is {image.dtype} of shape {image.shape}; give uint8 or uint16 of shape (H, W) or (H, W, 3).")
+        if tile % GRID or tile <= 2 * CONTEXT + RAMP:
+            raise InputError(f"--tile is {tile}; it must be a multiple of {GRID} above {2 * CONTEXT + RAMP}.")
+        h, w = image.shape[:2]
+        rows, columns = windows(h, tile), windows(w, tile)
+        total = np.zeros((h, w), np.float32)
+        for r in rows:
+            for c in columns:
+                weight = np.outer(fade(r, h), fade(c, w))
+                total[r, c] += weight * self._forward(image[r, c])
+        weights = [np.zeros(h, np.float32), np.zeros(w, np.float32)]
+        for sum_of, spans, length in zip(weights, (rows, columns), (h, w), strict=True):
+            for span in spans:
+                sum_of[span] += fade(span, length)
+        return Prediction(total / weights[0][:, None] / weights[1])
+
+    @torch.inference_mode()
+    def _forward(self, window: NDArray[np.generic]) -> NDArray[np.float32]:
+        x = self.normalisation(window)[None].to(self.device, memory_format=torch.channels_last)
+        with arithmetic(self.precision, self.device):
+            p = self.network(x)
+        return np.asarray(p[0, 0].float().cpu().numpy())
+
+    def save(self, path: Path) -> None:
+        """Write the model to one ``.safetensors`` file, atomically."""
+        about = {**self.about, "width": self.network.head.in_channels, "normalisation": asdict(self.normalisation)}
+        checkpoint.save(path, self.network.state_dict(), about)
+
+
+def load_model(path: str | Path, device: str = "auto", precision: str = "auto") -> Model:
+    """Load a model from a run folder or a ``.safetensors`` file.
+
+    Raises:
+        InputError: there is none at ``path``, or it is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    tensors, about = checkpoint.load(path)
+    try:
+        width, normalisation = int(about["width"]), Normalisation(*(tuple(about["normalisation"][key]) for key in ("mean", "std")))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} is not a model (its header lacks the width or the normalisation); give a run folder or its model.safetensors.") from None
+    network = Segmenter(width)
+    checkpoint.fill(network, tensors, path)
+    network = network.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Model(network, normalisation, about, precision)
+
+
+def windows(length: int, tile: int) -> list[slice]:
+    """Overlapping spans that cover 0 ... length, starting on the network's pooling grid so that a tile pools as the whole image would."""
+    stride = tile - 2 * CONTEXT - RAMP
+    starts = [0]
+    while starts[-1] + tile < length:
+        starts.append(min(starts[-1] + stride, -(-(length - tile) // GRID) * GRID))
+    return [slice(start, min(start + tile, length)) for start in starts]
+
+
+def fade(span: slice, length: int) -> NDArray[np.float32]:
+    """Weight of each pixel of ``span``: 0 within ``CONTEXT`` of an inner edge, then a ramp to 1; an edge of the image itself does not fade."""
+    n = span.stop - span.start
+    weight = np.ones(n, np.float32)
+    ramp = ((np.arange(n) - CONTEXT + 0.5) / RAMP).clip(0, 1).astype(np.float32)
+    if span.start > 0:
+        weight *= ramp
+    if span.stop < length:
+        weight *= ramp[::-1]
+    return weight
+
+
+@dataclass(frozen=True)
+class Written:
+    """One image's outputs on disk and what is in them."""
+
+    image: Path
+    outputs: dict[str, Path]
+    nuclei: int
+    foreground: float
+    """Share of pixels that are nucleus, in [0, 1]."""
+
+
+def predict(
+    model: Model | str | Path,
+    inputs: str | Path | Iterable[str | Path],
+    out: str | Path,
+    save: Sequence[str] = ("mask", "instances"),
+    overwrite: bool = False,
+    tile: int = TILE,
+) -> list[Written]:
+    """Segment files, folders and globs into ``out``: ``<stem>_mask.png`` (0/255), ``<stem>_instances.tif``, ``<stem>_probability.tif``.
+
+    A file that cannot be read does not stop the others; it is named in the error at the end.
+
+    Args:
+        model: a model, or where to load it from.
+        inputs: image files, folders of images (or domain folders with images/) and globs.
+        out: folder to write to, made if absent.
+        save: which of "mask", "instances" (int32 labels, 0 background) and "probability" (float32 in [0, 1]).
+        overwrite: whether existing outputs may be replaced.
+        tile: see ``Model.predict``.
+
+    Raises:
+        InputError: nothing to read, an output that exists already (then nothing is written), or files that failed.
+    """
+    for word in save:
+        if word not in get_args(Output):
+            raise InputError(f"--save has '{word}'; choose from {', '.join(get_args(Output))}.")
+    images = find_images(inputs)
+    out = Path(out)
+    planned = {path: {word: out / f"{path.stem}_{word}{'.png' if word == 'mask' else '.tif'}" for word in save} for path in images}
+    existing = [p for outputs in planned.values() for p in outputs.values() if p.exists()]
+    if existing and not overwrite:
+        raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
+    if not isinstance(model, Model):
+        model = load_model(model)
+    done, failed = [], []
+    with Bar("predicting", len(images)) as bar:
+        for path, outputs in planned.items():
+            try:
+                prediction = model.predict(read_image(path), tile)
+                arrays = {word: getattr(prediction, word) for word in outputs}
+                for word, output in outputs.items():
+                    write_image(output, arrays[word])
+                done.append(Written(path, outputs, int(prediction.instances.max(initial=0)), float(prediction.mask.mean())))
+            except InputError as error:
+                failed.append(str(error))
+            bar.step(path.name)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(images)} images failed, the others are in {out}: " + " ".join(failed))
+    return done
+
+
+def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Image files that ``inputs`` (files, folders, globs) name, in order of name, each once.
+
+    Raises:
+        InputError: one names nothing, or two files would write the same output.
+    """
+    found: dict[Path, None] = {}
+    for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
+        path = Path(item)
+        if path.is_dir():
+            folder = path / "images" if (path / "images").is_dir() else path
+            files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        elif path.exists():
+            files = [path]
+        else:
+            files = sorted(Path(p) for p in glob.glob(str(item), recursive=True) if Path(p).suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise InputError(f"{item} names no image; give an image file, a folder of images or a glob (formats: {' '.join(sorted(IMAGE_SUFFIXES))}).")
+        found |= dict.fromkeys(files)
+    stems: dict[str, Path] = {}
+    for path in found:
+        if path.stem in stems:
+            raise InputError(f"{stems[path.stem]} and {path} would write the same output; predict them into different folders.")
+        stems[path.stem] = path
+    return list(found)

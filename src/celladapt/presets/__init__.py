@@ -1,0 +1,1 @@
+"""Presets: TOML files of options that differ from the defaults."""

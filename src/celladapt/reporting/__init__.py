@@ -1,0 +1,36 @@
+"""One self-contained HTML page from the files of a run folder, or of a folder of runs that are compared.
+
+The page needs no network, no script and no other file, so it can be mailed, archived and printed.
+"""
+
+from pathlib import Path
+
+from celladapt.errors import InputError
+from celladapt.files import write_text
+from celladapt.reporting.comparison import comparison_page
+from celladapt.reporting.run import run_page
+
+__all__ = ["report"]
+
+
+def report(run: Path) -> Path:
+    """Write ``report.html`` in ``run`` from the files that lie there and return its path.
+
+    A folder with ``run.json`` gives the page of one run, finished or not; a folder with ``cells.csv`` gives the comparison of the runs in it.
+
+    Raises:
+        InputError: the folder is neither, or its ``run.json`` or ``cells.csv`` cannot be read.
+    """
+    run = Path(run)
+    if (run / "run.json").is_file():
+        html = run_page(run)
+    elif (run / "cells.csv").is_file():
+        html = comparison_page(run)
+    else:
+        raise InputError(
+            f"{run} is neither a run folder (no run.json) nor a comparison folder (no cells.csv); give a folder that celladapt has written."
+        )
+    page = run / "report.html"
+    # A file name that is not UTF-8 reaches us with lone surrogates, which no encoder accepts.
+    write_text(page, html.encode("utf-8", "replace").decode("utf-8"))
+    return page

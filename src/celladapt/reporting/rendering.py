@@ -1,0 +1,72 @@
+"""Templates, and the words and numbers that both pages need."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+METRICS = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
+METHODS = {
+    "source_only": "Source only",
+    "celluda": "CellUDA",
+    "cellseguda": "CellSegUDA",
+    "cellsegssda": "CellSegSSDA",
+    "nuseguda": "NuSegUDA",
+    "nusegssda": "NuSegSSDA",
+    "da_adv": "DA-ADV",
+    "daadv": "DA-ADV",
+}
+CRITERIA = {
+    "infomax": "Information maximisation on target predictions: each pixel decided, the image as a whole not all one class. Uses no labels.",
+    "snd": "Soft neighbourhood density of target predictions (Saito et al., ICCV 2021). Uses no labels.",
+    "entropy": "Mean entropy of target predictions: low means sure, which can also be surely wrong. Uses no labels.",
+    "source_iou": "Foreground IoU on the source validation images.",
+    "target_iou": "Foreground IoU on the annotated target validation images. Uses target labels.",
+}
+PAGE_BYTES = 5_000_000  # of pictures; examples stop before the page grows too heavy to mail
+
+
+def method_name(method: str) -> str:
+    """A method as its paper writes it; an unknown one as it is."""
+    return METHODS.get(method.lower(), method)
+
+
+def score(value: float | None) -> str:
+    """A score with three digits, or a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, typeset."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the two units that matter."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template; every value is escaped unless it is markup of our own making."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(score=score, signed=signed, duration=duration, method_name=method_name)
+    environment.globals.update(METRICS=METRICS, CRITERIA=CRITERIA)
+    return environment

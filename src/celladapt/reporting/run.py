@@ -1,0 +1,198 @@
+"""The page of one run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from celladapt.reporting.figures import Line, curve, overlay, read_picture, spans_decades, training_lines, window
+from celladapt.reporting.reading import Run, mapping, number, read_run, sequence
+from celladapt.reporting.rendering import PAGE_BYTES, render
+
+EXAMPLES = 6
+EMPTY, FULL = 0.001, 0.9  # foreground shares beyond which a prediction of nuclei is suspect
+FEW_IMAGES = 5
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of an example: its caption, its data URI, the kind of outline on it (or ""), and its IoU where there is one."""
+
+    caption: str
+    uri: str
+    kind: str = ""
+    iou: float | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One target image with its panels; ``note`` says what part of it is shown."""
+
+    stem: str
+    note: str
+    panels: list[Panel]
+
+
+def run_page(folder: Path) -> str:
+    """The HTML of one run folder, whole or unfinished."""
+    run = read_run(folder)
+    baseline_folder = folder / "baseline"
+    baseline = read_run(baseline_folder) if (baseline_folder / "run.json").is_file() else None
+    step = number(run.selected.get("step"))
+    return render(
+        "run.html.j2",
+        run=run,
+        baseline=baseline,
+        source=run.domains[0],
+        target=run.domains[1],
+        counts=_counts(run),
+        comparison=_comparison(run, baseline),
+        warnings=[str(note) for note in sequence(run.info.get("notes"))] + run.faults + _warnings(run, baseline),
+        examples=examples(run, baseline),
+        losses=_losses(run),
+        validations=[
+            {
+                "name": name,
+                "picked": name == run.selected.get("criterion"),
+                "svg": curve([Line(x, y)], label=f"{name} over training steps", mark=step),
+            }
+            for name, (x, y) in run.validation.items()
+        ],
+        step=step,
+        seconds=number(run.info.get("seconds")),
+        last_step=max((x[-1] for x, _ in run.log.values()), default=0.0),
+        options=_flat(run.config),
+        parameters={str(name): number(count) for name, count in mapping(run.info.get("parameters")).items()},
+        fingerprints={str(key): str(value) for key, value in mapping(run.info.get("fingerprint")).items()},
+    )
+
+
+def examples(run: Run, baseline: Run | None, limit: int = EXAMPLES) -> list[Example]:
+    """At most ``limit`` examples, spread evenly over the ranking by IoU (lowest first) or, without scores, over the names."""
+    scores = run.scores.images if run.scores else {}
+    ranked = sorted(run.examples, key=lambda path: (scores.get(path.name, {}).get("iou", 0.0), path.name))
+    chosen = [ranked[index] for index in np.unique(np.linspace(0, len(ranked) - 1, min(limit, len(ranked))).astype(int))] if ranked else []
+    result: list[Example] = []
+    size = 0
+    for path in chosen:
+        example = _example(path, run, baseline)
+        size += sum(len(panel.uri) for panel in example.panels) if example else 0
+        if size > PAGE_BYTES:
+            break
+        if example:
+            result.append(example)
+    return result
+
+
+def _example(path: Path, run: Run, baseline: Run | None) -> Example | None:
+    image = read_picture(path / "image.png", colour=True)
+    if image is None:
+        return None
+    view = window(image.shape[0], image.shape[1])
+    panels = [Panel("Image", overlay(image, view))]
+
+    def fits(name: str, folder: Path = path, colour: bool = False) -> Any:
+        picture = read_picture(folder / name, colour=colour)
+        return picture if picture is not None and picture.shape[:2] == image.shape[:2] else None
+
+    if (probability := fits("probability.png")) is not None:
+        panels.append(Panel("Probability of nucleus", overlay(probability, view), "probability"))
+    if (reconstruction := fits("reconstruction.png", colour=True)) is not None:
+        panels.append(Panel("Reconstruction R(S(Iₜ))", overlay(reconstruction, view)))
+    if baseline and (before := fits("prediction.png", baseline.folder / "examples" / path.name)) is not None:
+        panels.append(Panel("Source only", overlay(image, view, {"baseline": before}), "baseline", _iou(baseline, path.name)))
+    if (prediction := fits("prediction.png")) is not None:
+        panels.append(Panel("This run", overlay(image, view, {"prediction": prediction}), "prediction", _iou(run, path.name)))
+    if (truth := fits("truth.png")) is not None:
+        panels.append(Panel("Annotation", overlay(image, view, {"truth": truth}), "truth"))
+    return Example(path.name, view.note, panels)
+
+
+def _iou(run: Run, stem: str) -> float | None:
+    return run.scores.images.get(stem, {}).get("iou") if run.scores else None
+
+
+def _counts(run: Run) -> dict[str, dict[str, int]]:
+    """Images of each domain in each part of the split."""
+    return {
+        domain: {part: len(sequence(mapping(run.split.get(domain)).get(part))) for part in ("train", "val", "test")}
+        for domain in ("source", "target")
+        if domain in run.split
+    }
+
+
+def _comparison(run: Run, baseline: Run | None) -> dict[str, float] | None:
+    """IoU of this run less that of source only, over the images that both scored: mean difference, images that gained, images."""
+    if not (run.scores and baseline and baseline.scores):
+        return None
+    both = [
+        scores["iou"] - baseline.scores.images[stem]["iou"]
+        for stem, scores in run.scores.images.items()
+        if "iou" in scores and "iou" in baseline.scores.images.get(stem, {})
+    ]
+    return {"difference": fmean(both), "gained": sum(value > 0 for value in both), "images": len(both)} if both else None
+
+
+def _losses(run: Run) -> list[dict[str, Any]]:
+    """One panel per logged term, those that the method explains first and in its order."""
+    terms = {str(name): str(text) for name, text in mapping(run.info.get("terms")).items()}
+    names = [name for name in terms if name in run.log] + [name for name in run.log if name not in terms]
+    result = []
+    for name in names:
+        x, y = run.log[name]
+        log = spans_decades(y)
+        svg = curve(training_lines(x, y), label=f"{name} over training steps", log=log)
+        result.append({"name": name, "text": terms.get(name, ""), "log": log, "svg": svg})
+    return result
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested options -> {"table.key": text}."""
+    result: dict[str, str] = {}
+    for key, value in config.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return result
+
+
+def _warnings(run: Run, baseline: Run | None) -> list[str]:
+    """What a careful reader of the run would object to."""
+    result = [
+        f"The term {name} was not a finite number, first at step {x[~np.isfinite(y)][0]:,.0f}."
+        for name, (x, y) in run.log.items()
+        if not np.isfinite(y).all()
+    ]
+    shares, empty, full = 0, 0, 0
+    for path in run.examples:
+        prediction, truth = (read_picture(path / f"{name}.png", colour=False) for name in ("prediction", "truth"))
+        if prediction is None:
+            continue
+        share = float(np.count_nonzero(prediction)) / prediction.size
+        shares += 1
+        empty += share < EMPTY and (truth is None or bool(truth.any()))
+        full += share > FULL
+    for count, word in ((empty, "nearly empty"), (full, "nearly all foreground")):
+        if count:
+            result.append(f"The prediction is {word} on {count} of {shares} example images: the model may have collapsed on the target.")
+    step = number(run.selected.get("step"))
+    steps = np.unique(np.concatenate([x for x, _ in run.validation.values()])) if run.validation else np.array([])
+    if step is not None and len(steps) > 1:
+        if step == steps[0]:
+            result.append(
+                "The selected step is the first one validated: training on did not help by the criterion, so look at the curves before trusting it."
+            )
+        if step == steps[-1]:
+            result.append(
+                "The selected step is the last one validated: the criterion may not have peaked yet, and more steps may give a better model."
+            )
+    if run.scores:
+        images = len(run.scores.images)
+        if 0 < images < FEW_IMAGES:
+            result.append(
+                f"Only {images} test image{'s' if images > 1 else ''}: the number is uncertain; annotate more target images before relying on it."
+            )
+        difference = (_comparison(run, baseline) or {}).get("difference", 0.0)
+        if difference < 0:
+            result.append("Source only scores better than this run on the same images: adaptation did harm here.")
+    return result

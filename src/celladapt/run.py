@@ -1,0 +1,94 @@
+"""The run folder: where a run's files are, and the run as an object."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from celladapt.config import Config
+from celladapt.data.split import Split, load_splits, save_splits
+from celladapt.errors import InputError
+from celladapt.files import write_json, write_text
+from celladapt.prediction import Model, load_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on disk. Everything that resuming and reporting need is in ``path``."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: Config, source: Split, target: Split) -> "Run":
+        """Start a run folder.
+
+        Raises:
+            InputError: the folder holds something already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists already; choose another --out, or continue the run in it with --resume {path}.")
+        path.mkdir(parents=True, exist_ok=True)
+        save_splits(path / "split.json", source, target)
+        # Last, because a folder with config.toml is a run that can be resumed.
+        write_text(path / "config.toml", config.to_toml())
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """An existing run folder.
+
+        Raises:
+            InputError: it is none.
+        """
+        if not (path / "config.toml").is_file():
+            raise InputError(f"{path} is not a run folder (it has no config.toml); give the --out folder of `celladapt adapt`.")
+        return cls(path)
+
+    @cached_property
+    def config(self) -> Config:
+        """The options it runs with."""
+        return Config.from_toml(self.path / "config.toml")
+
+    @cached_property
+    def splits(self) -> tuple[Split, Split]:
+        """Source and target split."""
+        return load_splits(self.path / "split.json")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Contents of run.json, empty before the first step."""
+        file = self.path / "run.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+    def note(self, **facts: Any) -> None:
+        """Add ``facts`` to run.json."""
+        write_json(self.path / "run.json", {**self.record, **facts})
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is trained, evaluated and reported."""
+        return self.record.get("finished") is not None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean over target test images of iou, dice, aji, pq and f1; empty where the target has no masks."""
+        file = self.path / "metrics.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))["mean"]) if file.exists() else {}
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.path / "report.html"
+
+    @property
+    def baseline(self) -> "Run":
+        """The source-only run beside it (which may not exist)."""
+        return Run(self.path / "baseline")
+
+    @cached_property
+    def model(self) -> Model:
+        """The selected model."""
+        return load_model(self.path)
+
+

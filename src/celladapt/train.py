@@ -1,0 +1,276 @@
+"""The one loop: steps, validation, selection, checkpoints and the log. A method's equations are in its file, not here."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from celladapt import checkpoint, parallel
+from celladapt.batch import Batch
+from celladapt.config import Config
+from celladapt.data.normalise import Normalisation
+from celladapt.data.pairs import Pairs
+from celladapt.errors import InputError
+from celladapt.losses import Domain
+from celladapt.methods import Method, Terms
+from celladapt.networks import Segmenter, with_statistics_of
+from celladapt.prediction import Model
+from celladapt.progress import Bar, say
+from celladapt.validate import Validator
+
+Optimizers = Mapping[str, torch.optim.Optimizer]
+Arithmetic = Callable[[], AbstractContextManager[Any]]
+
+
+def take_step(method: Method, batch: Batch, optimizers: Optimizers, arithmetic: Arithmetic = nullcontext) -> dict[str, float]:
+    """One training step: every turn of ``method``, in order.
+
+    S runs once per image. In a turn that does not move S its predictions are cut from the graph; since S has not moved and has no dropout,
+    they are what a second run would give, and every network that the turn does not move is frozen.
+
+    Args:
+        method: networks on the batch's device, in training mode.
+        batch: images and masks, see ``Batch``.
+        optimizers: one for each network, by name.
+        arithmetic: context of the forward passes (bf16 autocast or nothing).
+
+    Returns:
+        Log name -> value of each term, unweighted.
+
+    Raises:
+        InputError: a term is NaN or infinite; nothing has moved in its turn.
+    """
+    networks = method.networks
+    networks["S"].requires_grad_(True)
+    with arithmetic():
+        p_s = _run(networks["S"], batch.image_s, Domain.SOURCE in method.reads)
+        p_t = _run(networks["S"], batch.image_t, Domain.TARGET in method.reads)
+    values: dict[str, float] = {}
+    for turn in method.turns:
+        for name, network in networks.items():
+            network.requires_grad_(name in turn.moves)
+        seen = (p_s, p_t) if "S" in turn.moves else (p_s.detach(), p_t.detach())
+        with arithmetic():
+            terms = turn.terms(batch, *seen)
+        values |= _finite(terms)
+        for name in turn.moves:
+            optimizers[name].zero_grad()
+        torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()
+        for name in turn.moves:
+            parallel.average_gradients(networks[name].parameters())
+            optimizers[name].step()
+    return values
+
+
+def _run(network: nn.Module, images: Tensor, read: bool) -> Tensor:
+    return network(images) if read else images[:, :1]
+
+
+def _finite(terms: Terms) -> dict[str, float]:
+    numbers = torch.stack([term.value.detach() for term in terms.values()]).tolist()  # one wait for the device, not one a term
+    for name, number in zip(terms, numbers, strict=True):
+        if not math.isfinite(number):
+            raise InputError(f"The loss term '{name}' became {number}; lower the learning rates (--lr-s, --lr-d) or use --precision float32.")
+    return dict(zip(terms, numbers, strict=True))
+
+
+def make_optimizers(method: Method, config: Config) -> dict[str, torch.optim.Optimizer]:
+    """Adam with default betas for each network, at the learning rate of its role (the first letter of its name)."""
+    rates = {"S": config.lr_s, "D": config.lr_d, "R": config.lr_r}
+    return {name: torch.optim.Adam(network.parameters(), lr=rates[name[0]]) for name, network in method.networks.items()}
+
+
+def set_rates(optimizers: Optimizers, config: Config, step: int) -> None:
+    """Learning rates of step ``step`` (from 0): a function of the step alone, so that resuming needs no scheduler state."""
+    factor = 0.5 * (1 + math.cos(math.pi * step / config.steps)) if config.schedule == "cosine" else 1.0
+    rates = {"S": config.lr_s, "D": config.lr_d, "R": config.lr_r}
+    for name, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            group["lr"] = rates[name[0]] * factor
+
+
+@dataclass
+class Picked:
+    """The checkpoint to keep, so far."""
+
+    step: int = 0
+    criterion: str = ""
+    score: float | None = None
+    uses_target_labels: bool = False
+
+
+@dataclass
+class Trainer:
+    """Trains ``method`` in the folder ``path``, from the beginning or from its last checkpoint."""
+
+    path: Path
+    config: Config
+    method: Method
+    pairs: Pairs
+    validator: Validator
+    normalisation: Normalisation
+    """Of the target: what the finished model applies to images."""
+    statistics: Callable[[], Iterator[Tensor]]
+    """Target batches from which batch-normalisation statistics are re-estimated."""
+    device: torch.device
+    arithmetic: Arithmetic
+    about: dict[str, Any]
+    """Goes into the model file: method, domains."""
+    label: str = "training"
+    picked: Picked = field(default_factory=Picked)
+    step: int = 0
+    seconds: float = 0.0
+
+    def train(self) -> None:
+        """Run to the last step; a finished run returns at once.
+
+        Raises:
+            InputError: a loss term is not finite, or the checkpoint is damaged or of another run.
+            KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
+        """
+        self.method.networks.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.optimizers = make_optimizers(self.method, self.config)
+        if (self.path / "last.safetensors").exists():
+            self._restore()
+        if self.step == self.config.steps:
+            return
+        main = parallel.rank() == 0
+        with ExitStack() as stack:
+            log = stack.enter_context(Log(self.path, self.step)) if main else None
+            bar = stack.enter_context(Bar(self.label, self.config.steps, self.step, shown=main))
+            stopped = stack.enter_context(stop_signals())
+            for batch in self.pairs.between(self.step, self.config.steps):
+                began = time.monotonic()
+                set_rates(self.optimizers, self.config, self.step)
+                values = take_step(self.method, batch.to(self.device), self.optimizers, self.arithmetic)
+                self.step += 1
+                last = self.step == self.config.steps
+                if log:
+                    log.terms(self.step, values)
+                    if last or self.step % self.config.validate_every == 0:
+                        self._validate(log)
+                self.seconds += time.monotonic() - began
+                if log and (last or stopped() or self.step % self.config.checkpoint_every == 0):
+                    log.flush()
+                    self._save()
+                if stopped():
+                    raise KeyboardInterrupt
+                bar.step("  ".join(f"{name} {value:.3g}" for name, value in values.items()))
+        parallel.wait()
+
+    def _validate(self, log: "Log") -> None:
+        """Score this step's segmenter, and keep it if it is the best so far by the chosen criterion."""
+        network: Segmenter = self.method.networks["S"]  # type: ignore[assignment]
+        if self.config.batch_norm == "target":
+            with self.arithmetic():
+                network = with_statistics_of(network, self.statistics())
+        network.eval()
+        scores = self.validator(network)
+        log.scores(self.step, scores)
+        criterion = self.config.select
+        score = float(self.step) if criterion == "last" else scores[criterion]
+        # A score that is not a number never wins, and the first one always does.
+        if self.picked.score is None or score > self.picked.score:
+            self.picked = Picked(self.step, criterion, score, criterion == "labelled")
+            self._write_model(network, "model.safetensors")
+            if "R" in self.method.networks:
+                checkpoint.save(self.path / "reconstructor.safetensors", self.method.networks["R"].state_dict(), {"step": self.step})
+        if self.config.keep_checkpoints:
+            self._write_model(network, f"checkpoints/step_{self.step:06d}.safetensors")
+        self.method.networks.train()
+
+    def _write_model(self, network: Segmenter, name: str) -> None:
+        Model(network, self.normalisation, {**self.about, "step": self.step}).save(self.path / name)
+
+    def _save(self) -> None:
+        about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked)}
+        checkpoint.save_training(self.path / "last.safetensors", self.method.networks, self.optimizers, about)
+
+    def _restore(self) -> None:
+        about = checkpoint.load_training(self.path / "last.safetensors", self.method.networks, self.optimizers)
+        self.step, self.seconds, self.picked = about["step"], about["seconds"], Picked(**about["picked"])
+        if self.step < self.config.steps and parallel.rank() == 0:
+            say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")
+
+
+class Log:
+    """``log.jsonl``, ``validation.jsonl`` and TensorBoard events, cut back to ``step`` where a killed run went on past its checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self._terms, self._scores = (self._reopen(path / f"{name}.jsonl", step) for name in ("log", "validation"))
+        self._events = SummaryWriter(str(path / "events"), purge_step=step + 1 if step else None)
+
+    @staticmethod
+    def _reopen(file: Path, step: int) -> IO[str]:
+        kept = []
+        if file.exists():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except json.JSONDecodeError:  # the line that the kill cut off
+                    break
+        handle = file.open("w", encoding="utf-8")
+        handle.writelines(kept)
+        handle.flush()
+        return handle
+
+    def terms(self, step: int, values: dict[str, float]) -> None:
+        """One training step's loss terms."""
+        self._write(self._terms, "train", step, values)
+
+    def scores(self, step: int, values: dict[str, float]) -> None:
+        """One validation's scores."""
+        self._write(self._scores, "validation", step, values)
+        self.flush()
+
+    def _write(self, handle: IO[str], group: str, step: int, values: dict[str, float]) -> None:
+        handle.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(f"{group}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+        for handle in (self._terms, self._scores, self._events):
+            handle.flush()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in (self._terms, self._scores, self._events):
+            handle.close()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C or SIGTERM came, so that the step in hand ends first. A second Ctrl-C stops at once."""
+    came: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    try:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            before[name] = signal.signal(name, receive)
+    except ValueError:  # not the main thread, which alone may set handlers: the caller's handlers stay
+        pass
+    try:
+        yield lambda: bool(came)
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -1,0 +1,46 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from celladapt.data.images import write_image
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real labelled microscopy beside the repository."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("the real labelled images (../shared/data) are not on this machine")
+    return path
+
+
+@pytest.fixture
+def tiny_domains(tmp_path: Path) -> tuple[Path, Path]:
+    """Source and target domain folders: 8 images of 64x64 each, all with masks; bright blobs on black against violet blobs on pink."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for domain, root in enumerate((source, target)):
+        for index in range(8):
+            rng = np.random.default_rng([domain, index])
+            labels = blobs(rng, 64)
+            nucleus, background = (([190.0], [25.0]), ([110.0, 60.0, 140.0], [235.0, 200.0, 220.0]))[domain]
+            clean = np.where((labels > 0)[..., None], nucleus, background)
+            image = np.clip(clean + rng.normal(0, 8, clean.shape), 0, 255).astype(np.uint8)
+            write_image(root / "images" / f"{root.name}{index}.png", image[..., 0] if domain == 0 else image)
+            write_image(root / "masks" / f"{root.name}{index}.png", labels)
+    return source, target
+
+
+def blobs(rng: np.random.Generator, size: int, count: int = 6) -> NDArray[np.int32]:
+    """(size, size) labels of up to ``count`` discs with a gap between them."""
+    y, x = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.int32)
+    for _ in range(count):
+        centre, radius = rng.uniform(6, size - 6, 2), rng.uniform(4, 7)
+        distance = np.hypot(y - centre[0], x - centre[1])
+        if not labels[distance <= radius + 2].any():
+            labels[distance <= radius] = labels.max() + 1
+    return labels

@@ -1,0 +1,149 @@
+"""Scores of arrays and of folders, the summary, and errors that name the file."""
+
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from celladapt.data.images import write_image
+from celladapt.errors import InputError
+from celladapt.evaluation import Evaluation, evaluate, score
+
+KEYS = ["iou", "dice", "aji", "pq", "f1"]
+
+
+def two_nuclei(size: int = 40) -> NDArray[np.int32]:
+    """Two touching squares of 100 px."""
+    labels = np.zeros((size, size), np.int32)
+    labels[5:15, 5:15] = 1
+    labels[5:15, 15:25] = 2
+    return labels
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Predictions and masks of three images: exact, merged into one, nothing found."""
+    predictions, masks = tmp_path / "predictions", tmp_path / "masks"
+    truth = two_nuclei()
+    for stem, pred in (("c", truth), ("a", (truth > 0).astype(np.int32)), ("b", np.zeros_like(truth))):
+        write_image(masks / f"{stem}.png", truth)
+        write_image(predictions / f"{stem}_instances.tif", pred)
+    return predictions, masks
+
+
+def test_score_has_every_measure() -> None:
+    truth = two_nuclei()
+    assert score(truth, truth) == dict.fromkeys(KEYS, 1.0)
+    merged = score(truth > 0, truth)  # the blob of 200 px has IoU 0.5 with either nucleus
+    assert merged == pytest.approx({"iou": 1.0, "dice": 1.0, "aji": 200 / 400, "pq": 0.0, "f1": 2 / 3})
+
+
+def test_binary_truth_is_scored_by_its_components() -> None:
+    binary = np.zeros((40, 40), np.uint8)
+    binary[2:12, 2:12] = binary[20:30, 20:30] = 255
+    labels = np.where(binary > 0, 1, 0)
+    labels[20:30] *= 2
+    assert score(labels, binary) == dict.fromkeys(KEYS, 1.0)
+    assert score(binary, labels) == dict.fromkeys(KEYS, 1.0)
+
+
+def test_a_mask_decides_foreground_only() -> None:
+    truth = two_nuclei()
+    half = truth == 1
+    assert score(truth, truth, half) == pytest.approx({"iou": 0.5, "dice": 2 / 3, "aji": 1.0, "pq": 1.0, "f1": 1.0})
+
+
+def test_folder_scores_are_those_of_the_arrays_in_order_of_the_stem(folders: tuple[Path, Path]) -> None:
+    result = evaluate(*folders)
+    truth = two_nuclei()
+    assert list(result.images) == ["a", "b", "c"]
+    assert result.images == {"a": score(truth > 0, truth), "b": dict.fromkeys(KEYS, 0.0), "c": dict.fromkeys(KEYS, 1.0)}
+
+
+def test_a_domain_folder_stands_for_its_masks(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    assert evaluate(predictions, masks.parent) == evaluate(predictions, masks)
+
+
+def test_instances_come_before_a_mask_before_a_plain_name(tmp_path: Path) -> None:
+    truth, masks, predictions = two_nuclei(), tmp_path / "masks", tmp_path / "predictions"
+    write_image(masks / "x.png", truth)
+    write_image(predictions / "x.tif", np.zeros_like(truth))
+    assert evaluate(predictions, masks).mean["iou"] == 0.0
+    write_image(predictions / "x_mask.png", truth > 0)
+    assert evaluate(predictions, masks).images["x"] == score(truth > 0, truth)
+    write_image(predictions / "x_mask.png", truth == 1)
+    write_image(predictions / "x_instances.tif", truth)
+    assert evaluate(predictions, masks).images["x"] == score(truth, truth, truth == 1)
+
+
+def test_predictions_without_a_mask_do_not_count(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    before = evaluate(predictions, masks)
+    write_image(predictions / "unlabelled_instances.tif", two_nuclei())
+    write_image(predictions / "c_probability.tif", np.zeros((40, 40), np.float32))
+    assert evaluate(predictions, masks) == before
+
+
+def test_mean_and_sample_deviation() -> None:
+    values = {"late": 0.9, "early": 0.2, "middle": 0.7}
+    result = Evaluation({stem: dict.fromkeys(KEYS, value) for stem, value in values.items()})
+    assert list(result.images) == ["early", "late", "middle"]
+    assert result.mean == pytest.approx(dict.fromkeys(KEYS, 0.6))
+    assert result.sd == pytest.approx(dict.fromkeys(KEYS, statistics.stdev(values.values())))
+    assert Evaluation({"one": dict.fromkeys(KEYS, 0.3)}).sd == dict.fromkeys(KEYS, 0.0)
+    with pytest.raises(ValueError, match="at least one"):
+        Evaluation({})
+
+
+def test_table_names_measures_count_and_the_empty_rule(folders: tuple[Path, Path]) -> None:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(evaluate(*folders).table())
+    text = console.export_text()
+    assert all(name in text for name in ("IoU", "Dice", "AJI", "PQ", "F1"))
+    assert "0.667 ± 0.577" in text  # iou of 1, 0, 1
+    assert " 3 " in text
+    assert "without nuclei scores 1" in text
+
+
+def test_json_and_csv_hold_every_image(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    result = evaluate(*folders)
+    assert json.loads(json.dumps(result.to_json())) == {"mean": result.mean, "sd": result.sd, "images": result.images}
+    result.write_csv(tmp_path / "out" / "metrics.csv")
+    with open(tmp_path / "out" / "metrics.csv", newline="") as handle:
+        rows = {row.pop("image"): {key: float(value) for key, value in row.items()} for row in csv.DictReader(handle)}
+    assert rows == result.images
+
+
+def test_missing_predictions_are_named(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    for stem in "pqrstu":
+        write_image(masks / f"{stem}.png", two_nuclei())
+    with pytest.raises(InputError, match=r"predictions has no prediction for p, q, r, s, t and 1 more;"):
+        evaluate(predictions, masks)
+
+
+def test_sizes_that_differ_are_named(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    write_image(predictions / "b_instances.tif", two_nuclei()[:30])
+    with pytest.raises(InputError, match=r"b_instances.tif is 40×30 pixels but the mask .*b.png is 40×40;"):
+        evaluate(predictions, masks)
+
+
+def test_two_files_of_one_stem_and_absent_folders_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, masks = folders
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        evaluate(tmp_path / "nowhere", masks)
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        evaluate(predictions, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no mask"):
+        evaluate(predictions, tmp_path / "empty")
+    write_image(masks / "a.tif", two_nuclei())
+    with pytest.raises(InputError, match=r"a.tif has the same stem as a.png"):
+        evaluate(predictions, masks)

@@ -1,0 +1,438 @@
+"""Every format read and written, every kind of mask, and one clear sentence for every bad file."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from celladapt.data import images
+from celladapt.data.images import IMAGE_SUFFIXES, decode, read_image, read_mask, write_image
+from celladapt.errors import InputError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+ALPHA = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
+DEEP = RNG.integers(0, 4096, (20, 30), dtype=np.uint16)
+DEEP_RGB = RNG.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+SMOOTH = np.add.outer(np.arange(32) * 4, np.arange(32) * 3).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """No reader may warn or print."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    assert capfd.readouterr() == ("", "")
+
+
+def grey3(array: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(array[..., None], 3, axis=2)
+
+
+def stretched(array: NDArray[Any]) -> NDArray[np.uint16]:
+    low, high = np.percentile(array, (0.1, 99.9))
+    return np.asarray(np.rint(np.clip((array - low) / (high - low), 0, 1) * 65535), np.uint16)
+
+
+def over_white(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    share = alpha[..., None] / 255
+    return np.rint(rgb * share + 255 * (1 - share)).astype(np.uint8)
+
+
+def save_tiff(path: Path, array: NDArray[Any], **options: Any) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tifffile announces changes of its writing defaults
+        tifffile.imwrite(path, array, **options)
+    return path
+
+
+def assert_same(result: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Equal; stretched values may differ by the last of 16 bits."""
+    assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_allclose(result.astype(int), expected.astype(int), rtol=0, atol=1 if result.dtype == np.uint16 else 0)
+
+
+# Pillow formats: (suffix, image, expected (H, W, 3))
+PALETTE = Image.fromarray(RGB).quantize(7)
+PILLOW = {
+    "png grey": (".png", Image.fromarray(GREY), grey3(GREY)),
+    "png rgb": (".png", Image.fromarray(RGB), RGB),
+    "png opaque rgba": (".png", Image.fromarray(np.dstack([RGB, np.full_like(GREY, 255)])), RGB),
+    "png rgba": (".png", Image.fromarray(np.dstack([RGB, ALPHA])), over_white(RGB, ALPHA)),
+    "png grey alpha": (".png", Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)]), over_white(grey3(GREY), ALPHA)),
+    "png 16-bit": (".png", Image.fromarray(DEEP), grey3(stretched(DEEP))),
+    "png palette": (".png", PALETTE, np.asarray(PALETTE.convert("RGB"))),
+    "png 1-bit": (".png", Image.fromarray(GREY > 99), grey3(np.uint8(255) * (GREY > 99))),
+    "bmp rgb": (".bmp", Image.fromarray(RGB), RGB),
+    "bmp grey": (".bmp", Image.fromarray(GREY), grey3(GREY)),
+    "bmp 1-bit": (".bmp", Image.fromarray(GREY > 99), grey3(np.uint8(255) * (GREY > 99))),
+    "tiff lzw": (".tif", Image.fromarray(RGB), RGB),
+    "tiff cmyk": (".tiff", Image.fromarray(RGB).convert("CMYK"), np.asarray(Image.fromarray(RGB).convert("CMYK").convert("RGB"))),
+}
+
+
+@pytest.mark.parametrize("kind", PILLOW)
+def test_pillow_formats_are_read_exactly(kind: str, tmp_path: Path) -> None:
+    suffix, image, expected = PILLOW[kind]
+    path = tmp_path / f"a{suffix}"
+    image.save(path, **({"compression": "tiff_lzw"} if kind == "tiff lzw" else {}))
+    assert_same(read_image(path), expected)
+
+
+@pytest.mark.parametrize("colour", ["RGB", "L", "CMYK"])
+def test_jpeg_is_close(colour: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.JPG"
+    Image.fromarray(SMOOTH).convert(colour).save(path, format="JPEG", quality=95)
+    result = read_image(path)
+    assert result.dtype == np.uint8
+    assert result.shape == (32, 32, 3)
+    assert np.abs(result.astype(int) - grey3(SMOOTH).astype(int)).max() <= 6
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(RGB, -1))
+
+
+def test_transparent_palette_lies_over_white(tmp_path: Path) -> None:
+    PALETTE.save(tmp_path / "a.png", transparency=b"\x00\x80")
+    result, index = read_image(tmp_path / "a.png"), np.asarray(PALETTE)
+    assert (result[index == 0] == 255).all()
+    np.testing.assert_array_equal(result[index > 1], np.asarray(PALETTE.convert("RGB"))[index > 1])
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_deep_colour_png_keeps_its_bits(samples: int, tmp_path: Path) -> None:
+    pixels = DEEP_RGB if samples == 3 else np.dstack([DEEP_RGB, np.full((20, 30), 65535, np.uint16)])
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
+    assert_same(read_image(tmp_path / "a.png"), stretched(DEEP_RGB))
+
+
+CHW = np.moveaxis(RGB, 2, 0).copy()
+TWO = np.stack([GREY, ALPHA])
+TIFF: dict[str, tuple[NDArray[Any], dict[str, Any], NDArray[Any]]] = {
+    "grey": (GREY, {}, grey3(GREY)),
+    "rgb": (RGB, {}, RGB),
+    "rgba": (np.dstack([RGB, ALPHA]), {}, over_white(RGB, ALPHA)),
+    "zlib": (RGB, {"compression": "zlib", "predictor": True}, RGB),
+    "lzw": (RGB, {"compression": "lzw"}, RGB),
+    "zstd tiles": (RGB, {"compression": "zstd", "tile": (16, 16)}, RGB),
+    "bigtiff": (RGB, {"bigtiff": True}, RGB),
+    "big-endian": (DEEP, {"byteorder": ">"}, grey3(stretched(DEEP))),
+    "16-bit": (DEEP, {}, grey3(stretched(DEEP))),
+    "16-bit rgb": (DEEP_RGB, {}, stretched(DEEP_RGB)),
+    "int32": (DEEP.astype(np.int32) - 2000, {}, grey3(stretched(DEEP.astype(np.int32) - 2000))),
+    "float32": ((DEEP / 7).astype(np.float32), {}, grey3(stretched((DEEP / 7).astype(np.float32)))),
+    "float64": (DEEP / 7, {}, grey3(stretched(DEEP / 7))),
+    "channels first": (CHW, {}, RGB),
+    "planar": (CHW, {"photometric": "rgb", "planarconfig": "separate"}, RGB),
+    "imagej channels": (CHW, {"imagej": True, "metadata": {"axes": "CYX"}}, RGB),
+    "imagej contiguous": (CHW, {"imagej": True, "metadata": {"axes": "CYX"}, "truncate": True}, RGB),
+    "ome z-stack of channels": (np.stack([CHW, 255 - CHW], axis=1), {"ome": True, "metadata": {"axes": "CZYX"}}, RGB),
+    "two channels": (TWO, {}, np.dstack([*TWO, np.zeros_like(GREY)])),
+    "two channels last": (np.moveaxis(TWO, 0, 2).copy(), {}, np.dstack([*TWO, np.zeros_like(GREY)])),
+    "four channels without alpha": (np.stack([*CHW, ALPHA]), {"imagej": True, "metadata": {"axes": "CYX"}}, RGB),
+    "z-stack": (np.stack([GREY] + [ALPHA] * 6), {}, grey3(GREY)),
+    "imagej z-stack": (np.stack([GREY] + [ALPHA] * 2), {"imagej": True, "metadata": {"axes": "ZYX"}}, grey3(GREY)),
+    "white is zero": (255 - GREY, {"photometric": "miniswhite"}, grey3(GREY)),
+}
+
+
+@pytest.mark.parametrize("kind", TIFF)
+def test_tiff_kinds_are_read_exactly(kind: str, tmp_path: Path) -> None:
+    array, options, expected = TIFF[kind]
+    assert_same(read_image(save_tiff(tmp_path / "a.tif", array, **options)), expected)
+
+
+def test_plain_pages_are_no_channels(tmp_path: Path) -> None:
+    first, *others = (Image.fromarray(page) for page in (GREY, ALPHA, ALPHA))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), grey3(GREY))
+
+
+def test_tiff_palette(tmp_path: Path) -> None:
+    colours = RNG.integers(0, 256, (3, 256), dtype=np.uint16)
+    colours[0, 0] = 255
+    path = save_tiff(tmp_path / "a.tif", GREY, photometric="palette", colormap=colours * 257)
+    np.testing.assert_array_equal(read_image(path), colours.T[GREY].astype(np.uint8))
+
+
+def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
+    save_tiff(tmp_path / "a.png", RGB)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RGB)
+
+
+def test_the_stretch_survives_a_nearly_and_a_wholly_constant_image(tmp_path: Path) -> None:
+    flat = np.full((100, 100), 700, np.uint16)
+    assert not read_image(save_tiff(tmp_path / "flat.tif", flat)).any()
+    flat[3, 4] = 900
+    result = read_image(save_tiff(tmp_path / "spot.tif", flat))
+    assert (result[3, 4] == 65535).all()
+    assert np.count_nonzero(result) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("a.png", GREY),
+        ("a.png", RGB),
+        ("a.png", np.dstack([RGB, ALPHA])),
+        ("a.png", DEEP),
+        ("a.png", GREY > 99),
+        ("a.png", DEEP.astype(np.int32)),
+        ("a.tif", GREY),
+        ("a.tif", RGB),
+        ("a.tif", DEEP_RGB),
+        ("a.tiff", DEEP.astype(np.int32) * 1000),
+        ("a.tif", (DEEP / 4096).astype(np.float32)),
+    ],
+)
+def test_what_is_written_is_read_back(name: str, array: NDArray[Any], tmp_path: Path) -> None:
+    path = tmp_path / "new" / name
+    write_image(path, array)
+    raster = decode(path)
+    stored = raster.pixels if raster.alpha is None else np.dstack([raster.pixels, np.rint(raster.alpha * 255)])
+    np.testing.assert_array_equal(np.squeeze(stored), array * 255 if array.dtype == np.bool_ else array)
+    assert [file.name for file in path.parent.iterdir()] == [name]
+
+
+def test_labels_are_written_as_the_formats_hold_them(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", DEEP.astype(np.int32))
+    write_image(tmp_path / "a.tif", DEEP.astype(np.int32))
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "I;16"
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert str(tif.pages.first.dtype) == "uint32"
+        assert tif.pages.first.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("a.jpg", GREY),
+        ("a", GREY),
+        ("a.png", GREY.astype(np.float32)),
+        ("a.png", DEEP_RGB),
+        ("a.png", np.array([[70000]])),
+        ("a.tif", np.array([[-1]])),
+        ("a.tif", np.zeros((0, 3), np.uint8)),
+        ("a.tif", np.zeros((2, 3, 4, 5), np.uint8)),
+    ],
+)
+def test_what_cannot_be_written_is_refused(name: str, array: NDArray[Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / name))):
+        write_image(tmp_path / name, array)
+    assert not list(tmp_path.iterdir())
+
+
+LABELS = np.zeros((20, 30), np.int32)
+LABELS[2:6, 2:6], LABELS[2:6, 6:9], LABELS[10:15, 10:20] = 1, 7, 300
+SMALL = np.where(LABELS == 300, 2, LABELS)
+COLOURS = np.array([[0, 0, 0], [200, 0, 10], [0, 90, 0], [7, 7, 200]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [np.uint8(255) * (LABELS > 0), LABELS > 0, SMALL.astype(np.uint8), LABELS.astype(np.uint16)],
+    ids=["binary", "1-bit", "8-bit labels", "16-bit labels"],
+)
+def test_png_masks_keep_their_values(stored: NDArray[Any], tmp_path: Path) -> None:
+    Image.fromarray(stored).save(tmp_path / "a.png")
+    result = read_mask(tmp_path / "a.png")
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, stored)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.uint32, np.int32, np.float32, np.float64])
+def test_tiff_masks_keep_their_values(dtype: type[Any], tmp_path: Path) -> None:
+    stored = (SMALL if dtype is np.uint8 else LABELS).astype(dtype)
+    result = read_mask(save_tiff(tmp_path / "a.tif", stored))
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, stored.astype(np.int32))
+
+
+def test_colour_masks_get_one_label_a_colour(tmp_path: Path) -> None:
+    index = np.searchsorted([0, 1, 7, 300], LABELS)
+    Image.fromarray(COLOURS[index]).save(tmp_path / "a.png")
+    result = read_mask(tmp_path / "a.png")
+    assert sorted(np.unique(result)) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(result == 0, LABELS == 0)
+    for colour in (1, 2, 3):
+        assert len(np.unique(result[index == colour])) == 1
+
+
+def test_colour_mask_without_black_has_no_background(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS[1:][(LABELS > 0).astype(int)]).save(tmp_path / "a.png")
+    assert sorted(np.unique(read_mask(tmp_path / "a.png"))) == [1, 2]
+
+
+def test_grey_mask_saved_as_rgb_keeps_its_values(tmp_path: Path) -> None:
+    Image.fromarray(grey3(SMALL.astype(np.uint8))).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), SMALL)
+
+
+def test_transparent_pixels_are_background(tmp_path: Path) -> None:
+    alpha = np.uint8(255) * (LABELS == 7)
+    Image.fromarray(np.dstack([np.full((20, 30, 3), 255, np.uint8), alpha])).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png") > 0, LABELS == 7)
+
+
+@pytest.mark.parametrize("black_first", [True, False])
+def test_palette_masks(black_first: bool, tmp_path: Path) -> None:
+    index = (SMALL if black_first else 9 - SMALL).astype(np.uint8)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[[1, 2, 7] if black_first else [8, 7, 2]] = [[9, 0, 0], [0, 9, 0], [0, 0, 9]]
+    colours[0] = 0 if black_first else 255
+    image = Image.fromarray(index, mode="L")
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "a.png")
+    result = read_mask(tmp_path / "a.png")
+    if black_first:
+        np.testing.assert_array_equal(result, SMALL)
+    np.testing.assert_array_equal(result == 0, SMALL == 0)
+    assert len(np.unique(result)) == 4
+
+
+def test_bad_masks_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(SMOOTH).save(tmp_path / "jpeg.png", format="JPEG")
+    save_tiff(tmp_path / "jpeg.tif", grey3(SMOOTH), compression="jpeg")
+    save_tiff(tmp_path / "fraction.tif", np.full((4, 4), 0.5, np.float32))
+    save_tiff(tmp_path / "nan.tif", np.full((4, 4), np.nan, np.float32))
+    save_tiff(tmp_path / "negative.tif", np.full((4, 4), -1, np.int16))
+    save_tiff(tmp_path / "huge.tif", np.full((4, 4), 2**31, np.uint32))
+    for name, cure in [
+        ("jpeg.png", "PNG"),
+        ("jpeg.tif", "PNG"),
+        ("fraction.tif", "threshold"),
+        ("nan.tif", "threshold"),
+        ("negative.tif", "0"),
+        ("huge.tif", "renumber"),
+    ]:
+        with pytest.raises(InputError, match=f"{name} .*{cure}"):
+            read_mask(tmp_path / name)
+
+
+def test_bad_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("not an image")
+    Image.fromarray(RGB).save(tmp_path / "gif.png", format="GIF")
+    save_tiff(tmp_path / "nan.tif", np.array([[0, np.nan]], np.float32))
+    save_tiff(tmp_path / "range.tif", np.array([[-1.7e308, 1.7e308]]))
+    save_tiff(tmp_path / "complex.tif", np.ones((4, 4), np.complex64))
+    save_tiff(tmp_path / "five.tif", np.zeros((20, 30, 5), np.uint8), photometric="minisblack", planarconfig="contig")
+    save_tiff(tmp_path / "pages.tif", np.zeros((6, 20, 30), np.uint8), imagej=True, metadata={"axes": "CYX"})
+    words = {
+        "absent": "does not exist",
+        "folder": "is a folder",
+        "empty": "is empty",
+        "text": "is not a PNG, TIFF, JPEG or BMP",
+        "gif": "is not a PNG",
+        "nan": "not finite",
+        "range": "too large",
+        "complex": "complex64",
+        "five": "5 channels",
+        "pages": "6 channels",
+    }
+    for name, problem in words.items():
+        path = next(tmp_path.glob(f"{name}.*"), tmp_path / f"{name}.png")
+        with pytest.raises(InputError, match=f"^{re.escape(str(path))} .*{problem}.*; .*[.]$"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("limit", [500, 200])  # above and below half of the 600 pixels, where Pillow warns and raises by itself
+def test_too_many_pixels(suffix: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(GREY).save(tmp_path / f"a{suffix}")
+    monkeypatch.setattr(images, "MAX_PIXELS", limit)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(InputError, match="cut it into tiles"):
+        read_image(tmp_path / f"a{suffix}")
+
+
+def test_pillows_own_limit_is_out_of_the_way() -> None:
+    assert Image.MAX_IMAGE_PIXELS == images.MAX_PIXELS > 20_000**2
+
+
+def encoded() -> dict[str, bytes]:
+    result: dict[str, bytes] = {"deep.png": bytes(imagecodecs.png_encode(DEEP_RGB))}
+    for suffix in (*IMAGE_SUFFIXES, "palette.png"):
+        buffer, palette = io.BytesIO(), suffix == "palette.png"
+        image, options = (PALETTE, {"transparency": b"\x00\x80"}) if palette else (Image.fromarray(RGB), {})
+        image.save(buffer, format="PNG" if palette else Image.registered_extensions()[suffix], **options)
+        result[suffix] = buffer.getvalue()
+    kinds: dict[str, dict[str, Any]] = {
+        "zlib.tif": {"compression": "zlib"},
+        "jpeg.tif": {"compression": "jpeg"},
+        "ome.tif": {"ome": True},
+        "ij.tif": {"imagej": True},
+    }
+    for name, kind in kinds.items():
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, RGB, photometric="rgb", **kind)
+        result[name] = buffer.getvalue()
+    return result
+
+
+def read_or_refuse(read: Callable[[Path], NDArray[Any]], path: Path) -> NDArray[Any] | None:
+    """What is read, or None where a sentence that names the file was given; anything else raises."""
+    try:
+        return read(path)
+    except InputError as error:
+        if str(path) not in str(error) or "\n" in str(error):
+            raise AssertionError(f"no sentence that names the file: {error}") from error
+        return None
+
+
+@pytest.mark.parametrize("name", encoded())
+def test_damaged_files_never_raise_anything_else(name: str, tmp_path: Path) -> None:
+    data, rng = encoded()[name], np.random.default_rng(1)
+    path = tmp_path / f"x{name}"
+    path.write_bytes(data)
+    whole = read_image(path)
+    for cut in np.linspace(1, len(data) - 20, 12).astype(int):
+        path.write_bytes(data[:cut])
+        result = read_or_refuse(read_image, path)
+        assert result is None or (result == whole).all()  # only a description behind the pixels was cut
+    for _ in range(60):
+        broken = bytearray(data)
+        for position in rng.integers(0, min(len(data), int(rng.choice([64, 400, 10**6]))), int(rng.integers(1, 4))):
+            broken[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(broken)
+        for read in (read_image, read_mask):
+            result = read_or_refuse(read, path)
+            assert result is None or result.size > 0
+
+
+def test_a_header_that_promises_too_much_is_refused_at_once(tmp_path: Path) -> None:
+    """Half a gigabyte of pixels out of a file of two kilobytes."""
+    data = bytearray(encoded()["zlib.tif"])
+    with tifffile.TiffFile(io.BytesIO(data)) as tif:
+        position = tif.pages.first.tags["ImageLength"].valueoffset
+    data[position : position + 4] = (5_000_000).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_png_checksums_are_looked_at(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, format="PNG", compress_level=0)
+    data = bytearray(buffer.getvalue())
+    data[len(data) // 2] ^= 1  # one pixel, which decodes without complaint
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        read_image(tmp_path / "a.png")

@@ -1,0 +1,143 @@
+"""Splitting touching nuclei by shape, cleaning, outlines; and the gain over connected components on real masks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage.draw import polygon2mask
+
+from celladapt.data.images import read_mask
+from celladapt.instances import contours, label_components, to_instances, to_mask
+from celladapt.metrics import aji, panoptic
+
+
+def discs(*circles: tuple[float, float, float], shape: tuple[int, int] = (80, 80)) -> NDArray[np.bool_]:
+    """Union of discs (row, column, radius)."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    mask: NDArray[np.bool_] = np.any([np.hypot(y - r, x - c) <= radius for r, c, radius in circles], axis=0)
+    return mask
+
+
+def test_mask_includes_the_threshold_and_leaves_nan_out() -> None:
+    probability = np.array([[0.5, 0.499, np.nan, 1.0]], np.float32)
+    assert to_mask(probability).tolist() == [[True, False, False, True]]
+    assert to_mask(probability, 0.4).tolist() == [[True, True, False, True]]
+    assert to_mask(np.array([[True, False]])).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 1), np.float32), np.zeros((4, 4), np.uint8)])
+def test_what_is_no_probability_map_is_refused(bad: NDArray[np.generic]) -> None:
+    with pytest.raises(ValueError, match="probability map"):
+        to_instances(bad)
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
+def test_two_touching_discs_are_two_nuclei_at_any_size(scale: float) -> None:
+    shape = (int(80 * scale), int(80 * scale))
+    mask = discs((40 * scale, 28 * scale, 12 * scale), (40 * scale, 50 * scale, 12 * scale), shape=shape)
+    labels = to_instances(mask)
+    assert labels.dtype == np.int32
+    assert sorted(np.unique(labels)) == [0, 1, 2]
+    left, right = labels[:, : int(39 * scale)], labels[:, int(39 * scale) + 1 :]
+    assert len(np.unique(left[left > 0])) == len(np.unique(right[right > 0])) == 1
+
+
+def test_a_small_nucleus_beside_a_large_one_is_kept_apart() -> None:
+    labels = to_instances(discs((40, 30, 18), (40, 53, 6)))
+    assert labels.max() == 2
+    assert labels[40, 55] != labels[40, 30]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, 2.5])
+@pytest.mark.parametrize("angle", [0.0, 0.4, 1.0])
+def test_a_convex_nucleus_is_not_split(ratio: float, angle: float) -> None:
+    y, x = np.mgrid[:80, :80] - 40.0
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    assert to_instances((u / ratio) ** 2 + v**2 <= 11**2).max() == 1
+
+
+def test_rough_edges_do_not_split_a_nucleus() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        radius = 14 + rng.uniform(-1, 1, 40)
+        edge = 40 + radius[:, None] * np.stack((np.sin(turn), np.cos(turn)), 1)
+        assert to_instances(polygon2mask((80, 80), edge)).max() == 1  # type: ignore[no-untyped-call]
+
+
+def test_specks_go_and_pinholes_are_filled_by_the_same_bound() -> None:
+    mask = discs((40, 40, 15))
+    mask[38:42, 38:42] = False
+    mask[5:9, 5:9] = True
+    labels = to_instances(mask, min_size=17)
+    assert labels[6, 6] == 0
+    assert labels[40, 40] == 1
+    kept = to_instances(mask, min_size=16)
+    assert kept[6, 6] > 0
+    assert kept[40, 40] == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_nucleus_is_connected_and_large_enough_and_no_foreground_is_lost(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = discs(*((*rng.uniform(0, 120, 2), rng.uniform(3, 14)) for _ in range(60)), shape=(120, 120)) & (rng.random((120, 120)) > 0.02)
+    labels = to_instances(mask, min_size=30)
+    areas = np.bincount(labels.ravel())[1:]
+    assert areas.min() >= 30
+    assert len(areas) == labels.max()
+    for value in range(1, labels.max() + 1):
+        assert label_components(labels == value).max() == 1
+    pieces = label_components(mask)
+    large = (np.bincount(pieces.ravel()) >= 30)[pieces] & mask
+    assert (labels[large] > 0).all()
+    np.testing.assert_array_equal(labels, to_instances(mask, min_size=30))
+
+
+def test_a_gap_at_the_border_is_no_hole() -> None:
+    mask = np.ones((30, 30), bool)
+    mask[0, 10:14] = mask[15, 15] = False
+    labels = to_instances(mask)
+    assert not labels[0, 10:14].any()
+    assert labels[15, 15] > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (7, 3), (64, 64)])
+def test_nothing_and_everything(shape: tuple[int, int]) -> None:
+    assert not to_instances(np.zeros(shape, np.float32)).any()
+    assert (to_instances(np.ones(shape, np.float32), min_size=1) == 1).all()
+    assert contours(np.zeros(shape, np.int32)) == []
+
+
+def test_components_of_a_binary_mask_and_labels_as_they_are() -> None:
+    mask = discs((20, 20, 5), (50, 50, 5))
+    assert label_components(mask).max() == label_components(mask.astype(np.uint8) * 255).max() == 2
+    assert label_components(np.eye(3, dtype=bool)).max() == 3
+    labels = np.array([[7, 7, 0, 300]], np.uint16)
+    assert label_components(labels).tolist() == labels.tolist()
+    assert label_components(labels).dtype == np.int32
+
+
+def test_contours_follow_the_pixel_edges_in_label_order() -> None:
+    labels = np.zeros((10, 12), np.int32)
+    labels[0:3, 0:4] = 1_000_000_000  # at the corner, with a label far from consecutive
+    labels[5:9, 6:11] = 3
+    labels[6, 8] = 0
+    second, first = contours(labels)[1], contours(labels)[0]
+    assert first.dtype == np.float64
+    assert first.min(axis=0).tolist() == [4.5, 5.5]
+    assert first.max(axis=0).tolist() == [8.5, 10.5]
+    assert second.min(axis=0).tolist() == [-0.5, -0.5]
+    assert second.max(axis=0).tolist() == [2.5, 3.5]
+    for line in (first, second):
+        np.testing.assert_array_equal(line[0], line[-1])
+
+
+@pytest.mark.parametrize(
+    ("domain", "gain"), [("monuseg/kidney", 0.08), ("monuseg/breast", 0.05), ("dsb2018/fluorescence-large", 0.05), ("dsb2018/tissue-violet", 0.07)]
+)
+def test_real_nuclei_are_told_apart_better_than_by_components(shared_data: Path, domain: str, gain: float) -> None:
+    truths = [read_mask(path) for path in sorted((shared_data / domain / "masks").iterdir())[:4]]
+    ours = np.array([(panoptic(p, t).pq, aji(p, t)) for t in truths for p in [to_instances(t > 0)]])
+    plain = np.array([(panoptic(p, t).pq, aji(p, t)) for t in truths for p in [label_components(t > 0)]])
+    assert (ours.mean(axis=0) > plain.mean(axis=0) + np.array([gain / 2, gain])).all(), (ours.mean(axis=0), plain.mean(axis=0))
