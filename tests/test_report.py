@@ -13,6 +13,7 @@ from PIL import Image
 from celladapt.errors import InputError
 from celladapt.reporting import report
 from celladapt.reporting.figures import outlines, training_lines, window
+from celladapt.reporting.rendering import method_name
 
 HOSTILE = '<script>window.hacked=1;"&'
 SIZE = 48
@@ -49,7 +50,7 @@ def write_run(
         f'source = "/data/grey"\ntarget = "/data/violet"\nmethod = "{method}"\nsteps = {steps}\nseed = 3\n[options]\nlambda_adv = 0.001\n'
     )
     split = {"train": ["t1", "t2", "t3"], "val": ["v1"], "test": list(stems)}
-    (folder / "split.json").write_text(json.dumps({"source": split, "target": split, "target_labelled": ["t1"] if labels else []}))
+    (folder / "split.json").write_text(json.dumps({"source": split, "target": split}))
     lines = [{"step": step, "seg": 1 / step, "adv": 0.5 + step % 3} for step in range(1, steps + 1)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     lines = [{"step": step, "infomax": step / 100, "source_iou": 0.8} for step in range(20, steps + 1, 20)]
@@ -69,6 +70,7 @@ def write_run(
         "method_doc": "Adversarial adaptation in output space.",
         "terms": {"seg": "L_seg: soft Dice on the source", "adv": "L_adv: fool the discriminator"},
         "parameters": {"S": 14788929},
+        "target_labelled": ["t1"] if labels else [],
         "notes": [],
         "selected": {"step": selected, "criterion": "infomax", "score": 0.3, "uses_target_labels": labels} if finished else None,
     }
@@ -154,6 +156,23 @@ def test_target_labels_are_owned_up_to(tmp_path: Path) -> None:
     assert "Trained with the masks of 1 target image" in text
     assert "1 of them with a mask" in text
     assert "Checkpoint picked without target labels" not in text
+
+
+def test_the_upper_bound_is_called_one(tmp_path: Path) -> None:
+    text = words(page(write_run(tmp_path / "run", method="supervised", pictures=0, target_labelled=["t1", "t3"])))
+    assert "Trained with the masks of 2 target images" in text
+    assert "on 2 annotated images of violet itself" in text
+    assert "No target mask used" not in text
+
+
+def test_no_claim_about_masks_that_the_record_does_not_make(tmp_path: Path) -> None:
+    assert "No target mask used" not in page(write_run(tmp_path / "run", pictures=0, target_labelled=None))
+
+
+def test_methods_are_written_as_in_their_papers() -> None:
+    assert method_name("cellseguda") == "CellSegUDA"
+    assert method_name("cellsegssda@25%:lambda_rec=0") == "CellSegSSDA (25%, lambda_rec=0)"
+    assert method_name("mine") == "mine"
 
 
 def test_no_masks_means_no_number(tmp_path: Path) -> None:
@@ -259,7 +278,7 @@ def test_a_collapsed_or_harmful_run_is_warned_of(tmp_path: Path) -> None:
     text = words(page(run))
     assert "nearly empty on 1 of 3" in text
     assert "nearly all foreground on 1 of 3" in text
-    assert "adaptation did harm" in text
+    assert "no gain from adaptation is shown" in text
     assert "The term seg was not a finite number, first at step 61" in text
 
 

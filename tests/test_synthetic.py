@@ -65,7 +65,7 @@ def test_labels_are_contiguous_connected_and_not_tiny(domains: tuple[Path, Path]
 
 
 def test_masks_are_the_stained_nuclei_to_the_pixel(tmp_path: Path) -> None:
-    nothing = dict(cytoplasm=0.0, basophilia=0.0, debris=0.0, erythrocytes=0.0, ink=0.0, mucin=0.0, noise=0.0, clumps=0.0)
+    nothing = {"cytoplasm": 0.0, "basophilia": 0.0, "debris": 0.0, "erythrocytes": 0.0, "ink": 0.0, "mucin": 0.0, "noise": 0.0, "clumps": 0.0}
     render_domain(tmp_path, replace(SOURCE_LOOK, blur=(0.01, 0.01), **nothing), 3, 128, 0)
     images, labels = stacks(tmp_path)
     stained, nuclei = images[..., 0] < 160, labels > 0

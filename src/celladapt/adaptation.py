@@ -69,7 +69,8 @@ def resume(run: str | Path) -> Run:
 
 def free_name(config: Config) -> Path:
     """``runs/SOURCE-to-TARGET-METHOD``, with a number where that is taken."""
-    assert config.source and config.target
+    assert config.source
+    assert config.target
     base = f"{config.source.name}-to-{config.target.name}-{config.spec.name}"
     names = (Path("runs") / (base if n == 1 else f"{base}-{n}") for n in range(1, 10_000))
     return next(path for path in names if not path.exists())
@@ -115,7 +116,8 @@ def carry_out(run: Run) -> Run:
 def _set_up(run: Run) -> tuple[Trainer, list[str]]:
     """Networks, data and validator of ``run``, and what a reader of its report should know."""
     config, (split_s, split_t) = run.config, run.splits
-    assert config.source and config.target
+    assert config.source
+    assert config.target
     source, target = Folder.open(config.source), Folder.open(config.target)
     fingerprint = {"source": source.fingerprint(), "target": target.fingerprint()}
     for domain, before in run.record.get("fingerprint", {}).items():
@@ -159,7 +161,9 @@ def _set_up(run: Run) -> tuple[Trainer, list[str]]:
         seen_t = seen_t.subset(seen_t.labelled)
         if not len(seen_t):
             raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
-        notes.append("The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target.")
+        notes.append(
+            "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
+        )
     held_s = _held(source.subset(split_s.val).keep_masks(split_s.val), normalise_s, config.validation_images, masks=True)
     held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled")
     compute = partial(arithmetic, config.precision, device)
@@ -232,8 +236,11 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
         finished=_now(),
         notes=notes,
         selected={
-            "step": picked.step, "criterion": picked.criterion, "score": picked.score, "uses_target_labels": picked.uses_target_labels
-        },  # fmt: skip
+            "step": picked.step,
+            "criterion": picked.criterion,
+            "score": picked.score,
+            "uses_target_labels": picked.uses_target_labels,
+        },
     )
     report(run.path)
 

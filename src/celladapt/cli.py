@@ -22,6 +22,7 @@ app = App(
     help="Segment cells in images that nobody has annotated, by adapting a model from images that somebody has.",
     help_format="markdown",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 data = App(name="data", help="Look at data folders.")
 app.command(data)
@@ -175,7 +176,13 @@ def report(run: Path) -> None:
 
 @app.command
 def benchmark(
-    *, pairs: str, methods: str = "source_only,cellseguda,cellsegssda@10%,supervised", out: Path, seeds: int = 3, preset: str = "fast", config: Options = Config()
+    *,
+    pairs: str,
+    methods: str = "source_only,cellseguda,cellsegssda@10%,supervised",
+    out: Path,
+    seeds: int = 3,
+    preset: str = "fast",
+    config: Options = Config(),
 ) -> None:
     """Run methods x domain pairs x seeds on one split and one budget, and print the table. Called again, it goes on where it stopped.
 
@@ -252,7 +259,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"celladapt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("celladapt: interrupted; `celladapt adapt --resume RUN` (or the same benchmark or demo command) goes on where it stopped.", file=sys.stderr)
+        print(
+            "celladapt: interrupted; `celladapt adapt --resume RUN` (or the same benchmark or demo command) goes on where it stopped.",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()

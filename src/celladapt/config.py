@@ -35,7 +35,7 @@ class MethodSpec:
         if not found:
             raise InputError(f"'{text}' is not a method; write NAME, NAME@10% or NAME:option=value.")
         pairs = [item.split("=") for item in found["options"].split(":")[1:]]
-        return cls(found["name"], found["labels"], {key: value for key, value in pairs})
+        return cls(found["name"], found["labels"], dict(pairs))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def score(pred_labels: NDArray[Any], true_labels: NDArray[Any], mask: NDArray[An
     """All measures of one image, each in [0, 1]: foreground ``iou`` and ``dice``, and ``aji``, ``pq``, ``f1`` (at IoU >= 0.5) over nuclei.
 
     The measures over nuclei need labels. Where a prediction or a truth is binary (one value beside 0), its 4-connected components stand in for
-    the nuclei, so that touching nuclei of a binary truth count as one; nuclei told apart there score lower, not the masks.
+    the nuclei, so that touching nuclei of a binary truth count as one, and a prediction that tells them apart loses on aji, pq and f1 (not on iou and dice).
 
     Args:
         pred_labels: (H, W) integers, 0 = background.

@@ -15,22 +15,26 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` (same suffix); on a clean exit it is flushed to disk and renamed to ``path``.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder or the file cannot be written, or the disk is full.
     """
     path = Path(path)
     # The suffix stays last because image writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # some writers make private files, which colleagues could not read
-        os.replace(temporary, path)
-    except PermissionError as error:
+        temporary.touch()  # a folder that cannot be written shows here, whatever error the writer would make of it
+        try:
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # some writers make private files, which colleagues could not read
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is None:  # not the system's: a writer that cannot hold these data
+            raise
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another output folder or change its permissions.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

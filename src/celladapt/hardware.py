@@ -12,7 +12,7 @@ from celladapt.errors import InputError
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto", "cpu" or "cuda" -> the device of this process.
+    """ "auto", "cpu" or "cuda" -> the device of this process.
 
     Raises:
         InputError: "cuda" where torch sees no GPU.
@@ -28,7 +28,7 @@ def pick_device(name: str) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether convolutions in bf16 are faster than float32 on ``device``."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

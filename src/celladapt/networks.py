@@ -4,6 +4,7 @@ At the published width of 64: S has 14,788,929 parameters, R 14,787,907, D 2,762
 """
 
 import copy
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -94,14 +95,16 @@ class Discriminator(nn.Sequential):
     def __init__(self, width: int = 64) -> None:
         layers: list[nn.Module] = []
         w = [1, width, 2 * width, 4 * width, 8 * width]
-        for a, b in zip(w[:-1], w[1:], strict=True):
+        for a, b in itertools.pairwise(w):
             layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         super().__init__(*layers, nn.Conv2d(w[-1], 1, 4, stride=2, padding=1))
 
     def forward(self, p: Tensor) -> Tensor:
         """Predictions smaller than 32 pixels are framed with background first."""
         h, w = p.shape[-2:]
-        logits: Tensor = super().forward(F.pad(p, (0, max(0, self.SMALLEST - w), 0, max(0, self.SMALLEST - h))))
+        logits: Tensor = super().forward(  # type: ignore[no-untyped-call]
+            F.pad(p, (0, max(0, self.SMALLEST - w), 0, max(0, self.SMALLEST - h)))
+        )
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -48,7 +48,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 def sum_over_processes(x: Tensor) -> Tensor:
     """Sum of ``x`` (any shape, the same on each) over all processes, differentiable; ``x`` itself when there is only one."""
-    return x if world_size() == 1 else _SumOverProcesses.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return x if world_size() == 1 else _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -58,7 +58,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
-    for g, mean in zip(grads, (flat / world_size()).split([g.numel() for g in grads]), strict=True):
+    for g, mean in zip(grads, torch.split(flat / world_size(), [g.numel() for g in grads]), strict=True):
         g.copy_(mean.view_as(g))
 
 
@@ -78,7 +78,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         mean = sum_over_processes(y.sum((0, 2, 3))) / n
         var = sum_over_processes((y - mean.view(shape)).square().sum((0, 2, 3))) / n
         with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
             momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)

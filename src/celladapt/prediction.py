@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from celladapt import checkpoint
+from celladapt.data.folder import list_images
 from celladapt.data.images import IMAGE_SUFFIXES, read_image, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
@@ -24,7 +25,7 @@ Output = Literal["mask", "instances", "probability"]
 GRID = 2**DEPTH
 TILE = 1024
 CONTEXT = 112
-"""Pixels from a tile's edge that its neighbours answer for: S looks this far to either side."""
+"""Pixels from a tile's edge that its neighbours answer for: S looks up to 107 to either side, here in full halves of the pooling grid."""
 RAMP = 16
 """Pixels over which one tile's answer fades into the next one's."""
 
@@ -63,7 +64,7 @@ class Model:
         """Where its weights are."""
         return next(self.network.parameters()).device
 
-    def predict(self, image: NDArray[np.generic], tile: int = TILE) -> Prediction:
+    def predict(self, image: NDArray[Any], tile: int = TILE) -> Prediction:
         """Segment one image.
 
         Args:
@@ -75,10 +76,9 @@ class Model:
         """
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
             raise InputError(f"The image is {image.dtype} of shape {image.shape}; give uint8 or uint16 of shape (H, W) or (H, W, 3).")
-        if tile % GRID or tile <= 2 * CONTEXT + RAMP:
-            raise InputError(f"--tile is {tile}; it must be a multiple of {GRID} above {2 * CONTEXT + RAMP}.")
+        check_tile(tile)
         h, w = image.shape[:2]
         rows, columns = windows(h, tile), windows(w, tile)
         total = np.zeros((h, w), np.float32)
@@ -93,7 +93,7 @@ class Model:
         return Prediction(total / weights[0][:, None] / weights[1])
 
     @torch.inference_mode()
-    def _forward(self, window: NDArray[np.generic]) -> NDArray[np.float32]:
+    def _forward(self, window: NDArray[Any]) -> NDArray[np.float32]:
         x = self.normalisation(window)[None].to(self.device, memory_format=torch.channels_last)
         with arithmetic(self.precision, self.device):
             p = self.network(x)
@@ -118,11 +118,19 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "auto") 
     try:
         width, normalisation = int(about["width"]), Normalisation(*(tuple(about["normalisation"][key]) for key in ("mean", "std")))
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is not a model (its header lacks the width or the normalisation); give a run folder or its model.safetensors.") from None
+        raise InputError(
+            f"{path} is not a model (its header lacks the width or the normalisation); give a run folder or its model.safetensors."
+        ) from None
     network = Segmenter(width)
     checkpoint.fill(network, tensors, path)
     network = network.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(network, normalisation, about, precision)
+
+
+def check_tile(tile: int) -> None:
+    """Raise InputError where windows of ``tile`` pixels would not fit the pooling grid or have no middle of their own."""
+    if tile % GRID or tile <= 2 * CONTEXT + RAMP:
+        raise InputError(f"--tile is {tile}; it must be a multiple of {GRID} above {2 * CONTEXT + RAMP}.")
 
 
 def windows(length: int, tile: int) -> list[slice]:
@@ -161,7 +169,7 @@ def predict(
     model: Model | str | Path,
     inputs: str | Path | Iterable[str | Path],
     out: str | Path,
-    save: Sequence[str] = ("mask", "instances"),
+    save: str | Sequence[str] = ("mask", "instances"),
     overwrite: bool = False,
     tile: int = TILE,
 ) -> list[Written]:
@@ -173,18 +181,22 @@ def predict(
         model: a model, or where to load it from.
         inputs: image files, folders of images (or domain folders with images/) and globs.
         out: folder to write to, made if absent.
-        save: which of "mask", "instances" (int32 labels, 0 background) and "probability" (float32 in [0, 1]).
+        save: one or more of "mask", "instances" (int32 labels, 0 background) and "probability" (float32 in [0, 1]).
         overwrite: whether existing outputs may be replaced.
         tile: see ``Model.predict``.
 
     Raises:
         InputError: nothing to read, an output that exists already (then nothing is written), or files that failed.
     """
+    check_tile(tile)
+    save = [save] if isinstance(save, str) else save
     for word in save:
         if word not in get_args(Output):
             raise InputError(f"--save has '{word}'; choose from {', '.join(get_args(Output))}.")
     images = find_images(inputs)
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder as --out.")
     planned = {path: {word: out / f"{path.stem}_{word}{'.png' if word == 'mask' else '.tif'}" for word in save} for path in images}
     existing = [p for outputs in planned.values() for p in outputs.values() if p.exists()]
     if existing and not overwrite:
@@ -218,15 +230,18 @@ def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
     for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
         path = Path(item)
         if path.is_dir():
-            folder = path / "images" if (path / "images").is_dir() else path
-            files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+            files = list_images(path / "images" if (path / "images").is_dir() else path)
         elif path.exists():
             files = [path]
         else:
             files = sorted(Path(p) for p in glob.glob(str(item), recursive=True) if Path(p).suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise InputError(f"{item} names no image; give an image file, a folder of images or a glob (formats: {' '.join(sorted(IMAGE_SUFFIXES))}).")
+            raise InputError(
+                f"{item} names no image; give an image file, a folder of images or a glob (formats: {' '.join(sorted(IMAGE_SUFFIXES))})."
+            )
         found |= dict.fromkeys(files)
+    if not found:
+        raise InputError("There is nothing to predict; give an image file, a folder of images or a glob.")
     stems: dict[str, Path] = {}
     for path in found:
         if path.stem in stems:

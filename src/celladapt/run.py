@@ -90,5 +90,3 @@ class Run:
     def model(self) -> Model:
         """The selected model."""
         return load_model(self.path)
-
-

@@ -3,6 +3,8 @@
 Each is a function of the probability maps of the unlabelled validation images, so none can see a mask.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,13 +45,14 @@ def snd(maps: list[Tensor], pixels: int = 512, temperature: float = 0.05) -> flo
 
     Args:
         maps: probability maps [H, W] in [0, 1].
-        pixels: pixels taken from each image, evenly spaced so that the score has no randomness.
+        pixels: at most this many are taken from each image, on an even grid so that the score has no randomness.
         temperature: 0.05 as published.
     """
     densities = []
     for p in maps:
-        flat = p.flatten()
-        p = flat[torch.linspace(0, len(flat) - 1, min(pixels, len(flat))).long()].double()
+        # A grid of rows and columns, since every k-th pixel of the flat image can be a mere diagonal (it is, at 512 x 512).
+        rows, columns = (torch.linspace(0, n - 1, min(n, math.isqrt(pixels))).round().long() for n in p.shape)
+        p = p[rows][:, columns].flatten().double()
         features = torch.nn.functional.normalize(torch.stack([p, 1 - p], dim=1), dim=1)  # [N, 2]
         similarity = features @ features.T / temperature  # [N, N]
         similarity.fill_diagonal_(-torch.inf)

@@ -64,7 +64,7 @@ def take_step(method: Method, batch: Batch, optimizers: Optimizers, arithmetic: 
         values |= _finite(terms)
         for name in turn.moves:
             optimizers[name].zero_grad()
-        torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()
+        torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         for name in turn.moves:
             parallel.average_gradients(networks[name].parameters())
             optimizers[name].step()

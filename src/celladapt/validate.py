@@ -55,7 +55,8 @@ class Validator:
 
     def _probability(self, network: Segmenter, x: Tensor) -> Tensor:
         with self.arithmetic():
-            return network(x[None].to(self.device, memory_format=torch.channels_last))[0, 0].float().cpu()
+            p: Tensor = network(x[None].to(self.device, memory_format=torch.channels_last))
+        return p[0, 0].float().cpu()
 
     @staticmethod
     def _iou(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> float:

@@ -1,11 +1,12 @@
 """Random crops and augmentation of an image with its mask; every draw comes from the generator that is handed in."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.generic]
+Image = NDArray[Any]
 """[H, W, 3] uint8 or uint16"""
 Mask = NDArray[np.bool_]
 """[H, W]"""
@@ -16,9 +17,9 @@ def crop(image: Image, mask: Mask, side: int, rng: np.random.Generator) -> tuple
     h, w = mask.shape
     down, right = max(0, side - h), max(0, side - w)
     if down or right:
-        mode = "symmetric"  # reflection that may repeat, so that any size works
-        image = np.pad(image, ((0, down), (0, right), (0, 0)), mode=mode)
-        mask = np.pad(mask, ((0, down), (0, right)), mode=mode)
+        # "symmetric" is the reflection that may repeat, so that any size works.
+        image = np.pad(image, ((0, down), (0, right), (0, 0)), mode="symmetric")
+        mask = np.pad(mask, ((0, down), (0, right)), mode="symmetric")
         h, w = mask.shape
     top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
     window = (slice(top, top + side), slice(left, left + side))
@@ -43,13 +44,13 @@ def colour(image: Image, mask: Mask, rng: np.random.Generator, strength: float =
     A grey image stays grey: its channels are equal, so they share one draw.
     """
     image, mask = flip(image, mask, rng)
-    top = float(np.iinfo(image.dtype).max)  # type: ignore[type-var]
+    top = float(np.iinfo(image.dtype).max)
     gain, offset = rng.uniform(-strength, strength, 2)
     gains, offsets = rng.uniform(-strength / 2, strength / 2, (2, 3))
     if np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]):
         gains, offsets = gains[:1], offsets[:1]
     x = image.astype(np.float32) * (1 + gain + gains).astype(np.float32) + (top * (offset + offsets)).astype(np.float32)
-    return x.clip(0, top).astype(image.dtype), mask
+    return x.clip(0, top).round().astype(image.dtype), mask
 
 
 AUGMENTATIONS: dict[str, Callable[[Image, Mask, np.random.Generator], tuple[Image, Mask]]] = {"none": none, "flip": flip, "colour": colour}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def to_unit(image: NDArray[np.generic]) -> NDArray[np.float32]:
+def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
     """uint8 or uint16 of any shape -> float32 in [0, 1]."""
-    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    return np.asarray(image / np.float32(np.iinfo(image.dtype).max), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Normalisation:
     std: tuple[float, float, float]
 
     @classmethod
-    def of(cls, images: Iterable[NDArray[np.generic]]) -> "Normalisation":
+    def of(cls, images: Iterable[NDArray[Any]]) -> "Normalisation":
         """Statistics over all pixels of ``images``, each [H, W, 3] uint8 or uint16, read one at a time."""
         count, total, squares = 0, np.zeros(3), np.zeros(3)
         for image in images:
@@ -32,12 +33,12 @@ class Normalisation:
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))  # a constant channel must not divide by 0
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
-    def __call__(self, image: NDArray[np.generic]) -> Tensor:
+    def __call__(self, image: NDArray[Any]) -> Tensor:
         """[H, W, 3] uint8 or uint16 -> [3, H, W] float32."""
-        x = (to_unit(image) - np.float32(self.mean)) / np.float32(self.std)
+        x = (to_unit(image) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
 
     def undo(self, x: Tensor) -> NDArray[np.uint8]:
         """[3, H, W] normalised -> [H, W, 3] uint8, clipped: to look at a reconstruction."""
-        unit = x.float().cpu().numpy().transpose(1, 2, 0) * np.float32(self.std) + np.float32(self.mean)
+        unit = x.float().cpu().numpy().transpose(1, 2, 0) * np.array(self.std, np.float32) + np.array(self.mean, np.float32)
         return np.asarray((unit.clip(0, 1) * 255).round(), dtype=np.uint8)

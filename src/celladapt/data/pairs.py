@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,11 +29,11 @@ class Cache:
 
     def __init__(self, folder: Folder, limit: int = 2 * 2**30) -> None:
         self.folder, self.limit = folder, limit
-        self._held: OrderedDict[str, tuple[NDArray[np.generic], NDArray[np.bool_]]] = OrderedDict()
+        self._held: OrderedDict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
-    def __getitem__(self, stem: str) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    def __getitem__(self, stem: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Image [H, W, 3] uint8 or uint16, and foreground [H, W] (empty where the folder has no mask for it)."""
         with self._lock:
             if stem in self._held:
@@ -73,13 +73,13 @@ class Stream:
     def stem(self, n: int) -> str:
         """Image of draw ``n``: every epoch is one random order of all images."""
         epoch, place = divmod(n, len(self.folder))
-        return list(self.folder.images)[_order(len(self.folder), (*self.seed, epoch))[place]]
+        return list(self.folder.images)[int(_order(len(self.folder), (*self.seed, epoch))[place])]
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor, bool]:
         """Draw ``n``: image [3, H, W] normalised, mask [1, H, W] float32 in {0, 1}, whether it is labelled."""
         stem = self.stem(n)
         image, mask = self.cache[stem]
-        rng = np.random.default_rng((*self.seed, 1, n))
+        rng = np.random.default_rng((*self.seed, n, 1))
         if self.side != "whole":
             image, mask = crop(image, mask, self.side, rng)
         image, mask = AUGMENTATIONS[self.augment](image, mask, rng)

@@ -22,7 +22,7 @@ from celladapt.parallel import sum_over_processes
 
 
 @dataclass(frozen=True)
-class Options:
+class CellSegUDAOptions:
     """Loss weights of CellSegUDA; the defaults are the paper's."""
 
     lambda_adv: float = 0.001
@@ -34,7 +34,7 @@ class Options:
 class CellSegUDA(Method):
     """Unsupervised: target masks are never read."""
 
-    Options = Options
+    Options = CellSegUDAOptions
     equations = {
         "dis_source": "BCE(D(S(I_s)), source): D on source predictions",
         "dis_target": "BCE(D(S(I_t)), target): D on target predictions",
@@ -43,7 +43,7 @@ class CellSegUDA(Method):
         "rec": "L_rec = MSE(R(S(I_t)), I_t): the target image from its prediction",
     }
 
-    def __init__(self, width: int, options: Options) -> None:
+    def __init__(self, width: int, options: CellSegUDAOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
         if options.lambda_rec:
@@ -51,6 +51,7 @@ class CellSegUDA(Method):
 
     @property
     def turns(self) -> tuple[Turn, ...]:
+        """D, then S and R."""
         segmenters = tuple(name for name in ("S", "R") if name in self.networks)
         return Turn(("D",), self.discriminator_terms), Turn(segmenters, self.segmenter_terms)
 

@@ -24,7 +24,7 @@ REAL, PREDICTED = Domain.SOURCE, Domain.TARGET
 
 
 @dataclass(frozen=True)
-class Options:
+class DAADVOptions:
     """Loss weight of DA-ADV."""
 
     lambda_adv: float = 0.001
@@ -34,7 +34,7 @@ class Options:
 class DAADV(Method):
     """Unsupervised: target masks are never read."""
 
-    Options = Options
+    Options = DAADVOptions
     equations = {
         "dis_mask": "BCE(D(Y_s), real): D on annotators' masks",
         "dis_source": "BCE(D(S(I_s)), predicted): D on source predictions",
@@ -44,12 +44,13 @@ class DAADV(Method):
         "adv_target": "BCE(D(S(I_t)), real): S passing target predictions as masks",
     }
 
-    def __init__(self, width: int, options: Options) -> None:
+    def __init__(self, width: int, options: DAADVOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
 
     @property
     def turns(self) -> tuple[Turn, ...]:
+        """D, then S."""
         return Turn(("D",), self.discriminator_terms), Turn(("S",), self.segmenter_terms)
 
     def discriminator_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:

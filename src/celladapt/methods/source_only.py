@@ -20,6 +20,7 @@ class SourceOnly(Method):
 
     @property
     def turns(self) -> tuple[Turn, ...]:
+        """S alone."""
         return (Turn(("S",), self.segmenter_terms),)
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:

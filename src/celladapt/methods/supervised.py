@@ -1,13 +1,12 @@
 """Supervised: a U-Net trained on target masks. The upper bound, for a target that somebody did annotate."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from celladapt.batch import Batch
 from celladapt.losses import Domain, soft_dice_loss
 from celladapt.methods import Method, NoOptions, Term, Terms, Turn
 from celladapt.networks import Segmenter
 from celladapt.parallel import sum_over_processes
-from torch import nn
 
 
 class Supervised(Method):
@@ -22,6 +21,7 @@ class Supervised(Method):
 
     @property
     def turns(self) -> tuple[Turn, ...]:
+        """S alone."""
         return (Turn(("S",), self.segmenter_terms),)
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:

@@ -75,7 +75,7 @@ class Run:
     @property
     def target_labelled(self) -> list[str]:
         """Stems of the target images whose masks the run may use."""
-        return [str(stem) for stem in sequence(self.split.get("target_labelled"))]
+        return [str(stem) for stem in sequence(self.info.get("target_labelled"))]
 
     @property
     def trained_masks(self) -> int:

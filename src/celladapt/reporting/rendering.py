@@ -1,5 +1,6 @@
 """Templates, and the words and numbers that both pages need."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,27 +10,26 @@ import jinja2
 METRICS = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
 METHODS = {
     "source_only": "Source only",
-    "celluda": "CellUDA",
+    "da_adv": "DA-ADV",
     "cellseguda": "CellSegUDA",
     "cellsegssda": "CellSegSSDA",
-    "nuseguda": "NuSegUDA",
-    "nusegssda": "NuSegSSDA",
-    "da_adv": "DA-ADV",
-    "daadv": "DA-ADV",
+    "supervised": "Supervised",
 }
 CRITERIA = {
     "infomax": "Information maximisation on target predictions: each pixel decided, the image as a whole not all one class. Uses no labels.",
     "snd": "Soft neighbourhood density of target predictions (Saito et al., ICCV 2021). Uses no labels.",
-    "entropy": "Mean entropy of target predictions: low means sure, which can also be surely wrong. Uses no labels.",
+    "entropy": "Minus the mean entropy of target predictions: high means sure, which can also be surely wrong. Uses no labels.",
+    "consistency": "Agreement of target predictions with those for mirrored, fainter, noisy copies. Uses no labels.",
     "source_iou": "Foreground IoU on the source validation images.",
-    "target_iou": "Foreground IoU on the annotated target validation images. Uses target labels.",
+    "labelled": "Foreground IoU on the annotated target validation images. Uses target labels.",
 }
 PAGE_BYTES = 5_000_000  # of pictures; examples stop before the page grows too heavy to mail
 
 
 def method_name(method: str) -> str:
-    """A method as its paper writes it; an unknown one as it is."""
-    return METHODS.get(method.lower(), method)
+    """A method as its paper writes it, an unknown one as it is; labels and options of "name@25%:option=value" follow in brackets."""
+    name, *rest = re.split("[@:]", method)
+    return METHODS.get(name, name) + (f" ({', '.join(rest)})" if rest else "")
 
 
 def score(value: float | None) -> str:

@@ -194,5 +194,5 @@ def _warnings(run: Run, baseline: Run | None) -> list[str]:
             )
         difference = (_comparison(run, baseline) or {}).get("difference", 0.0)
         if difference < 0:
-            result.append("Source only scores better than this run on the same images: adaptation did harm here.")
+            result.append("Source only scores higher than this run on the same images: no gain from adaptation is shown here.")
     return result

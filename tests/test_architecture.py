@@ -1,0 +1,61 @@
+"""Imports only go down the floors, and no public function hides behind a module of its name."""
+
+import ast
+from pathlib import Path
+
+import celladapt
+
+ROOT = Path(celladapt.__file__).parent
+FLOORS = {
+    "errors": 0, "files": 1, "progress": 1, "parallel": 1, "hardware": 1,
+    "batch": 2, "config": 2, "losses": 2, "metrics": 2, "instances": 2, "selection": 2, "networks": 2,
+    "methods": 3, "data": 3,
+    "checkpoint": 4, "validate": 4, "prediction": 5, "evaluation": 6, "run": 6, "train": 7, "adaptation": 8, "benchmarking": 9, "demonstration": 10,
+    "cli": 11, "__main__": 12,
+}  # fmt: skip
+REPORTING_MAY_USE = {"errors", "files"}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "celladapt":
+            parts = (node.module or "").split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names} - {"__version__"}
+    return found
+
+
+def floor(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_imports_go_down() -> None:
+    for file in ROOT.rglob("*.py"):
+        here = floor(file)
+        if here in ("__init__", "presets"):
+            continue
+        for other in imports(file) - {here}:
+            if here == "reporting":
+                assert other in REPORTING_MAY_USE, f"{file.name} reads the files of a run folder only, not {other}"
+            elif other != "reporting":
+                assert FLOORS[other] < FLOORS[here], f"{here} imports {other}, which is not below it"
+
+
+def test_reports_need_no_torch() -> None:
+    assert not any("torch" in file.read_text(encoding="utf-8").split() for file in (ROOT / "reporting").glob("*.py"))
+
+
+def test_no_public_name_is_also_a_module() -> None:
+    modules = {path.stem for path in ROOT.iterdir()}
+    assert not modules & set(celladapt.__all__)
+
+
+def test_public_names_exist() -> None:
+    assert all(callable(getattr(celladapt, name)) for name in celladapt.__all__ if name != "__version__")
+
+
+def test_nothing_is_unpickled() -> None:
+    words = ("pickle", "torch.load(", "yaml.load", "eval(", "exec(")
+    for file in ROOT.rglob("*.py"):
+        text = file.read_text(encoding="utf-8").replace(".eval()", "")
+        assert not any(word in text for word in words if word != "pickle" or "import pickle" in text), file

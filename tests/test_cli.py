@@ -1,0 +1,125 @@
+"""The command line from two folders to scores, its words and exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from celladapt.cli import main
+from celladapt.config import Config
+from celladapt.data.images import read_mask
+
+SMALL = ["--preset", "fast", "--steps", "4", "--width", "4", "--crop", "32", "--batch-size", "2", "--validate-every", "2"]
+
+
+def test_two_folders_to_scores(tiny_domains: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = map(str, tiny_domains)
+    run, masks, scores = str(tmp_path / "run"), str(tmp_path / "masks"), tmp_path / "scores.json"
+    assert (
+        main(
+            [
+                "adapt",
+                "--source",
+                source,
+                "--target",
+                target,
+                "--method",
+                "cellsegssda",
+                "--target-labels",
+                "50%",
+                "--seed",
+                "1",
+                *SMALL,
+                "--out",
+                run,
+            ]
+        )
+        == 0
+    )
+    out = capsys.readouterr()
+    assert "report.html" in out.out
+    assert "steps" not in out.out
+    assert "4/4" in out.err
+    assert main(["predict", run, target, "--out", masks, "--save", "mask,instances,probability"]) == 0
+    names = {path.name for path in Path(masks).iterdir()}
+    assert {"target0_mask.png", "target0_instances.tif", "target0_probability.tif"} <= names
+    assert set(read_mask(Path(masks) / "target0_mask.png").ravel().tolist()) <= {0, 255}
+    assert main(["predict", run, target, "--out", masks]) == 2
+    assert main(["evaluate", masks, f"{target}/masks", "--json", str(scores)]) == 0
+    result = json.loads(scores.read_text())
+    assert {"iou", "dice", "aji", "pq", "f1"} <= result["mean"].keys()
+    assert set(result["images"]) == {f"target{i}" for i in range(8)}
+    assert main(["report", run]) == 0
+    assert main(["adapt", "--resume", run]) == 0
+    assert main(["data", "check", source, target]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["adapt"], "--source"),
+        (["adapt", "--source", "no-such-folder", "--target", "either"], "no-such-folder"),
+        (["adapt", "--source", "a", "--target", "b", "--stpes", "3"], "--steps"),
+        (["adapt", "--source", "a", "--target", "b", "--steps", "many"], "--steps"),
+        (["adapt", "--source", "a", "--target", "b", "--steps", "0"], "--steps"),
+        (["adapt", "--source", "a", "--target", "b", "--preset", "slow"], "fast"),
+        (["adapt", "--resume", "a", "--steps", "3"], "--resume"),
+        (["predict", "no-model", "x.png", "--out", "o"], "no-model"),
+        (["evaluate", "nothing", "nowhere"], "nowhere"),
+        (["report", "nothing"], "nothing"),
+        (["data", "check", "nothing"], ""),
+        (["dance"], "dance"),
+    ],
+)
+def test_the_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("celladapt: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+def test_our_fault_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from celladapt import reporting
+
+    monkeypatch.setattr(reporting, "report", lambda run: 1 / 0)
+    assert main(["report", "x"]) == 1
+    assert "fault of celladapt" in capsys.readouterr().err
+
+
+def test_interruption_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    from celladapt import reporting
+
+    def stop(run: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reporting, "report", stop)
+    assert main(["report", "x"]) == 130
+
+
+def test_help_comes_from_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adapt", "--help"]) == 0
+    text = capsys.readouterr().out
+    for name in Config.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "Channels of the first" in text
+    for command in ("predict", "evaluate", "report", "demo", "methods", "benchmark"):
+        assert main([command, "--help"]) == 0
+        assert "Usage" in capsys.readouterr().out
+
+
+def test_methods_are_listed_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^{name}:", text, re.M) for name in ("cellseguda", "cellsegssda", "da_adv", "source_only", "supervised"))
+    assert "lambda_rec=0.01" in text
+
+
+@pytest.mark.parametrize("start", ["import celladapt", "import celladapt.cli"])
+def test_starting_does_not_import_torch(start: str) -> None:
+    code = f"import sys; {start}; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]

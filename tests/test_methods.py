@@ -1,0 +1,146 @@
+"""The contract that every file in methods/ keeps, and who moves by which term."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import make_batch, make_method, step
+
+from celladapt import checkpoint, methods
+from celladapt.batch import Batch
+from celladapt.config import Config, MethodSpec
+from celladapt.errors import InputError
+from celladapt.losses import Domain
+from celladapt.train import make_optimizers, take_step
+
+ALL = [*methods.names(), "cellseguda:lambda_rec=0"]
+
+
+def weights(method: methods.Method) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([p.detach().flatten() for p in network.parameters()]) for name, network in method.networks.items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_contract(name: str, tmp_path: Path) -> None:
+    method = make_method(name)
+    labelled = (True, False, True)
+    moved_in_turns = [moved for turn in method.turns for moved in turn.moves]
+    assert moved_in_turns.count("S") == 1, "S's graph serves one turn"
+    assert set(moved_in_turns) == set(method.networks), "a network that no turn moves is dead weight"
+    before = weights(method)
+    values = step(method, *(make_batch(seed=seed, labelled=labelled) for seed in range(3)))
+    assert set(values[-1]) <= set(method.equations), "every term that is logged is explained"
+    assert ":" in name or set(values[-1]) == set(method.equations), "every term that is explained is logged"
+    assert all(math.isfinite(value) for value in values[-1].values())
+    after = weights(method)
+    assert all(not torch.equal(before[network], after[network]) for network in before)
+
+    file = tmp_path / "state.safetensors"
+    checkpoint.save_training(file, method.networks, make_optimizers(method, Config()), {"step": 3})
+    other = make_method(name, seed=1)
+    checkpoint.load_training(file, other.networks, make_optimizers(other, Config()))
+    image = torch.randn(1, 3, 37, 51)
+    assert torch.equal(method.networks["S"].eval()(image), other.networks["S"].eval()(image))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_finite_in_bf16(name: str) -> None:
+    method = make_method(name)
+    optimizers = make_optimizers(method, Config())
+    values = take_step(method, make_batch(labelled=(True,)), optimizers, lambda: torch.autocast("cpu", torch.bfloat16))
+    assert all(math.isfinite(value) for value in values.values())
+
+
+# Which networks a term sends a gradient to, when the loop evaluates its turn.
+WHO_MOVES = {
+    "source_only": {"seg": {"S"}},
+    "supervised": {"seg": {"S"}},
+    "cellseguda": {"dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "adv": {"S"}, "rec": {"S", "R"}},
+    "cellsegssda": {"dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "adv": {"S"}, "rec": {"S", "R"}},
+    "da_adv": {"dis_mask": {"D"}, "dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "adv_source": {"S"}, "adv_target": {"S"}},
+}
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_who_moves(name: str) -> None:
+    method = make_method(name)
+    batch = make_batch(labelled=(True, False))
+    found: dict[str, set[str]] = {}
+    for number in range(len(method.turns)):
+        for term in list(_terms(method, batch, number)):
+            method.networks.zero_grad(set_to_none=True)
+            _terms(method, batch, number)[term].value.backward()
+            found[term] = {n for n, net in method.networks.items() if any(p.grad is not None and p.grad.any() for p in net.parameters())}
+    assert found == WHO_MOVES[name]
+
+
+def _terms(method: methods.Method, batch: Batch, number: int) -> methods.Terms:
+    """A turn's terms, seen as the loop shows them."""
+    turn = method.turns[number]
+    method.networks.requires_grad_(True)
+    p_s, p_t = method.networks["S"](batch.image_s), method.networks["S"](batch.image_t)
+    for name, network in method.networks.items():
+        network.requires_grad_(name in turn.moves)
+    return turn.terms(batch, *((p_s, p_t) if "S" in turn.moves else (p_s.detach(), p_t.detach())))
+
+
+def test_semi_supervised_without_labels_is_unsupervised() -> None:
+    uda, ssda = make_method("cellseguda"), make_method("cellsegssda")
+    batches = [make_batch(seed=seed) for seed in range(3)]
+    assert step(uda, *batches) == step(ssda, *batches)
+    assert all(torch.equal(a, b) for a, b in zip(weights(uda).values(), weights(ssda).values(), strict=True))
+
+
+def test_semi_supervised_uses_only_the_labelled_images_of_a_mixed_batch() -> None:
+    method, batch = make_method("cellsegssda"), make_batch(labelled=(True, False, True))
+    p_s, p_t = torch.rand(2, 4, 1, 32, 32)
+    loss = method.supervised_loss(batch, p_s, p_t)  # type: ignore[attr-defined]
+    p, y = p_t[[0, 2]], batch.mask_t[[0, 2]]
+    dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
+    source = 1 - (2 * (p_s * batch.mask_s).sum() + 1) / (p_s.sum() + batch.mask_s.sum() + 1)
+    torch.testing.assert_close(loss, source + dice)
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if not methods.find(n).target_masks])
+def test_unsupervised_methods_do_not_feel_target_masks(name: str) -> None:
+    seen, hidden = make_method(name), make_method(name)
+    batch = make_batch(labelled=(True,) * 4)
+    bare = Batch(batch.image_s, batch.mask_s, batch.image_t, torch.zeros_like(batch.mask_t), torch.zeros(4, dtype=torch.bool))
+    assert step(seen, batch) == step(hidden, bare)
+
+
+def test_without_reconstruction_there_is_no_r() -> None:
+    assert set(make_method("cellseguda:lambda_rec=0").networks) == {"S", "D"}
+
+
+def test_a_domain_that_is_not_read_is_not_needed() -> None:
+    batch = make_batch()
+    none = torch.zeros(0, 3, 32, 32)
+    source_only = Batch(batch.image_s, batch.mask_s, none, none[:, :1], torch.zeros(0, dtype=torch.bool))
+    assert step(make_method("source_only"), source_only) == step(make_method("source_only"), batch)
+    assert methods.find("supervised").reads == {Domain.TARGET}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("nothing", "cellseguda"),
+        ("cellseguda:lambda=1", "lambda_adv"),
+        ("cellseguda:lambda_adv=x", "not a number"),
+        ("source_only:a=1", "no options"),
+    ],
+)
+def test_a_wrong_method_or_option_names_the_right_ones(spec: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        methods.build(MethodSpec.parse(spec), 4)
+
+
+def test_a_term_that_is_not_finite_stops_with_its_name_and_nothing_moves() -> None:
+    method = make_method("cellseguda")
+    with torch.no_grad():
+        next(method.networks["R"].parameters()).fill_(float("nan"))
+    before = weights(method)["S"]
+    with pytest.raises(InputError, match="'rec' became nan"):
+        step(method, make_batch())
+    assert torch.equal(weights(method)["S"], before)

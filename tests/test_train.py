@@ -1,0 +1,191 @@
+"""Whole runs on tiny images: resuming, leaks, selection, the run folder."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import celladapt
+from celladapt import adaptation
+from celladapt.checkpoint import load
+from celladapt.data import folder
+from celladapt.data.images import write_image
+from celladapt.errors import InputError
+from celladapt.run import Run
+
+TINY: dict[str, Any] = {
+    "preset": "fast", "steps": 12, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 4, "checkpoint_every": 3, "baseline": False,
+}  # fmt: skip
+
+
+def command(source: Path, target: Path, out: Path, *more: str) -> list[str]:
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items() if key != "baseline"]
+    return [sys.executable, "-m", "celladapt", "adapt", f"--source={source}", f"--target={target}", f"--out={out}", "--no-baseline", *options, *more]
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same bits: training state, model, log, scores."""
+    for name in ("last.safetensors", "model.safetensors", "reconstructor.safetensors"):
+        (a, about_a), (b, about_b) = load(one / name), load(other / name)
+        about_a.pop("seconds", None), about_b.pop("seconds", None)
+        if about_a != about_b or a.keys() != b.keys() or any(not a[key].equal(b[key]) for key in a):
+            return False
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in ("log.jsonl", "validation.jsonl", "metrics.json"))
+
+
+def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # The process kills itself, unasked and unprepared, as it begins a step that is drawn anew in every test run.
+    doomed = random.randint(3, 11)
+    killer = (
+        "import os, signal, sys; from celladapt import train; from celladapt.cli import main; step = train.take_step; n = [0]\n"
+        "def fatal(*a):\n n[0] += 1\n return os.kill(os.getpid(), signal.SIGKILL) if n[0] == DOOMED else step(*a)\n"
+        "train.take_step = fatal; sys.exit(main())"
+    )
+    arguments = command(*tiny_domains, cut)[3:]
+    killed = subprocess.run([sys.executable, "-c", killer.replace("DOOMED", str(doomed)), *arguments], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (cut / "metrics.json").exists()
+    for arguments in (command(*tiny_domains, whole), [sys.executable, "-m", "celladapt", "adapt", "--resume", str(cut)]):
+        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    assert same(whole, cut), f"killed at step {doomed}"
+    assert Run.open(cut).finished
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celladapt import train
+
+    step, calls = train.take_step, []
+
+    def interrupted(*arguments: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(train, "take_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
+    assert load(tmp_path / "run" / "last.safetensors")[1]["step"] == 5
+    assert celladapt.resume(tmp_path / "run").finished
+
+
+def test_masks_that_the_run_may_not_read_are_not_read(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tiny_domains
+    read: list[Path] = []
+    real = folder.read_mask
+    monkeypatch.setattr(folder, "read_mask", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(adaptation, "_conclude", lambda *a: None)  # the final evaluation, which may
+    run = celladapt.adapt(source, target, "cellseguda", out=tmp_path / "uda", **TINY)
+    assert read
+    assert not [path for path in read if target in path.parents]
+    read.clear()
+    run = celladapt.adapt(source, target, "cellsegssda@2", out=tmp_path / "ssda", **TINY)
+    seen = {path.stem for path in read if target in path.parents}
+    assert seen == set(run.record["target_labelled"])
+    assert len(seen) == 2
+    assert seen <= set(run.splits[1].train)
+
+
+def test_test_images_are_not_seen_before_the_end(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = folder.read_image
+    monkeypatch.setattr(folder, "read_image", lambda path: read.append(path.stem) or real(path))
+    monkeypatch.setattr(adaptation, "_conclude", lambda *a: None)
+    run = celladapt.adapt(*tiny_domains, "supervised", select="labelled", out=tmp_path / "run", **TINY)
+    assert run.splits[1].test
+    assert not set(read) & set(run.splits[1].test)
+
+
+def test_the_run_folder_tells_the_whole_story(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", **{**TINY, "baseline": True})
+    log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 13))
+    scores = [json.loads(line) for line in (run.path / "validation.jsonl").read_text().splitlines()]
+    best = max(scores, key=lambda line: line["infomax"])
+    assert run.record["selected"]["step"] == best["step"]
+    assert run.record["selected"]["uses_target_labels"] is False
+    assert "labelled" not in best
+    assert run.baseline.config == replace(run.config, method="source_only", baseline=False)
+    assert run.baseline.splits == run.splits
+    assert 0 <= run.metrics["iou"] <= 1
+    example = run.path / "examples" / run.splits[1].test[0]
+    assert {file.name for file in example.iterdir()} == {"image.png", "probability.png", "prediction.png", "truth.png", "reconstruction.png"}
+    assert run.report.stat().st_size > 10_000
+    assert list((run.path / "events").iterdir())
+    image = folder.read_image(run.path / "examples" / run.splits[1].test[0] / "image.png")
+    assert np.array_equal(run.model.predict(image).mask, folder.read_mask(example / "prediction.png") > 0)
+
+
+def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = tiny_domains
+    run = celladapt.adapt(source, target / "images", out=tmp_path / "run", **TINY)
+    split = run.splits[1]
+    assert not split.test
+    assert len(split.train) + len(split.val) == 8
+    assert run.metrics == {}
+    assert any("cannot state its own quality" in note for note in run.record["notes"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "supervised", "target": "images"}, "no mask to train on"),
+        ({"select": "labelled", "target": "images"}, "needs masks"),
+        ({"crop": "whole", "odd": True}, "different sizes"),
+        ({"method": "magic"}, "no method 'magic'"),
+        ({"target_labels": "lots"}, "lots"),
+        ({"lr_x": 1.0}, "lr_"),
+    ],
+)
+def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    source, target = tiny_domains
+    changes = dict(changes)
+    if changes.pop("odd", False):
+        write_image(source / "images" / "odd.png", np.zeros((40, 48), np.uint8))
+        write_image(source / "masks" / "odd.png", np.ones((40, 48), np.uint8))
+        changes["val_fraction"] = 0.0
+    if changes.get("target") == "images":
+        target = target / changes.pop("target")
+    with pytest.raises(InputError, match=words):
+        celladapt.adapt(source, target, out=tmp_path / "run", **{**TINY, "method": "cellsegssda", **changes})
+
+
+def test_a_run_is_not_written_over(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["precious.txt"]
+
+
+def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "_conclude", lambda *a: None)
+    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
+    write_image(tiny_domains[0] / "images" / "source0.png", np.zeros((64, 64), np.uint8))
+    with pytest.raises(InputError, match="have changed"):
+        celladapt.resume(run.path)
+
+
+def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {key: value for key, value in TINY.items() if key not in ("preset", "baseline")}
+    first = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], tmp_path / "grid", seeds=2, **options)
+    rows = (tmp_path / "grid" / "cells.csv").read_bytes()
+    states = {cell.run.path: (cell.run.path / "run.json").read_bytes() for cell in first.cells}
+    assert len(states) == 4
+    assert len({tuple(cell.run.splits[1].test) for cell in first.cells}) == 1
+    again = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], tmp_path / "grid", seeds=2, **options)
+    assert all((path / "run.json").read_bytes() == before for path, before in states.items())
+    assert (tmp_path / "grid" / "cells.csv").read_bytes() == rows
+    assert again.results() == first.results()
+    with pytest.raises(InputError, match="other options"):
+        celladapt.benchmark([tiny_domains], ["source_only"], tmp_path / "grid", seeds=1, **{**options, "steps": 5})
