@@ -39,4 +39,4 @@ def test_three_steps_equal_the_plain_loop_in_float64() -> None:
             adam_sr.step()
         step(ours, *batches, config=Config(lr_s=1e-4, lr_d=1e-3, lr_r=1e-3))
         for (key, mine), theirs in zip(ours.networks.named_parameters(), plain.networks.parameters(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11, msg=lambda text, key=key: f"{name} {key}: {text}")
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11, msg=lambda text, where=f"{name} {key}": f"{where}: {text}")

@@ -167,8 +167,6 @@ def _set_up(run: Run) -> tuple[Trainer, list[str]]:
     held_s = _held(source.subset(split_s.val).keep_masks(split_s.val), normalise_s, config.validation_images, masks=True)
     held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled")
     compute = partial(arithmetic, config.precision, device)
-    if config.batch_norm == "target":
-        notes.append("Batch normalisation uses statistics re-estimated on unlabelled target training images (AdaBN).")
     if parallel.rank() == 0:
         run.note(
             **describe(device),

@@ -1,0 +1,29 @@
+# Five words: install, demo, test, check, science (and bench for speed).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check science clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+install: .venv/installed
+
+demo: install
+	$(BIN)/celladapt demo --out celladapt-demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+science: install
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv build dist src/*.egg-info

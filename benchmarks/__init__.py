@@ -1,0 +1,1 @@
+"""Speed and scale, measured in paired runs, and studies of finished benchmarks."""

@@ -1,0 +1,69 @@
+"""How good is a pick without labels? Every kept checkpoint of a benchmark is scored on the test images, afterwards.
+
+    celladapt benchmark ... --keep-checkpoints --out GRID
+    python -m benchmarks.selection GRID
+
+For each pair and method, averaged over seeds: test IoU of the last checkpoint, of the best one, and of the one that each criterion picks.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from pathlib import Path
+
+from celladapt.data.folder import Folder
+from celladapt.metrics import foreground
+from celladapt.prediction import load_model
+from celladapt.progress import Bar
+from celladapt.run import Run
+
+CRITERIA = ("infomax", "snd", "entropy", "consistency")
+
+
+def trajectory(run: Run) -> dict[int, float]:
+    """Step -> mean test IoU of every kept checkpoint; kept beside the run, as it takes a while."""
+    file = run.path / "checkpoints" / "test_iou.json"
+    if not file.exists():
+        assert run.config.target
+        folder = Folder.open(run.config.target)
+        images = {stem: folder.pair(stem) for stem in run.splits[1].test}
+        scores = {}
+        for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
+            model = load_model(path)
+            scores[int(path.stem.split("_")[1])] = statistics.mean(foreground(model.predict(i).mask, truth > 0).iou for i, truth in images.values())
+        file.write_text(json.dumps(scores))
+    return {int(step): iou for step, iou in json.loads(file.read_text()).items()}
+
+
+def picks(run: Run) -> dict[str, float]:
+    """Test IoU of the last and best checkpoint and of each criterion's pick."""
+    iou = trajectory(run)
+    scores = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text().splitlines())}
+    picked = {name: iou[max(scores, key=lambda step: scores[step][name])] for name in CRITERIA}
+    return {"last": iou[max(iou)], "best": max(iou.values()), **picked}
+
+
+def main() -> None:
+    """Print the Markdown table of a benchmark folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", type=Path)
+    grid = parser.parse_args().grid
+    with open(grid / "cells.csv", encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    groups: dict[tuple[str, str], list[dict[str, float]]] = {}
+    with Bar("scoring checkpoints", len(cells)) as bar:
+        for cell in cells:
+            groups.setdefault((cell["pair"], cell["method"]), []).append(picks(Run(grid / cell["run"])))
+            bar.step()
+    names = ["last", "best", *CRITERIA]
+    print("| pair | method | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names))
+    for (pair, method), rows in groups.items():
+        print(f"| {pair} | {method} | " + " | ".join(f"{statistics.mean(row[name] for row in rows):.3f}" for name in names) + " |")
+    everything = [row for rows in groups.values() for row in rows]
+    regret = {name: statistics.mean(row["best"] - row[name] for row in everything) for name in names}
+    print("| **mean regret** | | " + " | ".join(f"{regret[name]:.3f}" for name in names) + " |")
+
+
+if __name__ == "__main__":
+    main()
