@@ -1,123 +1,356 @@
+"""From images to masks and nuclei: tiles that agree with the whole, every kind of image, and what is written where."""
+
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import nn
 
+from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
-from celladapt.networks import Segmenter
-from celladapt.prediction import CONTEXT, GRID, Model, fade, find_images, load_model, predict, windows
+from celladapt.networks import Segmenter, UNet
+from celladapt.prediction import CONTEXT, GRID, RAMP, Model, fade, find_images, load_model, predict, windows
+
+NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
+SMALLEST_TILE = 2 * CONTEXT + RAMP + GRID
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks this small lose more by waiting for a second thread than they gain, ten times more on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
 def model() -> Model:
-    """Random weights with statistics that make it sharp, as training would."""
-    torch.manual_seed(0)
-    network = Segmenter(4).eval()
+    """A segmenter with random weights and random batch-normalisation statistics, whose probabilities are spread over most of [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Segmenter(4)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_var.uniform_(0.05, 0.2)  # type: ignore[union-attr]
-            module.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
-    return Model(network, Normalisation((0.5,) * 3, (0.2,) * 3), {"method": "none"}, "float32")
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.05, 0.2, generator=generator)
+    network.eval()
+    with torch.no_grad():
+        logits = UNet.forward(network, NORMALISATION(picture(0, 128, 128))[None])
+        network.head.bias -= logits.mean()
+        network.head.weight *= 2 / logits.std()
+        network.head.bias *= 2 / logits.std()
+    return Model(network, NORMALISATION, {"method": "none"}, "float32")
+
+
+def picture(seed: int, h: int, w: int, dtype: type = np.uint8) -> NDArray[np.generic]:
+    """Blurred noise, so that there is something at every scale."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    field = sum(ndimage.gaussian_filter(rng.normal(size=(h, w, 3)), (s, s, 0), mode="nearest") * s for s in (1, 4, 16))
+    unit = (field - field.min()) / (np.ptp(field) or 1)
+    return (unit * np.iinfo(dtype).max).round().astype(dtype)  # type: ignore[type-var]
+
+
+# --- tiles ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", [SMALLEST_TILE, 512, 1024])
+def test_windows_cover_every_pixel_on_the_grid(tile: int) -> None:
+    for length in [*range(1, 60), *range(tile - 40, tile + 60), *np.random.default_rng(tile).integers(1, 6000, 60).tolist()]:
+        spans = windows(length, tile)
+        weight = np.zeros(length)
+        for span in spans:
+            assert span.start % GRID == 0, "off the grid a tile pools other pixels together than the whole image does"
+            assert 0 <= span.start < span.stop <= length
+            assert span.stop - span.start <= tile
+            assert fade(span, length).shape == (span.stop - span.start,)
+            weight[span] += fade(span, length)
+        assert weight.min() > 1e-2, length
+        assert (spans[0].start, spans[-1].stop) == (0, length)
+        assert all(a.start < b.start <= a.stop - 2 * CONTEXT - RAMP for a, b in pairwise(spans))
+        assert (len(spans) == 1) == (length <= tile)
+
+
+def test_no_pixel_near_an_inner_edge_has_a_say() -> None:
+    length, tile = 3000, 512
+    for span in windows(length, tile):
+        weight = fade(span, length)
+        assert weight.max() == 1
+        assert (weight[:CONTEXT].max() == 0) == (span.start > 0)
+        assert (weight[-CONTEXT:].max() == 0) == (span.stop < length)
+
+
+def test_the_context_is_what_the_network_looks_at_and_not_a_grid_step_more() -> None:
+    """Where the gradient of S's output is not 0, over the phases of the pooling grid, for positive weights (so that nothing cancels)."""
+    network = UNet(3, 1, 1).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.rand(p.shape, generator=generator, dtype=p.dtype) / p[0].numel() if p.ndim > 1 else torch.full_like(p, 0.1))
+    middle, reach = 256, 0
+    for _ in range(3):  # max pooling passes on one of four, so look at several images
+        x = torch.rand(1, 3, 16, 2 * middle, generator=generator, dtype=torch.float64).requires_grad_()
+        z = network(x)[0, 0, 8]
+        for phase in range(GRID):
+            (gradient,) = torch.autograd.grad(z[middle + phase], x, retain_graph=True)
+            touched = gradient[0].abs().sum((0, 1)).nonzero()
+            reach = max(reach, middle + phase - int(touched.min()), int(touched.max()) - middle - phase)
+    assert reach == 107
+    assert CONTEXT - GRID // 2 < reach <= CONTEXT  # twice the context is a multiple of the grid
+
+
+@pytest.mark.parametrize(("shape", "tile"), [((100, 431), SMALLEST_TILE), ((700, 900), 512), ((40, 1100), 512)])
+def test_tiled_equals_whole(model: Model, shape: tuple[int, int], tile: int) -> None:
+    image = picture(1, *shape)
+    whole = model.predict(image, tile=2048).probability
+    tiled = model.predict(image, tile=tile).probability
+    assert np.ptp(whole) > 0.5, "a flat prediction would prove nothing"
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "value"), [("CONTEXT", 16), ("GRID", 1)])
+def test_tiles_with_less_context_or_off_the_grid_would_not(model: Model, monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    """That the comparison above can fail."""
+    image = picture(1, 100, 431)
+    whole = model.predict(image).probability
+    monkeypatch.setattr(f"celladapt.prediction.{name}", value)
+    assert np.abs(model.predict(image, tile=SMALLEST_TILE).probability - whole).max() > 1e-3
+
+
+@pytest.mark.parametrize("tile", [0, 100, 2 * CONTEXT + RAMP, 500, -512])
+def test_a_tile_that_cannot_work_is_refused_before_anything_is_read(model: Model, tmp_path: Path, tile: int) -> None:
+    with pytest.raises(InputError, match=f"--tile is {tile};"):
+        model.predict(np.zeros((8, 8), np.uint8), tile)
+    (tmp_path / "a.png").write_bytes(b"not read")
+    with pytest.raises(InputError, match=f"^--tile is {tile};"):
+        predict(model, tmp_path / "a.png", tmp_path / "out", tile=tile)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 700), (37, 51), (16, 16), (17, 1)])
+def test_odd_sizes(model: Model, shape: tuple[int, int]) -> None:
+    prediction = model.predict(picture(2, *shape))
+    assert prediction.probability.shape == prediction.mask.shape == prediction.instances.shape == shape
+    assert prediction.probability.dtype == np.float32
+    assert prediction.mask.dtype == bool
+    assert prediction.instances.dtype == np.int32
+    assert np.isfinite(prediction.probability).all()
+    assert 0 <= prediction.probability.min() <= prediction.probability.max() <= 1
+    np.testing.assert_array_equal(prediction.mask, prediction.probability >= 0.5)
+
+
+def test_sixteen_bits_and_grey(model: Model) -> None:
+    image = picture(3, 40, 50)
+    expected = model.predict(image).probability
+    np.testing.assert_allclose(model.predict(image.astype(np.uint16) * 257).probability, expected, atol=1e-5)
+    grey = image[..., 0]
+    np.testing.assert_array_equal(model.predict(grey).probability, model.predict(np.repeat(grey[..., None], 3, axis=2)).probability)
+    assert np.abs(model.predict(grey).probability - expected).max() > 1e-3
+
+
+def test_the_image_is_normalised_as_the_model_says(model: Model) -> None:
+    image = picture(4, 32, 32)
+    with torch.no_grad():
+        expected = model.network(NORMALISATION(image)[None])[0, 0].numpy()
+    np.testing.assert_allclose(model.predict(image).probability, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8), np.float32),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((8, 8), bool),
+        np.zeros((0, 8), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(model: Model, array: NDArray[np.generic]) -> None:
+    with pytest.raises(InputError, match="give uint8 or uint16"):
+        model.predict(array)
+
+
+# --- models on disk -------------------------------------------------------------------------------
+
+
+def test_a_saved_model_predicts_the_same_from_its_file_and_its_folder(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "run" / "model.safetensors")
+    image = picture(5, 37, 51)
+    expected = model.predict(image).probability
+    for path in (tmp_path / "run", tmp_path / "run" / "model.safetensors", str(tmp_path / "run")):
+        loaded = load_model(path, "cpu", "float32")
+        np.testing.assert_array_equal(loaded.predict(image).probability, expected)
+        assert loaded.normalisation == NORMALISATION
+        assert loaded.about["method"] == "none"
+        assert not loaded.network.training
+
+
+def test_loading_and_predicting_draw_no_random_numbers(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "model.safetensors")
+    before = torch.get_rng_state()
+    model.predict(picture(5, 16, 16))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # a flipped bit can make the width 0
+def test_damaged_models_are_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    for content in (b"", whole[:100], whole[: 8 + size], whole[:-1], whole + b"\0", b"\xff" + whole[1:]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"model\.safetensors"):
+            load_model(tmp_path)
+    start = whole.index(b"width")
+    for place in range(start, start + 60):  # the numbers that the model is built with
+        for bit in range(0, 8, 2):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                load_model(path, "cpu")
+            except InputError:
+                continue
+            assert chr(flipped[place]).isdigit(), flipped[place - 5 : place + 5]  # another number cannot be told from the right one
+    with pytest.raises(InputError, match="does not exist"):
+        load_model(tmp_path / "none")
+
+
+def test_other_checkpoints_are_not_models(model: Model, tmp_path: Path) -> None:
+    from celladapt import checkpoint
+
+    path = tmp_path / "last.safetensors"
+    weights = model.network.state_dict()
+    normalisation = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    for about in ({"step": 3}, {"width": 4}, {"width": "four", "normalisation": normalisation}, {"width": 5, "normalisation": normalisation}, [1], 3):
+        checkpoint.save(path, weights, about)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"last\.safetensors"):
+            load_model(path)
+
+
+# --- files in, files out --------------------------------------------------------------------------
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    (tmp_path / "in").mkdir()
-    for name in ("a.png", "b.tif", "c.jpg"):
-        Image.fromarray(rng.integers(0, 255, (40, 52, 3), np.uint8)).save(tmp_path / "in" / name)
-    return tmp_path / "in"
+def images(tmp_path: Path) -> Path:
+    """A domain folder of three small images of several kinds."""
+    root = tmp_path / "slides"
+    write_image(root / "images" / "a.b 1.png", picture(6, 40, 30))
+    write_image(root / "images" / "c.tif", picture(7, 33, 47, np.uint16))
+    write_image(root / "images" / "d.png", picture(8, 20, 20)[..., 0])
+    write_image(root / "masks" / "d.png", np.ones((20, 20), np.uint8))
+    (root / "images" / "notes.txt").write_text("no image")
+    (root / "images" / ".hidden.png").write_bytes(b"")
+    return root
 
 
-def test_windows_cover_and_lie_on_the_grid() -> None:
-    for length in [*range(1, 60), *range(480, 1400, 7)]:
-        spans = windows(length, 512)
-        assert spans[0].start == 0
-        assert spans[-1].stop == length
-        assert all(span.start % GRID == 0 and span.stop - span.start <= 512 for span in spans)
-        total = np.zeros(length)
-        for span in spans:
-            total[span] += fade(span, length)
-        assert total.min() > 0.4, length
+def test_outputs_hold_the_prediction_under_the_right_names(model: Model, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    written = predict(model, images, out, ("mask", "instances", "probability"))
+    assert [w.image.name for w in written] == ["a.b 1.png", "c.tif", "d.png"]
+    kinds = ("mask.png", "instances.tif", "probability.tif")
+    assert {p.name for p in out.iterdir()} == {f"{stem}_{kind}" for stem in ("a.b 1", "c", "d") for kind in kinds}
+    for w in written:
+        prediction = model.predict(read_image(w.image))
+        assert w.outputs == {kind.split(".")[0]: out / f"{w.image.stem}_{kind}" for kind in kinds}
+        mask = np.asarray(read_mask(w.outputs["mask"]))
+        assert set(np.unique(mask)) <= {0, 255}
+        np.testing.assert_array_equal(mask == 255, prediction.mask)
+        np.testing.assert_array_equal(read_mask(w.outputs["instances"]), prediction.instances)
+        np.testing.assert_array_equal(_tiff(w.outputs["probability"]), prediction.probability)
+        assert _tiff(w.outputs["instances"]).dtype == np.uint32
+        assert _tiff(w.outputs["probability"]).dtype == np.float32
+        assert w.nuclei == prediction.instances.max()
+        assert w.foreground == pytest.approx(prediction.mask.mean())
+    assert any(w.nuclei > 1 for w in written)
+    assert any(0 < w.foreground < 1 for w in written)
 
 
-def test_the_network_sees_no_further_than_the_context(model: Model) -> None:
-    x = torch.zeros(1, 3, 512, 512, requires_grad=True)
-    model.network(x)[0, 0, 256:272, 256:272].sum().backward()
-    assert x.grad is not None
-    rows = x.grad.abs().sum((0, 1, 3)).nonzero().flatten()
-    assert 256 - int(rows.min()) <= CONTEXT
-    assert int(rows.max()) - 271 <= CONTEXT
+def _tiff(path: Path) -> NDArray[np.generic]:
+    import tifffile
+
+    return tifffile.imread(path)
 
 
-def test_tiled_equals_whole(model: Model) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (560, 700, 3), np.uint8)
-    whole, tiled = model.predict(image, 1024).probability, model.predict(image, 512).probability
-    assert np.ptp(whole) > 0.05
-    assert np.abs(whole - tiled).max() < 1e-3
+def test_save_chooses_the_outputs(model: Model, images: Path, tmp_path: Path) -> None:
+    predict(model, images, tmp_path / "one", "mask")
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {"a.b 1_mask.png", "c_mask.png", "d_mask.png"}
+    with pytest.raises(InputError, match="'masks'; choose from mask, instances, probability"):
+        predict(model, images, tmp_path / "two", ["mask", "masks"])
+    assert not (tmp_path / "two").exists()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 70), (37, 51)])
-def test_any_size_grey_and_deep(model: Model, size: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 255, size, np.uint8)
-    prediction = model.predict(image)
-    assert prediction.probability.shape == prediction.mask.shape == prediction.instances.shape == size
-    deep = model.predict(image.astype(np.uint16) * 257)
-    assert np.allclose(deep.probability, prediction.probability, atol=1e-4)
-
-
-def test_an_array_that_is_no_image_is_refused(model: Model) -> None:
-    for wrong in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8)):
-        with pytest.raises(InputError, match="uint8"):
-            model.predict(wrong)
-    with pytest.raises(InputError, match="--tile"):
-        model.predict(np.zeros((4, 4), np.uint8), 100)
-
-
-def test_files(model: Model, folder: Path, tmp_path: Path) -> None:
+def test_existing_outputs_are_refused_before_anything_is_written(model: Model, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    written = predict(model, folder, out, ("mask", "instances", "probability"))
-    assert [w.image.name for w in written] == ["a.png", "b.tif", "c.jpg"]
-    probability, instances = tifffile.imread(out / "b_probability.tif"), tifffile.imread(out / "b_instances.tif")
-    mask = np.asarray(Image.open(out / "b_mask.png"))
-    assert probability.dtype == np.float32
-    assert instances.max() == written[1].nuclei
-    assert np.array_equal(mask, (probability >= 0.5) * 255)
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    with pytest.raises(InputError, match="--overwrite"):
-        predict(model, folder, out)
-    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    predict(model, folder, out, overwrite=True)
+    out.mkdir()
+    (out / "d_mask.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"d_mask\.png exists already"):
+        predict(tmp_path / "no model needed for that", images, out, ["mask"])
+    assert [p.name for p in out.iterdir()] == ["d_mask.png"]
+    assert (out / "d_mask.png").read_bytes() == b"mine"
+    predict(model, images, out, ["mask"], overwrite=True)
+    assert len(list(out.iterdir())) == 3
+    assert read_mask(out / "d_mask.png").shape == (20, 20)
+    predict(model, images, out, ["instances"])  # other outputs are not in the way
 
 
-def test_one_bad_file_does_not_stop_the_others(model: Model, folder: Path, tmp_path: Path) -> None:
-    (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:300])
-    with pytest.raises(InputError, match=r"1 of 4 .*bad\.png"):
-        predict(model, folder, tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 3
+def test_out_is_a_file(model: Model, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        predict(model, images, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_inputs(folder: Path, tmp_path: Path) -> None:
-    assert [p.name for p in find_images(str(folder / "*.png"))] == ["a.png"]
-    assert len(find_images([folder, folder / "a.png"])) == 3
-    folder.rename(tmp_path / "images")
-    assert len(find_images(tmp_path)) == 3
-    (tmp_path / "images" / "a.bmp").write_bytes(b"")
-    with pytest.raises(InputError, match="same output"):
-        find_images(tmp_path)
-    with pytest.raises(InputError, match="names no image"):
-        find_images("nothing*.png")
+def test_one_bad_file_does_not_stop_the_others(model: Model, images: Path, tmp_path: Path) -> None:
+    (images / "images" / "b.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(InputError, match=r"1 of 4 images failed.*b\.png") as caught:
+        predict(model, images, tmp_path / "out", ["mask"])
+    assert "c.tif" not in str(caught.value)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.b 1_mask.png", "c_mask.png", "d_mask.png"}
 
 
-def test_a_model_file_predicts_as_the_model_did(model: Model, tmp_path: Path) -> None:
-    model.save(tmp_path / "model.safetensors")
-    image = np.random.default_rng(0).integers(0, 255, (40, 52, 3), np.uint8)
-    for path in (tmp_path, tmp_path / "model.safetensors"):
-        loaded = load_model(path, precision="float32")
-        assert np.array_equal(loaded.predict(image).probability, model.predict(image).probability)
-        assert loaded.about["method"] == "none"
+def test_inputs_may_be_files_folders_domains_and_globs(images: Path) -> None:
+    inside = images / "images"
+    everything = [inside / "a.b 1.png", inside / "c.tif", inside / "d.png"]
+    assert find_images(images) == everything  # masks are not images
+    assert find_images(str(inside)) == everything
+    assert find_images(str(inside / "*.png")) == [everything[0], everything[2]]
+    assert find_images(str(images / "**" / "c.*")) == [everything[1]]
+    assert find_images(inside / "d.png") == [everything[2]]
+    assert find_images([inside / "d.png", images, str(inside / "*.tif")]) == [everything[2], *everything[:2]]  # each once
+    assert find_images(path for path in everything) == everything
+
+
+def test_a_name_with_glob_characters_is_a_file_first(tmp_path: Path) -> None:
+    write_image(tmp_path / "x[1].png", np.zeros((4, 4), np.uint8))
+    assert find_images(tmp_path / "x[1].png") == [tmp_path / "x[1].png"]
+
+
+def test_inputs_that_name_nothing(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for item in (tmp_path / "none.png", str(tmp_path / "*.jpg"), tmp_path / "empty", str(images / "images" / "*.txt")):
+        with pytest.raises(InputError, match="names no image") as caught:
+            find_images([images, item])
+        assert str(item) in str(caught.value)
+    with pytest.raises(InputError, match="nothing to predict"):
+        find_images([])
+
+
+def test_files_that_would_write_the_same_output_are_refused(model: Model, images: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "other" / "c.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match=r"c\.tif and .*c\.png would write the same output"):
+        predict(model, [images, tmp_path / "other"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

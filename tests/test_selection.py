@@ -1,40 +1,102 @@
+"""Criteria without target labels, against values worked out by hand and by plain loops."""
+
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from celladapt.selection import consistency, entropy, infomax, snd
-
-
-def test_entropy_by_hand() -> None:
-    assert entropy([torch.full((2, 2), 0.5)]) == pytest.approx(-math.log(2))
-    assert entropy([torch.tensor([[0.0, 1.0]])]) == 0
+from celladapt.selection import consistency, entropy, infomax, pixel_entropy, snd
 
 
-def test_infomax_by_hand_and_collapse() -> None:
-    assert infomax([torch.tensor([[0.0, 1.0]])]) == pytest.approx(math.log(2))
-    h = -(0.1 * math.log(0.1) + 0.9 * math.log(0.9))
-    assert infomax([torch.tensor([[0.1, 0.9]])]) == pytest.approx(math.log(2) - h)
-    for constant in (0.0, 0.3, 1.0):
-        assert infomax([torch.full((8, 8), constant)]) == pytest.approx(0, abs=1e-6)
+def maps(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(shape, generator=generator) for shape in shapes]
 
 
-def test_snd_of_equal_pixels_is_the_log_of_their_number() -> None:
-    assert snd([torch.full((5, 5), 0.3)]) == pytest.approx(math.log(24))
+def h(p: float) -> float:
+    return -(p * math.log(p) + (1 - p) * math.log(1 - p))
 
 
-def test_snd_by_brute_force() -> None:
-    p = torch.rand(1, 6, generator=torch.Generator().manual_seed(0)).double()
-    features = [[v / math.hypot(v, 1 - v), (1 - v) / math.hypot(v, 1 - v)] for v in p[0].tolist()]
+def test_pixel_entropy() -> None:
+    p = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(pixel_entropy(p), torch.tensor([0.0, h(0.25), math.log(2), 0.0], dtype=torch.float64))
+
+
+def test_entropy() -> None:
+    assert entropy([torch.tensor([[0.25, 0.5]]), torch.tensor([[0.0], [1.0]])]) == pytest.approx(-((h(0.25) + h(0.5)) / 2 + 0) / 2)
+    assert entropy([torch.zeros(3, 3)]) == 0  # blind to collapse, as its docstring says
+
+
+def test_infomax() -> None:
+    half_sure = [torch.tensor([[0.9, 0.9], [0.1, 0.1]]), torch.tensor([[0.2, 0.2]])]
+    marginal = (0.5 + 0.2) / 2
+    assert infomax(half_sure) == pytest.approx(h(marginal) - (h(0.1) + h(0.2)) / 2, abs=1e-6)
+    assert infomax([torch.tensor([[0.0, 1.0]])]) == pytest.approx(math.log(2))  # the best there is
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999, 1.0])
+def test_infomax_of_a_constant_is_0_and_less_than_of_any_other(p: float) -> None:
+    assert infomax([torch.full((4, 5), p), torch.full((2, 2), p)]) == pytest.approx(0, abs=1e-6)
+    assert infomax(maps(1, (8, 8))) > 0.01
+
+
+def plain_snd(p: Tensor, temperature: float) -> float:
+    """Saito et al. 2021, equations 1 to 3, in plain loops over all pixels."""
+    features = [(float(q), 1 - float(q)) for q in p.flatten()]
+    features = [(a / math.hypot(a, b), b / math.hypot(a, b)) for a, b in features]
     total = 0.0
-    for i, a in enumerate(features):
-        weights = [math.exp((a[0] * b[0] + a[1] * b[1]) / 0.05) for j, b in enumerate(features) if j != i]
+    for i, (a, b) in enumerate(features):
+        weights = [math.exp((a * c + b * d) / temperature) for j, (c, d) in enumerate(features) if j != i]
         total -= sum(w / sum(weights) * math.log(w / sum(weights)) for w in weights)
-    assert snd([p]) == pytest.approx(total / 6)
+    return total / len(features)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_snd_of_equal_pixels_is_the_log_of_the_number_of_the_others(p: float) -> None:
+    assert snd([torch.full((3, 4), p)]) == pytest.approx(math.log(11), abs=1e-9)
+
+
+def test_snd_of_two_tight_clusters() -> None:
+    two = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]])  # every pixel has two like it; those across weigh exp(-1 / 0.05)
+    assert snd([two]) == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_snd_of_one_pixel_is_finite() -> None:
+    assert snd([torch.tensor([[0.4]])]) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_snd_against_plain_loops(temperature: float) -> None:
+    several = maps(2, (5, 7), (1, 9), (6, 2))
+    expected = sum(plain_snd(p, temperature) for p in several) / 3
+    assert snd(several, temperature=temperature) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("side", [64, 256, 400, 512])
+def test_snd_looks_at_the_whole_image(side: int) -> None:
+    """What a sample of the pixels sees must not hang on the image's width: here a ridge along the diagonal that most of the image has no part in."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    ridge = (0.5 + 0.5 * torch.sin(x / 3.0)) * ((x - y).abs() <= 1)
+    flat = torch.zeros(side, side)
+    assert abs(snd([ridge]) - snd([flat])) < 0.4
+
+
+def test_snd_does_not_change_its_input() -> None:
+    (p,) = maps(3, (9, 9))
+    before = p.clone()
+    assert snd([p], pixels=16) == snd([p], pixels=16)
+    assert torch.equal(p, before)
 
 
 def test_consistency() -> None:
-    p = (torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    assert consistency([p], [p]) == pytest.approx(1, abs=1e-4)
-    assert consistency([p], [1 - p]) == pytest.approx(0)
-    assert consistency([torch.zeros(16, 16)], [torch.zeros(16, 16)]) == 0
+    equal = maps(4, (8, 9), (5, 5))
+    assert consistency(equal, equal) == pytest.approx(1, abs=1e-4)
+    assert consistency([torch.zeros(4, 4)], [torch.zeros(4, 4)]) == 0
+    assert consistency([torch.ones(4, 4)], [torch.zeros(4, 4)]) == 0
+    half = [torch.tensor([[1.0, 1.0, 0.0]])]
+    other = [torch.tensor([[0.0, 1.0, 1.0]])]
+    assert consistency(half, other) == pytest.approx(0.5, abs=1e-4)
+    assert consistency(half + equal[:1], other + equal[:1]) == pytest.approx(0.75, abs=1e-4)
+    with pytest.raises(ValueError, match="argument 2"):
+        consistency(half, [])
