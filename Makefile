@@ -1,4 +1,4 @@
-# Five words: install, demo, test, check, science (and bench for speed).
+# Five words: install, demo, test, check, science.
 PYTHON ?= python3
 BIN := .venv/bin
 

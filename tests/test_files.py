@@ -39,11 +39,13 @@ def test_an_exception_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path
 def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_text("old")
-    with atomic(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-        assert temporary.suffix == ".png"
-        assert temporary.parent == tmp_path  # a rename is atomic only within one file system
+    with path.open() as reader:
+        with atomic(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+            assert temporary.suffix == ".png"
+            assert temporary.parent == tmp_path  # a rename is atomic only within one file system
+        assert reader.read() == "old"  # who had it open reads on in the old one: replaced, not written over
     assert path.read_text() == "new"
 
 

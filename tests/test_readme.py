@@ -3,8 +3,8 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 import celladapt
@@ -19,15 +19,16 @@ def blocks(name: str) -> list[str]:
 
 def test_the_readmes_python_runs(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny_domains[1] / "images" / "target0.png", tiny_domains[1] / "images" / "case1.png")
     small = {"steps": 4, "width": 4, "crop": 32, "validate_every": 2}
     real = adaptation.preset_options
     monkeypatch.setattr(adaptation, "preset_options", lambda name: {**real(name), **small})  # the same lines, in seconds
     (code,) = blocks("README.md")
-    scope = {"image": np.zeros((40, 50, 3), np.uint8)}
+    scope: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), scope)
-    assert scope["prediction"].instances.shape == (40, 50)  # type: ignore[attr-defined]
-    assert scope["run"].metrics["iou"] >= 0  # type: ignore[attr-defined]
-    assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 8
+    assert scope["prediction"].instances.shape == (64, 64)
+    assert scope["run"].metrics["iou"] >= 0
+    assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 9
 
 
 def test_the_readmes_commands_are_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,6 +145,8 @@ def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domai
         ({"method": "magic"}, "no method 'magic'"),
         ({"target_labels": "lots"}, "lots"),
         ({"lr_x": 1.0}, "lr_"),
+        ({"method": "cellseguda@10%"}, "reads no target masks"),
+        ({"method": "cellseguda:lambda_rec=nan"}, "finite"),
     ],
 )
 def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -158,6 +160,8 @@ def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Pat
         target = target / changes.pop("target")
     with pytest.raises(InputError, match=words):
         celladapt.adapt(source, target, out=tmp_path / "run", **{**TINY, "method": "cellsegssda", **changes})
+    if words != "different sizes":
+        assert not (tmp_path / "run").exists(), "a fault that shows at once leaves no folder in the way"
 
 
 def test_a_run_is_not_written_over(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

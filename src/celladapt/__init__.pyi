@@ -1,3 +1,4 @@
+from . import methods as methods
 from .adaptation import adapt as adapt
 from .adaptation import resume as resume
 from .benchmarking import Benchmark as Benchmark

@@ -1,5 +1,6 @@
 """From two folders to a finished run folder: split, train, evaluate on held-out target images, report."""
 
+import copy
 import datetime
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,13 +18,12 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream
-from celladapt.data.split import choose_labelled, load_splits, make_split
+from celladapt.data.split import Split, choose_labelled, load_splits, make_split
 from celladapt.errors import InputError
 from celladapt.evaluation import Evaluation, score
 from celladapt.files import write_json
 from celladapt.hardware import arithmetic, describe, has_bf16, pick_device
 from celladapt.losses import Domain
-from celladapt.networks import UNet
 from celladapt.prediction import Prediction, load_model
 from celladapt.progress import say
 from celladapt.reporting import report
@@ -37,7 +37,7 @@ STATISTICS_BATCHES = 16
 
 
 def adapt(
-    source: str | Path, target: str | Path, method: str = "cellseguda", preset: str = "default", out: str | Path | None = None, **options: Any
+    source: str | Path, target: str | Path, method: str | None = None, preset: str = "default", out: str | Path | None = None, **options: Any
 ) -> Run:
     """Adapt a nuclei segmentation model from an annotated domain to another one.
 
@@ -45,7 +45,7 @@ def adapt(
         source: folder with images/ and masks/.
         target: folder with images/, and masks/ for those images that have one. Masks are read only by methods that are trained on them,
             and for the final evaluation on test images that training never saw.
-        method: see ``celladapt.methods.names()``; ``NAME@10%`` hides the other labels, ``NAME:option=value`` sets an option.
+        method: see ``celladapt.methods.names()``; cellseguda, unless the preset says otherwise. ``NAME@10%`` hides the other labels, ``NAME:option=value`` sets an option.
         preset: "default", "fast" or "paper", or a TOML file of options.
         out: run folder to make; ``runs/SOURCE-to-TARGET-METHOD`` with a number by default.
         options: any field of ``Config``; they override the preset.
@@ -57,7 +57,9 @@ def adapt(
         InputError: the folders, options or ``out`` are at fault.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; ``resume`` continues.
     """
-    values = {**preset_options(preset), "source": Path(source).absolute(), "target": Path(target).absolute(), "method": method, **options}
+    values = {**preset_options(preset), "source": Path(source).absolute(), "target": Path(target).absolute(), **options}
+    if method is not None:
+        values["method"] = method
     config = with_options(Config(), values)
     return carry_out(prepare(config, Path(out) if out is not None else free_name(config)))
 
@@ -87,6 +89,8 @@ def prepare(config: Config, out: Path) -> Run:
     else:
         part = partial(make_split, val=config.val_fraction, seed=config.split_seed, group=config.group)
         splits = part(source, test=0.0), part(target, test=config.test_fraction)
+    _usable(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+    pick_device(config.device)
     parallel.start()
     if parallel.rank() == 0:
         Run.create(out, config, *splits)
@@ -124,18 +128,14 @@ def _set_up(run: Run) -> tuple[Trainer, list[str]]:
         if before != fingerprint[domain]:
             raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
 
+    if run.record.get("processes", parallel.world_size()) != parallel.world_size():
+        raise InputError(f"{run.path} began with {run.record['processes']} processes; continue it with as many, or it would see other batches.")
+
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     method = methods.build(config.spec, config.width)
     notes: list[str] = []
-    usable = choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if method.target_masks else []
-    train_s = source.subset(stem for stem in split_s.train if stem in source.masks)
-    train_t = target.subset(split_t.train).keep_masks(usable)
-    if method.reads == {Domain.TARGET}:
-        train_t = train_t.subset(usable)
-    for domain, folder in ((Domain.SOURCE, train_s), (Domain.TARGET, train_t)):
-        if domain in method.reads and not len(folder):
-            raise InputError(f"{folder.root} has no mask to train on; put label images with the images' names into its masks/ folder.")
+    train_s, train_t, seen_t, usable = _usable(config, source, target, split_s, split_t)
     if method.target_masks:
         notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
 
@@ -156,16 +156,12 @@ def _set_up(run: Run) -> tuple[Trainer, list[str]]:
         for k in range(STATISTICS_BATCHES):
             yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size))[0].to(device, memory_format=torch.channels_last)
 
-    seen_t = target.subset(split_t.val or split_t.train)
     if config.select == "labelled":
-        seen_t = seen_t.subset(seen_t.labelled)
-        if not len(seen_t):
-            raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
         notes.append(
             "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
         )
-    held_s = _held(source.subset(split_s.val).keep_masks(split_s.val), normalise_s, config.validation_images, masks=True)
-    held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled")
+    held_s = _held(source.subset(split_s.val).keep_masks(split_s.val), normalise_s, config.validation_images, masks=True, crop=config.crop)
+    held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled", crop=config.crop)
     compute = partial(arithmetic, config.precision, device)
     if parallel.rank() == 0:
         run.note(
@@ -189,19 +185,52 @@ def _set_up(run: Run) -> tuple[Trainer, list[str]]:
     return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes
 
 
-def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, side: int = 1024) -> Held:
-    """At most ``most`` images, evenly chosen, each at most its middle ``side`` pixels, so that validation stays short and bounded."""
+def _usable(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:
+    """What training may read: source and target training images, target validation images, and the target images whose masks are given.
+
+    Raises:
+        InputError: there is nothing to train on or to select with, or the labels asked for do not go with the method.
+    """
+    method = methods.find(config.spec.name)
+    if not method.target_masks and config.labels != "100%":
+        raise InputError(f"Method '{config.spec.name}' reads no target masks, so --target-labels {config.labels} means nothing; leave it out.")
+    usable = choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if method.target_masks else []
+    train_s = source.subset(stem for stem in split_s.train if stem in source.masks)
+    train_t = target.subset(split_t.train).keep_masks(usable)
+    if method.reads == {Domain.TARGET}:
+        train_t = train_t.subset(usable)
+    for domain, folder in ((Domain.SOURCE, train_s), (Domain.TARGET, train_t)):
+        if domain in method.reads and not len(folder):
+            raise InputError(f"{folder.root} has no mask to train on; put label images with the images' names into its masks/ folder.")
+    seen_t = target.subset(split_t.val or split_t.train)
+    if config.select == "labelled":
+        seen_t = seen_t.subset(seen_t.labelled)
+        if not len(seen_t):
+            raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
+    else:
+        seen_t = seen_t.without_masks()
+    if lost := [stem for stem in split_t.test if stem not in target.masks]:
+        raise InputError(f"{target.root} has no mask for the test image {lost[0]} of the split; use a split of these folders.")
+    return train_s, train_t, seen_t, usable
+
+
+def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str) -> Held:
+    """At most ``most`` images, evenly chosen, of crop training only their middle, four crops wide, so that validation stays short and bounded."""
     stems = list(folder.images)
     stems = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, min(most, len(stems))).round().astype(int))]
     if masks:
         stems = [stem for stem in stems if stem in folder.masks]
 
     def middle(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        top, left = (max(0, (n - side) // 2) for n in array.shape[:2])
-        return array[top : top + side, left : left + side]
+        if isinstance(crop, str):
+            return array
+        top, left = (max(0, (n - 4 * crop) // 2) for n in array.shape[:2])
+        return array[top : top + 4 * crop, left : left + 4 * crop]
 
-    images = [normalise(middle(folder.image(stem))) for stem in stems]
-    return Held(images, [torch.from_numpy(middle(folder.mask(stem)) > 0) for stem in stems] if masks else ())
+    if not masks:
+        return Held([normalise(middle(folder.image(stem))) for stem in stems])
+    pairs = [folder.pair(stem) for stem in stems]
+    return Held([normalise(middle(image)) for image, _ in pairs], [torch.from_numpy(middle(mask) > 0) for _, mask in pairs])
 
 
 def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
@@ -223,7 +252,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
         if stem in examples:
             _write_example(run.path / "examples" / stem, image, prediction, truth)
     if "R" in trainer.method.networks:
-        _write_reconstructions(run, examples, target, model.normalisation, trainer.device)
+        _write_reconstructions(run, examples, target, model.normalisation, trainer.method.networks["R"], trainer.device)
     if scores:
         evaluation = Evaluation(scores)
         write_json(run.path / "metrics.json", evaluation.to_json())
@@ -253,10 +282,12 @@ def _write_example(folder: Path, image: np.ndarray[Any, Any], prediction: Predic
 
 
 @torch.inference_mode()
-def _write_reconstructions(run: Run, stems: list[str], target: Folder, normalise: Normalisation, device: torch.device) -> None:
+def _write_reconstructions(
+    run: Run, stems: list[str], target: Folder, normalise: Normalisation, decoder: torch.nn.Module, device: torch.device
+) -> None:
     """R(S(I_t)) of each example, with the R of the selected step."""
     path = run.path / "reconstructor.safetensors"
-    network = UNet(1, 3, run.config.width)
+    network = copy.deepcopy(decoder)
     checkpoint.fill(network, checkpoint.load(path)[0], path)
     network = network.to(device).eval()
     for stem in stems:

@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from celladapt import methods as known
+from celladapt import parallel
 from celladapt.adaptation import carry_out, prepare
 from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.errors import InputError
@@ -114,12 +116,15 @@ def benchmark(
     Raises:
         InputError: folders or options are at fault, or ``out`` holds a cell with other options.
     """
+    if seeds < 1:
+        raise InputError(f"--seeds is {seeds}; it must be 1 or more.")
+    parallel.start()
     out = Path(out)
     plan = []
     for source, target in pairs:
         pair = f"{Path(source).name} → {Path(target).name}"
         for method in methods:
-            MethodSpec.parse(method)
+            known.build(MethodSpec.parse(method), 1)  # a typo in the last method shows before the first is trained
             for seed in range(seeds):
                 values = {**preset_options(preset), **options, "source": Path(source).absolute(), "target": Path(target).absolute()}
                 config = with_options(Config(), {**values, "method": method, "seed": seed, "baseline": False})
@@ -128,7 +133,9 @@ def benchmark(
     cells = []
     for number, (pair, config, folder) in enumerate(plan, 1):
         run = Run(folder)
-        if (folder / "config.toml").exists():
+        begun = (folder / "config.toml").exists()
+        parallel.wait()  # before another process begins it
+        if begun:
             if run.config != config:
                 raise InputError(f"{folder} was run with other options; choose another --out, or the options in its config.toml.")
         else:
@@ -137,6 +144,9 @@ def benchmark(
             say(f"[{number}/{len(plan)}] {pair}: {config.method}, seed {config.seed}")
             carry_out(run)
         cells.append(Cell(pair, config.method, config.seed, run))
-        (done := Benchmark(out, cells)).write()
-    write_json(out / "results.json", done.results())
+        done = Benchmark(out, cells)
+        if parallel.rank() == 0:
+            done.write()
+    if parallel.rank() == 0:
+        write_json(out / "results.json", done.results())
     return done

@@ -3,10 +3,11 @@
 Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
 """
 
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
@@ -52,6 +53,8 @@ def _chosen(config: Config, *without: str) -> dict[str, Any]:
 def _print(*things: object) -> None:
     from rich.console import Console
 
+    if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
+        return
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     if not console.is_terminal:
         console.width = 160  # a table in a pipe or file is not squeezed
@@ -99,8 +102,8 @@ def predict(
     save: str = "mask,instances",
     overwrite: bool = False,
     tile: int = 1024,
-    device: str = "auto",
-    precision: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["auto", "float32", "bf16"] = "auto",
 ) -> None:
     """Segment image files, folders and globs with a trained model.
 
@@ -130,7 +133,7 @@ def predict(
     if not inputs:
         raise InputError("Name at least one image, folder or glob to predict.")
     loaded = prediction.load_model(model, device, precision)
-    for written in prediction.predict(loaded, inputs, out, [word.strip() for word in save.split(",")], overwrite, tile):
+    for written in prediction.predict(loaded, inputs, out, save.replace(" ", ""), overwrite, tile):
         _print(f"{written.image.name}: {written.nuclei} nuclei, {written.foreground:.1%} of the image")
 
 

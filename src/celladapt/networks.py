@@ -118,7 +118,8 @@ def with_statistics_of(network: Segmenter, batches: Iterable[Tensor]) -> Segment
     """
     network = copy.deepcopy(network).train()
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BatchNorm2d):
+            module.across_processes = False
             module.reset_running_stats()
             module.momentum = None  # cumulative average instead of a moving one
     for x in batches:

@@ -5,6 +5,7 @@ Launched by ``torchrun`` or ``accelerate launch``; a plain ``python`` or ``cella
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,11 @@ from torch import Tensor, nn
 def start() -> None:
     """Join the process group if a launcher started this process (it sets RANK and WORLD_SIZE)."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # The others wait while process 0 validates and evaluates, however long that takes.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(days=1))
 
 
 def rank() -> int:
@@ -31,6 +36,17 @@ def wait() -> None:
     """Hold until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is true on any process; every process gets the same answer."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor(float(flag))
+    if dist.get_backend() == "nccl":
+        votes = votes.cuda()
+    dist.all_reduce(votes)
+    return bool(votes > 0)
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -68,9 +84,12 @@ class BatchNorm2d(nn.BatchNorm2d):
     Torch's SyncBatchNorm runs on GPUs only; this one runs anywhere and keeps the two-process test honest.
     """
 
+    across_processes = True
+    """Set to False on a copy that one process uses while the others do something else."""
+
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [B, C, H, W] -> the same shape, normalised per channel."""
-        if not self.training or world_size() == 1:
+        if not self.training or not self.across_processes or world_size() == 1:
             return super().forward(x)
         shape = (1, -1, 1, 1)
         y = x.to(torch.promote_types(x.dtype, torch.float32))

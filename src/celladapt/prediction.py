@@ -64,16 +64,18 @@ class Model:
         """Where its weights are."""
         return next(self.network.parameters()).device
 
-    def predict(self, image: NDArray[Any], tile: int = TILE) -> Prediction:
+    def predict(self, image: NDArray[Any] | str | Path, tile: int = TILE) -> Prediction:
         """Segment one image.
 
         Args:
-            image: [H, W, 3] or [H, W], uint8 or uint16.
+            image: an image file; or [H, W, 3] or [H, W], uint8, or uint16 whose full range is black to white (files of 16 bits are stretched).
             tile: side of the square windows that go through the network, a multiple of 16; smaller needs less memory.
 
         Raises:
             InputError: the array is not such an image.
         """
+        if isinstance(image, (str, Path)):
+            image = read_image(Path(image))
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
         if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
@@ -189,7 +191,7 @@ def predict(
         InputError: nothing to read, an output that exists already (then nothing is written), or files that failed.
     """
     check_tile(tile)
-    save = [save] if isinstance(save, str) else save
+    save = save.split(",") if isinstance(save, str) else save
     for word in save:
         if word not in get_args(Output):
             raise InputError(f"--save has '{word}'; choose from {', '.join(get_args(Output))}.")

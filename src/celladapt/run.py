@@ -26,9 +26,12 @@ class Run:
         Raises:
             InputError: the folder holds something already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(not _left_behind(item) for item in path.iterdir())):
             raise InputError(f"{path} exists already; choose another --out, or continue the run in it with --resume {path}.")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be made ({error.strerror}); choose another --out.") from None
         save_splits(path / "split.json", source, target)
         # Last, because a folder with config.toml is a run that can be resumed.
         write_text(path / "config.toml", config.to_toml())
@@ -90,3 +93,8 @@ class Run:
     def model(self) -> Model:
         """The selected model."""
         return load_model(self.path)
+
+
+def _left_behind(item: Path) -> bool:
+    """Whether ``item`` is of a run that was killed before its config.toml, the last file of its beginning, was there."""
+    return not (item.parent / "config.toml").exists() and (item.name == "split.json" or ".part" in item.name)

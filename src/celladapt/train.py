@@ -20,6 +20,7 @@ from celladapt.config import Config
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
+from celladapt.files import write_text
 from celladapt.losses import Domain
 from celladapt.methods import Method, Terms
 from celladapt.networks import Segmenter, with_statistics_of
@@ -148,21 +149,24 @@ class Trainer:
             log = stack.enter_context(Log(self.path, self.step)) if main else None
             bar = stack.enter_context(Bar(self.label, self.config.steps, self.step, shown=main))
             stopped = stack.enter_context(stop_signals())
+            began = time.monotonic()
             for batch in self.pairs.between(self.step, self.config.steps):
-                began = time.monotonic()
                 set_rates(self.optimizers, self.config, self.step)
                 values = take_step(self.method, batch.to(self.device), self.optimizers, self.arithmetic)
                 self.step += 1
-                last = self.step == self.config.steps
+                last, stop = self.step == self.config.steps, parallel.any_process(stopped())
+                validate = last or self.step % self.config.validate_every == 0
                 if log:
                     log.terms(self.step, values)
-                    if last or self.step % self.config.validate_every == 0:
+                    if validate:
                         self._validate(log)
-                self.seconds += time.monotonic() - began
-                if log and (last or stopped() or self.step % self.config.checkpoint_every == 0):
+                now = time.monotonic()
+                self.seconds, began = self.seconds + now - began, now
+                # After a validation too, so that the model that was kept and the record of it belong together.
+                if log and (validate or stop or self.step % self.config.checkpoint_every == 0):
                     log.flush()
                     self._save()
-                if stopped():
+                if stop:
                     raise KeyboardInterrupt
                 bar.step("  ".join(f"{name} {value:.3g}" for name, value in values.items()))
         parallel.wait()
@@ -179,7 +183,7 @@ class Trainer:
         criterion = self.config.select
         score = float(self.step) if criterion == "last" else scores[criterion]
         # A score that is not a number never wins, and the first one always does.
-        if self.picked.score is None or score > self.picked.score:
+        if self.picked.score is None or not math.isfinite(self.picked.score) or score > self.picked.score:
             self.picked = Picked(self.step, criterion, score, criterion == "labelled")
             self._write_model(network, "model.safetensors")
             if "R" in self.method.networks:
@@ -221,10 +225,8 @@ class Log:
                         kept.append(line + "\n")
                 except json.JSONDecodeError:  # the line that the kill cut off
                     break
-        handle = file.open("w", encoding="utf-8")
-        handle.writelines(kept)
-        handle.flush()
-        return handle
+        write_text(file, "".join(kept))
+        return file.open("a", encoding="utf-8")
 
     def terms(self, step: int, values: dict[str, float]) -> None:
         """One training step's loss terms."""
@@ -256,13 +258,14 @@ class Log:
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether Ctrl-C or SIGTERM came, so that the step in hand ends first. A second Ctrl-C stops at once."""
-    came: list[int] = []
+    came: list[float] = []
     before: dict[signal.Signals, Any] = {}
 
     def receive(number: int, frame: FrameType | None) -> None:
-        if came:
+        now = time.monotonic()
+        if came and now - came[0] > 2:  # a terminal and a launcher may each send the same Ctrl-C
             raise KeyboardInterrupt
-        came.append(number)
+        came.append(now)
 
     try:
         for name in (signal.SIGINT, signal.SIGTERM):

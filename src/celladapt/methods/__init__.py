@@ -109,6 +109,8 @@ def build(spec: MethodSpec, width: int) -> Method:
             values[key] = float(text)
         except ValueError:
             raise InputError(f"Method '{spec.name}': {key}={text} is not a number.") from None
+        if not 0 <= values[key] < float("inf"):
+            raise InputError(f"Method '{spec.name}': {key}={text} must be a finite number, 0 or above.")
     return method(width, method.Options(**values))
 
 

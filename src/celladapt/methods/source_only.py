@@ -10,7 +10,7 @@ from celladapt.parallel import sum_over_processes
 
 
 class SourceOnly(Method):
-    """No adaptation: the target is not read in training."""
+    """No adaptation term: the target is not read in training (batch-normalisation statistics follow --batch-norm, as for every method)."""
 
     reads = frozenset({Domain.SOURCE})
     equations = {"seg": "L_seg: soft Dice of S against the source masks"}
