@@ -12,18 +12,24 @@ import json
 import statistics
 from pathlib import Path
 
+import torch
+
 from celladapt.data.folder import Folder
 from celladapt.metrics import foreground
 from celladapt.prediction import load_model
 from celladapt.progress import Bar
 from celladapt.run import Run
+from celladapt.selection import snd
 
 CRITERIA = ("infomax", "snd", "entropy", "consistency")
 
 
-def trajectory(run: Run) -> dict[int, float]:
-    """Step -> mean test IoU of every kept checkpoint; kept beside the run, as it takes a while."""
-    file = run.path / "checkpoints" / "test_iou.json"
+def trajectory(run: Run) -> dict[int, dict[str, float]]:
+    """Step -> mean test IoU and SND of every kept checkpoint; kept beside the run, as it takes a while.
+
+    SND is computed here, on whole validation images, rather than taken from the log.
+    """
+    file = run.path / "checkpoints" / "scores.json"
     if not file.exists():
         assert run.config.target
         folder = Folder.open(run.config.target)
@@ -31,15 +37,21 @@ def trajectory(run: Run) -> dict[int, float]:
         scores = {}
         for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
             model = load_model(path)
-            scores[int(path.stem.split("_")[1])] = statistics.mean(foreground(model.predict(i).mask, truth > 0).iou for i, truth in images.values())
+            scores[int(path.stem.split("_")[1])] = {
+                "iou": statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images.values()),
+                "snd": snd([torch.from_numpy(model.predict(folder.image(stem)).probability) for stem in run.splits[1].val[:6]]),
+            }
         file.write_text(json.dumps(scores))
-    return {int(step): iou for step, iou in json.loads(file.read_text()).items()}
+    return {int(step): score for step, score in json.loads(file.read_text()).items()}
 
 
 def picks(run: Run) -> dict[str, float]:
     """Test IoU of the last and best checkpoint and of each criterion's pick."""
-    iou = trajectory(run)
+    kept = trajectory(run)
+    iou = {step: score["iou"] for step, score in kept.items()}
     scores = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text().splitlines())}
+    for step, score in kept.items():
+        scores[step]["snd"] = score["snd"]
     picked = {name: iou[max(scores, key=lambda step: scores[step][name])] for name in CRITERIA}
     return {"last": iou[max(iou)], "best": max(iou.values()), **picked}
 

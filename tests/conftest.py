@@ -1,6 +1,9 @@
-"""Fixtures that several test files share."""
+"""Fixtures: the real labelled images where they are at hand, and two tiny domains."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: spinning threads slow a busy machine tenfold
 
 import numpy as np
 import pytest

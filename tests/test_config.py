@@ -1,5 +1,6 @@
 """Options: to and from TOML, complaints, presets, the way a method is written."""
 
+import inspect
 import re
 import tomllib
 from dataclasses import MISSING, asdict, fields, replace
@@ -72,6 +73,13 @@ def test_every_option_has_a_default_and_nothing_can_be_changed_afterwards() -> N
     assert all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(Config))
     with pytest.raises(AttributeError):
         Config().steps = 3  # type: ignore[misc]
+
+
+def test_every_option_is_explained() -> None:
+    """Its docstring is the command line's help."""
+    source = inspect.getsource(Config)
+    for f in fields(Config):
+        assert re.search(rf'^    {f.name}: .*\n    """\S.*\."""$', source, re.MULTILINE), f.name
 
 
 def test_unknown_key_names_the_right_ones(tmp_path: Path) -> None:

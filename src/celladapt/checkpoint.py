@@ -39,11 +39,6 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path} is damaged or not a celladapt file ({error}); use another copy of it.") from None
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """The JSON header of ``path`` alone."""
-    return load(path)[1]
-
-
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Put ``tensors`` into ``network``.
 

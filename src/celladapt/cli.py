@@ -17,6 +17,9 @@ from celladapt import __version__
 from celladapt.config import Config
 from celladapt.errors import InputError
 
+# Idle OpenMP threads that spin halve the speed of a machine on which anything else runs; torch reads this when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = App(
     name="celladapt",
     version=__version__,
@@ -133,7 +136,7 @@ def predict(
     if not inputs:
         raise InputError("Name at least one image, folder or glob to predict.")
     loaded = prediction.load_model(model, device, precision)
-    for written in prediction.predict(loaded, inputs, out, save.replace(" ", ""), overwrite, tile):
+    for written in prediction.predict(loaded, inputs, out, save, overwrite, tile):
         _print(f"{written.image.name}: {written.nuclei} nuclei, {written.foreground:.1%} of the image")
 
 

@@ -151,7 +151,11 @@ class Config:
         Raises:
             InputError: missing file, bad TOML, an unknown option (the right names are given) or a value of the wrong type.
         """
-        return cls(**read_options(path))
+        options = read_options(path)
+        try:
+            return cls(**options)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
 
 def presets() -> list[str]:

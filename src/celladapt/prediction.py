@@ -191,7 +191,7 @@ def predict(
         InputError: nothing to read, an output that exists already (then nothing is written), or files that failed.
     """
     check_tile(tile)
-    save = save.split(",") if isinstance(save, str) else save
+    save = [word.strip() for word in save.split(",")] if isinstance(save, str) else save
     for word in save:
         if word not in get_args(Output):
             raise InputError(f"--save has '{word}'; choose from {', '.join(get_args(Output))}.")
