@@ -3,7 +3,7 @@
 import copy
 import datetime
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from celladapt.data.split import Split, choose_labelled, load_splits, make_split
 from celladapt.errors import InputError
 from celladapt.evaluation import Evaluation, score
 from celladapt.files import write_json
-from celladapt.hardware import arithmetic, describe, has_bf16, pick_device
+from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
 from celladapt.losses import Domain
 from celladapt.prediction import Prediction, load_model
 from celladapt.progress import say
@@ -82,7 +82,7 @@ def prepare(config: Config, out: Path) -> Run:
     """Check the folders, make or take the split, and start the run folder."""
     if config.source is None or config.target is None:
         raise InputError("Name both folders: --source DIR (annotated) and --target DIR.")
-    methods.build(replace(config, width=1).spec, 1)  # an unknown method or option shows before any work
+    methods.build(config.spec, 1)  # an unknown method or option shows before any work
     source, target = Folder.open(config.source), Folder.open(config.target)
     if config.split is not None:
         splits = load_splits(config.split)
@@ -160,13 +160,13 @@ def _set_up(run: Run) -> tuple[Trainer, list[str]]:
         notes.append(
             "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
         )
-    held_s = _held(source.subset(split_s.val).keep_masks(split_s.val), normalise_s, config.validation_images, masks=True, crop=config.crop)
+    held_s = _held(source.subset(split_s.val), normalise_s, config.validation_images, masks=True, crop=config.crop)
     held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled", crop=config.crop)
     compute = partial(arithmetic, config.precision, device)
     if parallel.rank() == 0:
         run.note(
             **describe(device),
-            arithmetic="bf16" if config.precision == "bf16" or (config.precision == "auto" and has_bf16(device)) else "float32",
+            arithmetic="bf16" if uses_bf16(config.precision, device) else "float32",
             processes=parallel.world_size(),
             started=run.record.get("started") or _now(),
             finished=None,
@@ -244,9 +244,8 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     scores = {}
     examples = (split_t.test or split_t.val or split_t.train)[:EXAMPLES]
     for stem in dict.fromkeys([*split_t.test, *examples]):
-        image = target.image(stem)
+        image, truth = target.pair(stem) if stem in split_t.test else (target.image(stem), None)
         prediction = model.predict(image)
-        truth = target.pair(stem)[1] if stem in split_t.test else None
         if truth is not None:
             scores[stem] = score(prediction.instances, truth, prediction.mask)
         if stem in examples:
@@ -257,17 +256,11 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
         evaluation = Evaluation(scores)
         write_json(run.path / "metrics.json", evaluation.to_json())
         evaluation.write_csv(run.path / "metrics.csv")
-    picked = trainer.picked
     run.note(
         seconds=round(trainer.seconds, 1),
         finished=_now(),
         notes=notes,
-        selected={
-            "step": picked.step,
-            "criterion": picked.criterion,
-            "score": picked.score,
-            "uses_target_labels": picked.uses_target_labels,
-        },
+        selected=asdict(trainer.picked),
     )
     report(run.path)
 

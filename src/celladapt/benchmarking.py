@@ -15,12 +15,11 @@ from celladapt import parallel
 from celladapt.adaptation import carry_out, prepare
 from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.errors import InputError
+from celladapt.evaluation import MEASURES
 from celladapt.files import write_json, write_text
 from celladapt.progress import say
 from celladapt.reporting import report
 from celladapt.run import Run
-
-MEASURES = ("iou", "dice", "aji", "pq", "f1")
 
 
 @dataclass(frozen=True)

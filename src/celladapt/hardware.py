@@ -32,9 +32,14 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether ``precision`` means bf16 on ``device``: "bf16", or "auto" with the hardware for it."""
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
 def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """The context for forward passes: bf16 autocast, or none for "float32" (and for "auto" without bf16 hardware)."""
-    if precision == "bf16" or (precision == "auto" and has_bf16(device)):
+    if uses_bf16(precision, device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 

@@ -87,8 +87,6 @@ class Stream:
 
     def draw(self, numbers: range) -> tuple[Tensor, Tensor, Tensor]:
         """Images [B, 3, H, W], masks [B, 1, H, W] and labelled [B] of the draws in ``numbers``."""
-        if not numbers:
-            return torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.bool)
         images, masks, labelled = zip(*(self[n] for n in numbers), strict=True)
         if len({image.shape for image in images}) > 1:
             raise InputError(f"{self.folder.root} has images of different sizes, which cannot share a batch whole; use --crop or --batch-size 1.")
