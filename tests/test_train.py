@@ -178,18 +178,3 @@ def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Pat
     write_image(tiny_domains[0] / "images" / "source0.png", np.zeros((64, 64), np.uint8))
     with pytest.raises(InputError, match="have changed"):
         celladapt.resume(run.path)
-
-
-def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    options = {key: value for key, value in TINY.items() if key not in ("preset", "baseline")}
-    first = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], tmp_path / "grid", seeds=2, **options)
-    rows = (tmp_path / "grid" / "cells.csv").read_bytes()
-    states = {cell.run.path: (cell.run.path / "run.json").read_bytes() for cell in first.cells}
-    assert len(states) == 4
-    assert len({tuple(cell.run.splits[1].test) for cell in first.cells}) == 1
-    again = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], tmp_path / "grid", seeds=2, **options)
-    assert all((path / "run.json").read_bytes() == before for path, before in states.items())
-    assert (tmp_path / "grid" / "cells.csv").read_bytes() == rows
-    assert again.results() == first.results()
-    with pytest.raises(InputError, match="other options"):
-        celladapt.benchmark([tiny_domains], ["source_only"], tmp_path / "grid", seeds=1, **{**options, "steps": 5})

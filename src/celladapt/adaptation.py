@@ -1,8 +1,7 @@
 """From two folders to a finished run folder: split, train, evaluate on held-out target images, report."""
 
 import copy
-import datetime
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -10,30 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from celladapt import checkpoint, methods, parallel
+from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
-from celladapt.data.images import write_image
-from celladapt.data.normalise import Normalisation
-from celladapt.data.pairs import Pairs, Stream
-from celladapt.data.split import Split, choose_labelled, load_splits, make_split
+from celladapt.data.split import Split, load_splits, make_split
 from celladapt.errors import InputError
-from celladapt.evaluation import Evaluation, score
-from celladapt.files import write_json
-from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
+from celladapt.hardware import pick_device
 from celladapt.losses import Domain
-from celladapt.prediction import Prediction, load_model
-from celladapt.progress import say
-from celladapt.reporting import report
+from celladapt.prediction import load_model
+from celladapt.preparation import set_up, usable_data
 from celladapt.run import Run
 from celladapt.train import Trainer
-from celladapt.validate import Held, Validator
-
-EXAMPLES = 6
-EXAMPLE_SIDE = 1024
-STATISTICS_BATCHES = 16
 
 
 def adapt(
@@ -84,18 +74,22 @@ def prepare(config: Config, out: Path) -> Run:
         raise InputError("Name both folders: --source DIR (annotated) and --target DIR.")
     methods.build(config.spec, 1)  # an unknown method or option shows before any work
     source, target = Folder.open(config.source), Folder.open(config.target)
-    if config.split is not None:
-        splits = load_splits(config.split)
-    else:
-        part = partial(make_split, val=config.val_fraction, seed=config.split_seed, group=config.group)
-        splits = part(source, test=0.0), part(target, test=config.test_fraction)
-    _usable(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+    splits = make_splits(config, source, target)
+    usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
     pick_device(config.device)
     parallel.start()
     if parallel.rank() == 0:
         Run.create(out, config, *splits)
     parallel.wait()
     return Run.open(out)
+
+
+def make_splits(config: Config, source: Folder, target: Folder) -> tuple[Split, Split]:
+    """The source and the target split that ``config`` asks for; of the source nothing is held out for testing."""
+    if config.split is not None:
+        return load_splits(config.split)
+    part = partial(make_split, val=config.val_fraction, seed=config.split_seed, group=config.group)
+    return part(source, test=0.0), part(target, test=config.test_fraction)
 
 
 def carry_out(run: Run) -> Run:
@@ -109,7 +103,7 @@ def carry_out(run: Run) -> Run:
         parallel.wait()
         carry_out(run.baseline)
     if not run.finished:
-        trainer, notes = _set_up(run)
+        trainer, notes = set_up(run)
         trainer.train()
         if parallel.rank() == 0:
             _conclude(run, trainer, notes)
@@ -117,177 +111,27 @@ def carry_out(run: Run) -> Run:
     return run
 
 
-def _set_up(run: Run) -> tuple[Trainer, list[str]]:
-    """Networks, data and validator of ``run``, and what a reader of its report should know."""
-    config, (split_s, split_t) = run.config, run.splits
-    assert config.source
-    assert config.target
-    source, target = Folder.open(config.source), Folder.open(config.target)
-    fingerprint = {"source": source.fingerprint(), "target": target.fingerprint()}
-    for domain, before in run.record.get("fingerprint", {}).items():
-        if before != fingerprint[domain]:
-            raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
-
-    if run.record.get("processes", parallel.world_size()) != parallel.world_size():
-        raise InputError(f"{run.path} began with {run.record['processes']} processes; continue it with as many, or it would see other batches.")
-
-    device = pick_device(config.device)
-    torch.manual_seed(config.seed)
-    method = methods.build(config.spec, config.width)
-    notes: list[str] = []
-    train_s, train_t, seen_t, usable = _usable(config, source, target, split_s, split_t)
-    if method.target_masks:
-        notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
-
-    normalise_s = Normalisation.of(source.image(stem) for stem in split_s.train)
-    normalise_t = Normalisation.of(target.image(stem) for stem in split_t.train)
-    stream_s = Stream(train_s, normalise_s, config.crop, config.augment, (config.seed, 0))
-    stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1))
-    pairs = Pairs(
-        stream_s if Domain.SOURCE in method.reads else None,
-        stream_t if Domain.TARGET in method.reads else None,
-        config.batch_size,
-        parallel.rank(),
-        parallel.world_size(),
-    )
-    plain = Stream(target.subset(split_t.train).without_masks(), normalise_t, config.crop, "none", (config.seed, 2))
-
-    def statistics() -> Iterator[Tensor]:
-        for k in range(STATISTICS_BATCHES):
-            yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size))[0].to(device, memory_format=torch.channels_last)
-
-    if config.select == "labelled":
-        notes.append(
-            "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
-        )
-    held_s = _held(source.subset(split_s.val), normalise_s, config.validation_images, masks=True, crop=config.crop)
-    held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled", crop=config.crop)
-    compute = partial(arithmetic, config.precision, device)
-    if parallel.rank() == 0:
-        run.note(
-            **describe(device),
-            arithmetic="bf16" if uses_bf16(config.precision, device) else "float32",
-            processes=parallel.world_size(),
-            started=run.record.get("started") or _now(),
-            finished=None,
-            fingerprint=fingerprint,
-            method_doc=(type(method).__doc__ or "").strip(),
-            terms=dict(method.equations),
-            parameters={name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()},
-            target_labelled=usable,
-            notes=notes,
-        )
-        if device.type == "cpu" and config.width >= 32:
-            say(f"No GPU here: width {config.width} will take long (the bar shows how long); --preset fast is made for this machine.")
-    about = {"method": config.method, "source": config.source.name, "target": config.target.name}
-    label = f"{config.method}, seed {config.seed}"
-    validator = Validator(held_s, held_t, device, compute)
-    return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes
-
-
-def _usable(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:
-    """What training may read: source and target training images, target validation images, and the target images whose masks are given.
-
-    Raises:
-        InputError: there is nothing to train on or to select with, or the labels asked for do not go with the method.
-    """
-    method = methods.find(config.spec.name)
-    if not method.target_masks and config.labels != "100%":
-        raise InputError(f"Method '{config.spec.name}' reads no target masks, so --target-labels {config.labels} means nothing; leave it out.")
-    usable = choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if method.target_masks else []
-    train_s = source.subset(stem for stem in split_s.train if stem in source.masks)
-    train_t = target.subset(split_t.train).keep_masks(usable)
-    if method.reads == {Domain.TARGET}:
-        train_t = train_t.subset(usable)
-    for domain, folder in ((Domain.SOURCE, train_s), (Domain.TARGET, train_t)):
-        if domain in method.reads and not len(folder):
-            raise InputError(f"{folder.root} has no mask to train on; put label images with the images' names into its masks/ folder.")
-    seen_t = target.subset(split_t.val or split_t.train)
-    if config.select == "labelled":
-        seen_t = seen_t.subset(seen_t.labelled)
-        if not len(seen_t):
-            raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
-    else:
-        seen_t = seen_t.without_masks()
-    if lost := [stem for stem in split_t.test if stem not in target.masks]:
-        raise InputError(f"{target.root} has no mask for the test image {lost[0]} of the split; use a split of these folders.")
-    return train_s, train_t, seen_t, usable
-
-
-def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str) -> Held:
-    """At most ``most`` images, evenly chosen, of crop training only their middle, four crops wide, so that validation stays short and bounded."""
-    stems = list(folder.images)
-    stems = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, min(most, len(stems))).round().astype(int))]
-    if masks:
-        stems = [stem for stem in stems if stem in folder.masks]
-
-    def middle(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if isinstance(crop, str):
-            return array
-        top, left = (max(0, (n - 4 * crop) // 2) for n in array.shape[:2])
-        return array[top : top + 4 * crop, left : left + 4 * crop]
-
-    if not masks:
-        return Held([normalise(middle(folder.image(stem))) for stem in stems])
-    pairs = [folder.pair(stem) for stem in stems]
-    return Held([normalise(middle(image)) for image, _ in pairs], [torch.from_numpy(middle(mask) > 0) for _, mask in pairs])
-
-
 def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
-    """The final evaluation, the only place where target test images are read; examples, metrics, report."""
-    config, (_, split_t) = run.config, run.splits
+    """Evaluate the selected model, with the R of the same step where the method has one."""
+    config = run.config
     assert config.target
-    target = Folder.open(config.target)
     model = load_model(run.path, config.device, config.precision)
-    if not split_t.test:
-        notes.append("The target has no annotated test images, so this run cannot state its own quality; look at the examples.")
-    scores = {}
-    examples = (split_t.test or split_t.val or split_t.train)[:EXAMPLES]
-    for stem in dict.fromkeys([*split_t.test, *examples]):
-        image, truth = target.pair(stem) if stem in split_t.test else (target.image(stem), None)
-        prediction = model.predict(image)
-        if truth is not None:
-            scores[stem] = score(prediction.instances, truth, prediction.mask)
-        if stem in examples:
-            _write_example(run.path / "examples" / stem, image, prediction, truth)
-    if "R" in trainer.method.networks:
-        _write_reconstructions(run, examples, target, model.normalisation, trainer.method.networks["R"], trainer.device)
-    if scores:
-        evaluation = Evaluation(scores)
-        write_json(run.path / "metrics.json", evaluation.to_json())
-        evaluation.write_csv(run.path / "metrics.csv")
-    run.note(
-        seconds=round(trainer.seconds, 1),
-        finished=_now(),
-        notes=notes,
-        selected=asdict(trainer.picked),
-    )
-    report(run.path)
+    facts = {"seconds": round(trainer.seconds, 1), "selected": asdict(trainer.picked)}
+    conclude(run, Folder.open(config.target), model.predict, _reconstruction(run, trainer), notes, **facts)
 
 
-def _write_example(folder: Path, image: np.ndarray[Any, Any], prediction: Prediction, truth: np.ndarray[Any, Any] | None) -> None:
-    bits8 = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
-    pictures = {"image": bits8, "probability": (prediction.probability * 255).round().astype(np.uint8), "prediction": prediction.mask}
-    if truth is not None:
-        pictures["truth"] = truth.astype(np.uint16)
-    for name, picture in pictures.items():
-        write_image(folder / f"{name}.png", picture[:EXAMPLE_SIDE, :EXAMPLE_SIDE])
-
-
-@torch.inference_mode()
-def _write_reconstructions(
-    run: Run, stems: list[str], target: Folder, normalise: Normalisation, decoder: torch.nn.Module, device: torch.device
-) -> None:
-    """R(S(I_t)) of each example, with the R of the selected step."""
+def _reconstruction(run: Run, trainer: Trainer) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:
+    """Probability (H, W) in [0, 1] -> R of it as an image (H, W, 3); None where the method has no R."""
+    if "R" not in trainer.method.networks:
+        return None
     path = run.path / "reconstructor.safetensors"
-    network = copy.deepcopy(decoder)
-    checkpoint.fill(network, checkpoint.load(path)[0], path)
-    network = network.to(device).eval()
-    for stem in stems:
-        x = normalise(target.image(stem)[:EXAMPLE_SIDE, :EXAMPLE_SIDE])[None].to(device)
-        p = run.model.network.to(device)(x)
-        write_image(run.path / "examples" / stem / "reconstruction.png", normalise.undo(network(p)[0]))
+    decoder = copy.deepcopy(trainer.method.networks["R"])
+    checkpoint.fill(decoder, checkpoint.load(path)[0], path)
+    decoder = decoder.to(trainer.device).eval()
 
+    @torch.inference_mode()
+    def reconstruct(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+        image: Tensor = decoder(torch.from_numpy(probability)[None, None].to(trainer.device))
+        return trainer.normalisation.undo(image[0])
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return reconstruct

@@ -3,71 +3,99 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from celladapt import methods as known
 from celladapt import parallel
-from celladapt.adaptation import carry_out, prepare
-from celladapt.config import Config, MethodSpec, preset_options, with_options
+from celladapt.adaptation import carry_out, make_splits, prepare
+from celladapt.classical import classical_mask
+from celladapt.conclusion import conclude
+from celladapt.config import Config, preset_options, with_options
+from celladapt.data.folder import Folder
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
 from celladapt.files import write_json, write_text
+from celladapt.prediction import Prediction
 from celladapt.progress import say
 from celladapt.reporting import report
 from celladapt.run import Run
+from celladapt.side_by_side import Failure, carry_out_all, sensible_jobs
+
+CLASSICAL = "classical"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
-    """One finished run of the grid."""
+    """One run of the grid."""
 
     pair: str
     method: str
     seed: int
+    config: Config
     run: Run
+    failure: Failure | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.pair}, {self.method}, seed {self.seed}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether its run folder is there."""
+        return (self.run.path / "config.toml").exists()
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The grid's folder and its finished cells."""
+    """The grid's folder and its cells."""
 
     path: Path
     cells: list[Cell]
 
+    @property
+    def failures(self) -> dict[str, Failure]:
+        """Name of each run that did not finish -> why."""
+        return {cell.name: cell.failure for cell in self.cells if cell.failure is not None}
+
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Pair -> method -> mean over seeds of each measure and of the seconds."""
-        return {pair: {m: self._mean(self._of(pair, m)) for m in self._methods()} for pair in self._pairs()}
+        """Pair -> method -> mean over the finished seeds of each measure and of the seconds."""
+        return {pair: {m: _mean(runs) for m in self._methods() if (runs := self._finished(pair, m))} for pair in self._pairs()}
 
     def table(self) -> Table:
         """Target test scores: mean over images, then mean ± sample standard deviation over seeds."""
         seeds = len({cell.seed for cell in self.cells})
-        images = {pair: len(self._of(pair, self._methods()[0])[0].run.splits[1].test) for pair in self._pairs()}
-        config = self.cells[0].run.config
+        config = self.cells[-1].config
         title = f"Target test images, mean ± sd over {seeds} seed{'s' * (seeds > 1)}; {config.steps} steps, width {config.width}, split seed {config.split_seed}"
         table = Table("pair (test images)", "method", *MEASURES, "seconds", title=title, title_justify="left")
         for pair in self._pairs():
             for method in self._methods():
-                cells = self._of(pair, method)
-                row = [_spread([cell.run.metrics.get(name, float("nan")) for cell in cells]) for name in MEASURES]
-                table.add_row(f"{pair} ({images[pair]})", method, *row, f"{statistics.mean(c.run.record['seconds'] for c in cells):.0f}")
+                if runs := self._finished(pair, method):
+                    row = [_spread([run.metrics.get(name, float("nan")) for run in runs]) for name in MEASURES]
+                    table.add_row(
+                        f"{pair} ({len(runs[0].splits[1].test)})", method, *row, f"{statistics.mean(run.record['seconds'] for run in runs):.0f}"
+                    )
             table.add_section()
         return table
 
     def write(self) -> None:
-        """``cells.csv`` (one row a run) and ``report.html``."""
+        """``cells.csv``: one row for each run that has ended, one way or the other."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["pair", "method", "seed", *MEASURES, "seconds", "run"])
-        for c in self.cells:
-            scores = [c.run.metrics.get(name, "") for name in MEASURES]
-            writer.writerow([c.pair, c.method, c.seed, *scores, c.run.record["seconds"], c.run.path.relative_to(self.path).as_posix()])
+        writer.writerow(["pair", "method", "seed", *MEASURES, "seconds", "run", "error"])
+        for cell in self.cells:
+            if cell.run.finished or cell.failure:
+                scores = [cell.run.metrics.get(name, "") if cell.run.finished else "" for name in MEASURES]
+                seconds = cell.run.record["seconds"] if cell.run.finished else ""
+                place = cell.run.path.relative_to(self.path).as_posix()
+                writer.writerow([cell.pair, cell.method, cell.seed, *scores, seconds, place, cell.failure.sentence if cell.failure else ""])
         write_text(self.path / "cells.csv", text.getvalue())
-        report(self.path)
 
     def _pairs(self) -> list[str]:
         return list(dict.fromkeys(cell.pair for cell in self.cells))
@@ -75,13 +103,13 @@ class Benchmark:
     def _methods(self) -> list[str]:
         return list(dict.fromkeys(cell.method for cell in self.cells))
 
-    def _of(self, pair: str, method: str) -> list[Cell]:
-        return [cell for cell in self.cells if (cell.pair, cell.method) == (pair, method)]
+    def _finished(self, pair: str, method: str) -> list[Run]:
+        return [cell.run for cell in self.cells if (cell.pair, cell.method) == (pair, method) and cell.run.finished]
 
-    @staticmethod
-    def _mean(cells: list[Cell]) -> dict[str, float]:
-        scores = {name: statistics.mean(cell.run.metrics[name] for cell in cells) for name in MEASURES if all(name in c.run.metrics for c in cells)}
-        return {**scores, "seconds": statistics.mean(cell.run.record["seconds"] for cell in cells)}
+
+def _mean(runs: list[Run]) -> dict[str, float]:
+    scores = {name: statistics.mean(run.metrics[name] for run in runs) for name in MEASURES if all(name in run.metrics for run in runs)}
+    return {**scores, "seconds": statistics.mean(run.record["seconds"] for run in runs)}
 
 
 def scores_table(run: Run) -> Table:
@@ -97,12 +125,33 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
+def parse_methods(text: str) -> list[str]:
+    """Methods separated by commas -> one name each; ``@25%`` alone is the method before it with other labels.
+
+    Raises:
+        InputError: the first one is no method.
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        if part.startswith("@") and not names:
+            raise InputError(f"--methods {text}: {part} needs a method before it, such as cellsegssda{part}.")
+        names.append(names[-1].partition("@")[0] + part if part.startswith("@") else part)
+    return names
+
+
 def benchmark(
-    pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str], out: str | Path, seeds: int = 3, preset: str = "fast", **options: Any
+    pairs: Sequence[tuple[str | Path, str | Path]],
+    methods: Sequence[str],
+    out: str | Path,
+    seeds: int = 3,
+    preset: str = "fast",
+    jobs: int | None = None,
+    **options: Any,
 ) -> Benchmark:
     """Train and evaluate every method on every (source, target) pair with every seed, all on the same split and budget.
 
-    Cells that ``out`` holds already are not run again and one that was cut off is resumed, so a killed benchmark is continued by the same call.
+    Beside them stands ``classical``, which learns nothing. Runs that ``out`` holds already are not run again and one that was cut off is resumed, so a killed
+    benchmark is continued by the same call. A run that fails leaves the others alone; it is in ``Benchmark.failures``, and tried again by the same call.
 
     Args:
         pairs: folders of source and target.
@@ -110,42 +159,80 @@ def benchmark(
         out: folder to make or to continue.
         seeds: how many, 0 ... seeds - 1.
         preset: as ``adapt`` takes it.
-        options: fields of ``Config``, the same for every cell.
+        jobs: how many runs to train at a time; by default one for each GPU, or else for each CPU core. The last digits of a score can depend on it, as it
+            decides how many threads a run has.
+        options: fields of ``Config``, the same for every run.
 
     Raises:
-        InputError: folders or options are at fault, or ``out`` holds a cell with other options.
+        InputError: folders or options are at fault, or ``out`` holds a run with other options.
     """
-    if seeds < 1:
-        raise InputError(f"--seeds is {seeds}; it must be 1 or more.")
+    for name, number in (("seeds", seeds), ("jobs", 1 if jobs is None else jobs)):
+        if number < 1:
+            raise InputError(f"--{name} is {number}; it must be 1 or more.")
     parallel.start()
-    out = Path(out)
-    plan = []
-    for source, target in pairs:
-        pair = f"{Path(source).name} → {Path(target).name}"
-        for method in methods:
-            known.build(MethodSpec.parse(method), 1)  # a typo in the last method shows before the first is trained
-            for seed in range(seeds):
-                values = {**preset_options(preset), **options, "source": Path(source).absolute(), "target": Path(target).absolute()}
-                config = with_options(Config(), {**values, "method": method, "seed": seed, "baseline": False})
-                folder = out / f"{Path(source).name}-to-{Path(target).name}" / method.replace(":", "_").replace("%", "pct") / f"seed{seed}"
-                plan.append((pair, config, folder))
-    cells = []
-    for number, (pair, config, folder) in enumerate(plan, 1):
-        run = Run(folder)
-        begun = (folder / "config.toml").exists()
-        parallel.wait()  # before another process begins it
-        if begun:
-            if run.config != config:
-                raise InputError(f"{folder} was run with other options; choose another --out, or the options in its config.toml.")
-        else:
-            run = prepare(config, folder)
-        if not run.finished:
-            say(f"[{number}/{len(plan)}] {pair}: {config.method}, seed {config.seed}")
-            carry_out(run)
-        cells.append(Cell(pair, config.method, config.seed, run))
-        done = Benchmark(out, cells)
+    done = Benchmark(Path(out), _plan(pairs, methods, Path(out), seeds, {**preset_options(preset), **options}))
+    for cell in done.cells:
+        if not cell.begun:
+            _begin(cell)
+    parallel.wait()
+    if parallel.rank() == 0:
+        for cell in done.cells:
+            if cell.method == CLASSICAL and not cell.run.finished:
+                _classical(cell.run)
+    learned = {cell.name: cell for cell in done.cells if cell.method != CLASSICAL}
+    for name, failure in _carry_out({name: cell.run for name, cell in learned.items()}, jobs):
+        if failure is not None:
+            learned[name].failure = failure
+            say(f"FAILED {name}: {failure.sentence}")
         if parallel.rank() == 0:
             done.write()
     if parallel.rank() == 0:
-        write_json(out / "results.json", done.results())
+        done.write()
+        write_json(done.path / "results.json", done.results())
+        report(done.path)
     return done
+
+
+def _plan(pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str], out: Path, seeds: int, options: dict[str, Any]) -> list[Cell]:
+    """Every cell of the grid, checked: nothing is trained before all of it can be."""
+    cells = []
+    for source, target in ((Path(source).absolute(), Path(target).absolute()) for source, target in pairs):
+        for method in dict.fromkeys((CLASSICAL, *methods)):
+            for seed in range(1 if method == CLASSICAL else seeds):
+                config = with_options(Config(), {**options, "source": source, "target": target, "method": method, "seed": seed, "baseline": False})
+                place = f"{source.name}-to-{target.name}", method.replace(":", "_").replace("%", "pct"), f"seed{seed}"
+                cell = Cell(f"{source.name} → {target.name}", method, seed, config, Run(out.joinpath(*place)))
+                if method != CLASSICAL:
+                    known.build(config.spec, 1)
+                if cell.begun and cell.run.config != config:
+                    raise InputError(f"{cell.run.path} was run with other options; choose another --out, or the options in its config.toml.")
+                cells.append(cell)
+    if len({cell.name for cell in cells}) < len(cells):
+        raise InputError("--pairs names one pair twice, or two pairs whose folders have the same names; give each folder a name of its own.")
+    return cells
+
+
+def _begin(cell: Cell) -> None:
+    if cell.method != CLASSICAL:
+        prepare(cell.config, cell.run.path)
+    elif parallel.rank() == 0:
+        assert cell.config.source
+        assert cell.config.target
+        Run.create(cell.run.path, cell.config, *make_splits(cell.config, Folder.open(cell.config.source), Folder.open(cell.config.target)))
+
+
+def _classical(run: Run) -> None:
+    assert run.config.target
+    notes = ["This segmentation learns nothing and has no settings: it is the bar for methods that learn."]
+    segment = lambda image: Prediction(classical_mask(image).astype(np.float32))  # noqa: E731
+    conclude(run, Folder.open(run.config.target), segment, None, notes, method_doc=(classical_mask.__doc__ or "").strip(), seconds=0.0)
+
+
+def _carry_out(runs: dict[str, Run], jobs: int | None) -> Iterator[tuple[str, Failure | None]]:
+    """Side by side on one machine; in turn where a launcher has started several processes, which then train each run together."""
+    if parallel.world_size() == 1:
+        yield from carry_out_all(runs, jobs or sensible_jobs(runs))
+        return
+    for name, run in runs.items():
+        carry_out(run)
+        yield name, None

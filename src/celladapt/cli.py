@@ -188,22 +188,27 @@ def benchmark(
     out: Path,
     seeds: int = 3,
     preset: str = "fast",
+    jobs: int | None = None,
     config: Options = Config(),
 ) -> None:
     """Run methods x domain pairs x seeds on one split and one budget, and print the table. Called again, it goes on where it stopped.
+
+    A classical segmentation that learns nothing stands beside the methods. A run that fails leaves the others alone.
 
     Parameters
     ----------
     pairs
         SOURCE:TARGET folders, separated by commas.
     methods
-        Methods, separated by commas; NAME@10% hides labels, NAME:option=value sets an option.
+        Methods, separated by commas; NAME@10% hides labels (@25% alone: the method before it, other labels), NAME:option=value sets an option.
     out
         Folder to make, or to continue.
     seeds
         How many seeds.
     preset
         Set of options: default, fast, paper, or a TOML file. Other options override it.
+    jobs
+        How many runs to train at a time; by default one for each GPU, or else for each CPU core.
     """
     from celladapt import benchmarking
 
@@ -211,8 +216,13 @@ def benchmark(
     if any(len(pair) != 2 for pair in folders):
         raise InputError(f"--pairs {pairs}: write SOURCE:TARGET, several separated by commas.")
     options = _chosen(config, "source", "target", "method", "seed", "baseline")
-    done = benchmarking.benchmark(folders, methods.split(","), out, seeds, preset, **options)  # type: ignore[arg-type]
+    chosen = benchmarking.parse_methods(methods)
+    done = benchmarking.benchmark(folders, chosen, out, seeds, preset, jobs, **options)  # type: ignore[arg-type]
     _print(done.table(), f"report  {out / 'report.html'}")
+    if failures := done.failures:
+        told = "\n".join(f"  {name}: {failure.sentence}" for name, failure in failures.items())
+        sentence = f"{len(failures)} of {len(done.cells)} runs failed; the same command tries them again:\n{told}"
+        raise RuntimeError(sentence) if any(failure.ours for failure in failures.values()) else InputError(sentence)
 
 
 @app.command

@@ -19,6 +19,8 @@ def demo(out: str | Path = "celladapt-demo") -> Benchmark:
     say("Rendering the embedded images ...")
     source, target = embedded(out / "data")
     done = benchmark([(source, target)], METHODS, out, seeds=1, preset="demo")
+    for name, failure in done.failures.items():
+        raise RuntimeError(f"{name}: {failure.sentence}")
     (results,) = done.results().values()
     write_json(out / "results.json", {method.partition("@")[0]: scores for method, scores in results.items()})
     return done

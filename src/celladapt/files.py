@@ -1,5 +1,6 @@
 """Atomic output: a file is either absent, old or whole."""
 
+import datetime
 import json
 import os
 from collections.abc import Iterator
@@ -52,3 +53,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def now() -> str:
+    """This moment as ISO 8601 in UTC, for records."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

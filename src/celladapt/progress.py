@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -9,18 +10,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
+_listener: Callable[[int], None] | None = None
+
 
 def say(text: str) -> None:
     """One line for the person, on stderr."""
     console.print(text, markup=False)
 
 
+def listen(listener: Callable[[int], None]) -> None:
+    """From now on tell ``listener`` how much each bar has done, instead of showing it: for a process that works for another one."""
+    global _listener
+    _listener = listener
+
+
 class Bar:
     """``with Bar("training", 500) as bar: bar.step("seg 0.31")``. Silent where ``shown`` is false."""
 
     def __init__(self, label: str, total: int, done: int = 0, shown: bool = True, every_seconds: float = 30) -> None:
-        self.label, self.total, self.done, self.shown, self.every = label, total, done, shown, every_seconds
-        self._live = shown and console.is_terminal
+        self.label, self.total, self.done, self.shown, self.every = label, total, done, shown and _listener is None, every_seconds
+        self._live = self.shown and console.is_terminal
         self._started, self._first, self._said = time.monotonic(), done, time.monotonic()
         self._task: TaskID | None = None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
@@ -34,13 +43,19 @@ class Bar:
 
     def step(self, note: str = "") -> None:
         """One more is done; ``note`` is shown beside the bar."""
-        self.done += 1
-        if self._task is not None:
-            self._progress.update(self._task, completed=self.done, note=note)
-        elif self.shown and (time.monotonic() - self._said > self.every or self.done == self.total):
+        self.move(self.done + 1, note)
+
+    def move(self, done: int, note: str = "") -> None:
+        """``done`` of the total are done; ``note`` is shown beside the bar."""
+        self.done = done
+        if _listener is not None:
+            _listener(done)
+        elif self._task is not None:
+            self._progress.update(self._task, completed=done, note=note)
+        elif self.shown and (time.monotonic() - self._said > self.every or done == self.total):
             self._said = time.monotonic()
-            left = (self._said - self._started) / (self.done - self._first) * (self.total - self.done)
-            print(f"{self.label} {self.done}/{self.total}, {left:.0f} s left  {note}", file=sys.stderr, flush=True)
+            left = (self._said - self._started) / max(1, done - self._first) * (self.total - done)
+            print(f"{self.label} {done}/{self.total}, {left:.0f} s left  {note}", file=sys.stderr, flush=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live:

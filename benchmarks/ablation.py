@@ -1,0 +1,98 @@
+"""Why does adapting help or not at a small budget? One change at a time, every seed, the last checkpoint, one process a core.
+
+    python -m benchmarks.ablation SOURCE TARGET --out FOLDER
+
+Prints Markdown: mean target test IoU ± sample standard deviation over seeds, and the gain on source-only with as many steps of training, seed by seed.
+A warm start begins with the segmenter of the finished source-only run, so it has seen twice the steps: it is compared with source-only of 600.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from celladapt.adaptation import _conclude, prepare
+from celladapt.config import Config, preset_options, with_options
+from celladapt.prediction import load_model
+from celladapt.preparation import set_up
+from celladapt.run import Run
+
+STEPS = 300
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: what differs from ``cellseguda`` at the preset ``fast``."""
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    warm: bool = False
+    bar: str = "source_only"
+    """The row it is compared with."""
+
+
+GENTLE = {"lr_s": 3e-4, "lr_d": 5e-4}
+VARIANTS = {
+    "source_only": Variant("source_only"),
+    "source_only, shared BN": Variant("source_only", {"batch_norm": "shared"}),
+    "source_only, 600 steps": Variant("source_only", {"steps": 2 * STEPS}),
+    "cellseguda": Variant("cellseguda"),
+    "cellseguda, shared BN": Variant("cellseguda", {"batch_norm": "shared"}, bar="source_only, shared BN"),
+    "cellseguda, no reconstruction": Variant("cellseguda:lambda_rec=0"),
+    "cellseguda, λ_adv 0.01": Variant("cellseguda:lambda_adv=0.01"),
+    "warm start, λ_adv 0": Variant("cellseguda:lambda_adv=0", GENTLE, warm=True, bar="source_only, 600 steps"),
+    "warm start, λ_adv 0.01": Variant("cellseguda:lambda_adv=0.01", GENTLE, warm=True, bar="source_only, 600 steps"),
+}
+
+
+def folder(out: Path, name: str, seed: int) -> Path:
+    """Where a row's run of one seed is."""
+    return out / name.replace(", ", "_").replace(" ", "_") / f"seed{seed}"
+
+
+def train(source: Path, target: Path, out: Path, name: str, seed: int) -> str:
+    """One run; one that is finished is left as it is."""
+    variant, path = VARIANTS[name], folder(out, name, seed)
+    values = {**preset_options("fast"), "steps": STEPS, "validate_every": 100, "select": "last", "baseline": False, **variant.options}
+    config = with_options(Config(), {**values, "method": variant.method, "seed": seed, "source": source.absolute(), "target": target.absolute()})
+    run = Run.open(path) if (path / "config.toml").exists() else prepare(config, path)
+    if not run.finished:
+        trainer, notes = set_up(run)
+        if variant.warm:
+            trainer.method.networks["S"].load_state_dict(load_model(folder(out, "source_only", seed)).network.state_dict())
+        trainer.train()
+        _conclude(run, trainer, notes)
+    return f"{name}, seed {seed}: {run.metrics['iou']:.3f}"
+
+
+def main() -> None:
+    """Train every row and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    a = parser.parse_args()
+    workers = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+    with workers as pool:
+        for warm in (False, True):  # a warm start needs its source-only run
+            plan = [(name, seed) for name, variant in VARIANTS.items() for seed in range(a.seeds) if variant.warm == warm]
+            for done in as_completed([pool.submit(train, a.source, a.target, a.out, *cell) for cell in plan]):
+                print(done.result(), flush=True)
+    iou = {name: [Run.open(folder(a.out, name, seed)).metrics["iou"] for seed in range(a.seeds)] for name in VARIANTS}
+    print(f"\n| {a.source.name} → {a.target.name} | IoU | gain | against |\n|---|---|---|---|")
+    for name, values in iou.items():
+        bar = VARIANTS[name].bar
+        gains = [value - reference for value, reference in zip(values, iou[bar], strict=True)]
+        spread = [f"{statistics.mean(v):.3f} ± {statistics.stdev(v) if len(v) > 1 else 0:.3f}" for v in (values, gains)]
+        print(f"| {name} | {spread[0]} | {'' if name == bar else spread[1]} | {'' if name == bar else bar} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The last stage of a run, the only place where target test images are read: evaluation, examples, report."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celladapt.data.folder import Folder
+from celladapt.data.images import write_image
+from celladapt.evaluation import Evaluation, score
+from celladapt.files import now, write_json
+from celladapt.prediction import Prediction
+from celladapt.reporting import report
+from celladapt.run import Run
+
+EXAMPLES = 6
+EXAMPLE_SIDE = 1024
+
+Predict = Callable[[NDArray[Any]], Prediction]
+"""Image as ``Folder.image`` gives it -> what is seen in it."""
+Reconstruct = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+"""(H, W) probability in [0, 1] -> R's image of it, (H, W, 3)."""
+
+
+def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruct | None, notes: list[str], **facts: Any) -> None:
+    """Score ``predict`` on the target's test images, write pictures of some, and finish the run's record with ``notes`` and ``facts``."""
+    _, split_t = run.splits
+    if not split_t.test:
+        notes = [*notes, "The target has no annotated test images, so this run cannot state its own quality; look at the examples."]
+    scores = {}
+    examples = (split_t.test or split_t.val or split_t.train)[:EXAMPLES]
+    for stem in dict.fromkeys([*split_t.test, *examples]):
+        image, truth = target.pair(stem) if stem in split_t.test else (target.image(stem), None)
+        prediction = predict(image)
+        if truth is not None:
+            scores[stem] = score(prediction.instances, truth, prediction.mask)
+        if stem in examples:
+            _write_example(run.path / "examples" / stem, image, prediction, truth, reconstruct)
+    if scores:
+        evaluation = Evaluation(scores)
+        write_json(run.path / "metrics.json", evaluation.to_json())
+        evaluation.write_csv(run.path / "metrics.csv")
+    run.note(**facts, finished=now(), notes=notes)
+    report(run.path)
+
+
+def _write_example(folder: Path, image: NDArray[Any], prediction: Prediction, truth: NDArray[Any] | None, reconstruct: Reconstruct | None) -> None:
+    part = np.s_[:EXAMPLE_SIDE, :EXAMPLE_SIDE]
+    bits8 = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    pictures = {
+        "image": bits8[part],
+        "probability": (prediction.probability[part] * 255).round().astype(np.uint8),
+        "prediction": prediction.mask[part],
+    }
+    if truth is not None:
+        pictures["truth"] = truth[part].astype(np.uint16)
+    if reconstruct is not None:
+        pictures["reconstruction"] = reconstruct(prediction.probability[part])
+    for name, picture in pictures.items():
+        write_image(folder / f"{name}.png", picture)

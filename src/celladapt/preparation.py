@@ -1,0 +1,143 @@
+"""From a run's options to what trains: networks, images that training may see, validation images."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from celladapt import methods, parallel
+from celladapt.config import Config
+from celladapt.data.folder import Folder
+from celladapt.data.normalise import Normalisation
+from celladapt.data.pairs import Pairs, Stream
+from celladapt.data.split import Split, choose_labelled
+from celladapt.errors import InputError
+from celladapt.files import now
+from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
+from celladapt.losses import Domain
+from celladapt.progress import say
+from celladapt.run import Run
+from celladapt.train import Trainer
+from celladapt.validate import Held, Validator
+
+STATISTICS_BATCHES = 16
+
+
+def set_up(run: Run) -> tuple[Trainer, list[str]]:
+    """Networks, data and validator of ``run``, and what a reader of its report should know."""
+    config, (split_s, split_t) = run.config, run.splits
+    assert config.source
+    assert config.target
+    source, target = Folder.open(config.source), Folder.open(config.target)
+    fingerprint = {"source": source.fingerprint(), "target": target.fingerprint()}
+    for domain, before in run.record.get("fingerprint", {}).items():
+        if before != fingerprint[domain]:
+            raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
+
+    if run.record.get("processes", parallel.world_size()) != parallel.world_size():
+        raise InputError(f"{run.path} began with {run.record['processes']} processes; continue it with as many, or it would see other batches.")
+
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    method = methods.build(config.spec, config.width)
+    notes: list[str] = []
+    train_s, train_t, seen_t, usable = usable_data(config, source, target, split_s, split_t)
+    target = target.without_masks()  # from here on only the masks that were asked for can be read at all
+    if method.target_masks:
+        notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
+
+    normalise_s = Normalisation.of(source.image(stem) for stem in split_s.train)
+    normalise_t = Normalisation.of(target.image(stem) for stem in split_t.train)
+    stream_s = Stream(train_s, normalise_s, config.crop, config.augment, (config.seed, 0))
+    stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1))
+    pairs = Pairs(
+        stream_s if Domain.SOURCE in method.reads else None,
+        stream_t if Domain.TARGET in method.reads else None,
+        config.batch_size,
+        parallel.rank(),
+        parallel.world_size(),
+    )
+    plain = Stream(target.subset(split_t.train).without_masks(), normalise_t, config.crop, "none", (config.seed, 2))
+
+    def statistics() -> Iterator[Tensor]:
+        for k in range(STATISTICS_BATCHES):
+            yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size))[0].to(device, memory_format=torch.channels_last)
+
+    if config.select == "labelled":
+        notes.append(
+            "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
+        )
+    held_s = _held(source.subset(split_s.val), normalise_s, config.validation_images, masks=True, crop=config.crop)
+    held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled", crop=config.crop)
+    compute = partial(arithmetic, config.precision, device)
+    if parallel.rank() == 0:
+        run.note(
+            **describe(device),
+            arithmetic="bf16" if uses_bf16(config.precision, device) else "float32",
+            processes=parallel.world_size(),
+            started=run.record.get("started") or now(),
+            finished=None,
+            fingerprint=fingerprint,
+            method_doc=(type(method).__doc__ or "").strip(),
+            terms=dict(method.equations),
+            parameters={name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()},
+            target_labelled=usable,
+            notes=notes,
+        )
+        if device.type == "cpu" and config.width >= 32:
+            say(f"No GPU here: width {config.width} will take long (the bar shows how long); --preset fast is made for this machine.")
+    about = {"method": config.method, "source": config.source.name, "target": config.target.name}
+    label = f"{config.method}, seed {config.seed}"
+    validator = Validator(held_s, held_t, device, compute)
+    return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes
+
+
+def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:
+    """What training may read: source and target training images, target validation images, and the target images whose masks are given.
+
+    Raises:
+        InputError: there is nothing to train on or to select with, or the labels asked for do not go with the method.
+    """
+    method = methods.find(config.spec.name)
+    if not method.target_masks and config.labels != "100%":
+        raise InputError(f"Method '{config.spec.name}' reads no target masks, so --target-labels {config.labels} means nothing; leave it out.")
+    usable = choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if method.target_masks else []
+    train_s = source.subset(stem for stem in split_s.train if stem in source.masks)
+    train_t = target.subset(split_t.train).keep_masks(usable)
+    if method.reads == {Domain.TARGET}:
+        train_t = train_t.subset(usable)
+    for domain, folder in ((Domain.SOURCE, train_s), (Domain.TARGET, train_t)):
+        if domain in method.reads and not len(folder):
+            raise InputError(f"{folder.root} has no mask to train on; put label images with the images' names into its masks/ folder.")
+    seen_t = target.subset(split_t.val or split_t.train)
+    if config.select == "labelled":
+        seen_t = seen_t.subset(seen_t.labelled)
+        if not len(seen_t):
+            raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
+    else:
+        seen_t = seen_t.without_masks()
+    if lost := [stem for stem in split_t.test if stem not in target.masks]:
+        raise InputError(f"{target.root} has no mask for the test image {lost[0]} of the split; use a split of these folders.")
+    return train_s, train_t, seen_t, usable
+
+
+def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str) -> Held:
+    """At most ``most`` images, evenly chosen, of crop training only their middle, four crops wide, so that validation stays short and bounded."""
+    stems = list(folder.images)
+    stems = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, min(most, len(stems))).round().astype(int))]
+    if masks:
+        stems = [stem for stem in stems if stem in folder.masks]
+
+    def middle(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if isinstance(crop, str):
+            return array
+        top, left = (max(0, (n - 4 * crop) // 2) for n in array.shape[:2])
+        return array[top : top + 4 * crop, left : left + 4 * crop]
+
+    if not masks:
+        return Held([normalise(middle(folder.image(stem))) for stem in stems])
+    pairs = [folder.pair(stem) for stem in stems]
+    return Held([normalise(middle(image)) for image, _ in pairs], [torch.from_numpy(middle(mask) > 0) for _, mask in pairs])

@@ -1,0 +1,159 @@
+"""Grids of runs: resuming, failing runs, runs side by side, and the row that learns nothing."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import celladapt
+from celladapt import side_by_side
+from celladapt.adaptation import prepare
+from celladapt.benchmarking import parse_methods
+from celladapt.checkpoint import load
+from celladapt.classical import classical_mask
+from celladapt.config import Config, preset_options, with_options
+from celladapt.data.folder import Folder
+from celladapt.data.images import read_image
+from celladapt.errors import InputError
+from celladapt.metrics import foreground
+from celladapt.run import Run
+
+TINY: dict[str, Any] = {"steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 3, "checkpoint_every": 2}
+
+
+def rows(grid: Path) -> list[dict[str, str]]:
+    with open(grid / "cells.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def prepared(domains: tuple[Path, Path], out: Path, **options: Any) -> Run:
+    values = {**preset_options("fast"), **TINY, "baseline": False, "source": domains[0], "target": domains[1], **options}
+    return prepare(with_options(Config(), values), out)
+
+
+def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    grid = tmp_path / "grid"
+    first = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], grid, seeds=2, **TINY)
+    table = (grid / "cells.csv").read_bytes()
+    states = {cell.run.path: (cell.run.path / "run.json").read_bytes() for cell in first.cells}
+    assert [(cell.method, cell.seed) for cell in first.cells] == [
+        ("classical", 0), ("source_only", 0), ("source_only", 1), ("cellsegssda@2", 0), ("cellsegssda@2", 1),
+    ]  # fmt: skip
+    assert len({tuple(cell.run.splits[1].test) for cell in first.cells}) == 1
+    again = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], grid, seeds=2, **TINY)
+    assert all((path / "run.json").read_bytes() == before for path, before in states.items())
+    assert (grid / "cells.csv").read_bytes() == table
+    assert again.results() == first.results() == json.loads((grid / "results.json").read_text())
+    with pytest.raises(InputError, match="other options"):
+        celladapt.benchmark([tiny_domains], ["source_only"], grid, seeds=1, **{**TINY, "steps": 5})
+
+
+def test_a_failing_run_leaves_the_others_alone(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    # So great a weight makes S infinite in its first step, and its loss NaN in the second.
+    methods = ["cellseguda:lambda_rec=1e300", "source_only"]
+    done = celladapt.benchmark([tiny_domains], methods, tmp_path / "grid", seeds=1, **TINY)
+    ((name, failure),) = done.failures.items()
+    assert "lambda_rec=1e300" in name
+    assert not failure.ours
+    assert "loss term" in failure.sentence
+    by_method = {row["method"]: row for row in rows(tmp_path / "grid")}
+    assert by_method[methods[0]]["error"] == failure.sentence
+    assert by_method[methods[0]]["iou"] == ""
+    assert by_method["source_only"]["error"] == ""
+    assert 0 <= float(by_method["source_only"]["iou"]) <= 1
+    assert set(next(iter(done.results().values()))) == {"classical", "source_only"}
+
+
+def test_a_killed_run_is_named_and_ends_as_if_it_had_not_been(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = side_by_side._Worker.take
+
+    def killed(worker: side_by_side._Worker, line: bytes) -> int:
+        worker.process.kill()
+        return take(worker, line)
+
+    monkeypatch.setattr(side_by_side._Worker, "take", killed)
+    run = prepared(tiny_domains, tmp_path / "cut", steps=400, validate_every=400, checkpoint_every=1)
+    ((name, failure),) = side_by_side.carry_out_all({"cut": run}, jobs=1)
+    assert name == "cut"
+    assert failure is not None
+    assert "killed by signal 9" in failure.sentence
+    assert not run.finished
+
+
+def test_side_by_side_equals_alone(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    runs = {str(n): prepared(tiny_domains, tmp_path / str(n)) for n in range(3)}
+    assert dict(side_by_side.carry_out_all(runs, jobs=2)) == {"0": None, "1": None, "2": None}
+    weights = [load(run.path / "last.safetensors")[0] for run in runs.values()]
+    assert all(weights[0][key].equal(other[key]) for other in weights[1:] for key in weights[0])
+
+
+def test_a_worker_whose_parent_is_gone_saves_and_stops(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    run = prepared(tiny_domains, tmp_path / "run", steps=100_000, validate_every=100_000, checkpoint_every=100_000)
+    worker = subprocess.Popen([sys.executable, "-m", "celladapt.worker", str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert worker.stdin
+    assert worker.stdout
+    assert json.loads(worker.stdout.readline())["done"] >= 1
+    worker.stdin.close()
+    worker.stdout.read()
+    assert worker.wait(timeout=60) != 0
+    assert 1 <= load(run.path / "last.safetensors")[1]["step"] < 100_000
+
+
+def test_what_a_library_prints_is_no_message(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    worker = side_by_side._Worker.__new__(side_by_side._Worker)
+    worker._done, worker._last = 0, {}
+    assert worker.take(b'{"done": 7}\n') == 7
+    assert worker.take(b"Warning: 12 is deprecated\n") == 7
+    assert worker.take(b"12\n") == 7
+
+
+def test_methods_with_other_labels_may_leave_out_the_name() -> None:
+    assert parse_methods("source_only,cellsegssda@10%,@25%,@5,supervised") == [
+        "source_only", "cellsegssda@10%", "cellsegssda@25%", "cellsegssda@5", "supervised",
+    ]  # fmt: skip
+    assert parse_methods("cellsegssda:lambda_rec=0@10%,@25%")[1] == "cellsegssda:lambda_rec=0@25%"
+    with pytest.raises(InputError, match="needs a method before it"):
+        parse_methods("@25%")
+
+
+def test_pairs_that_would_share_a_folder_are_refused(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="twice"):
+        celladapt.benchmark([tiny_domains, tiny_domains], ["source_only"], tmp_path / "grid", seeds=1, **TINY)
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_failed_run_gives_exit_code_2_and_is_said(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+    command = [sys.executable, "-m", "celladapt", "benchmark", "--pairs", ":".join(map(str, tiny_domains)), "--out", str(tmp_path / "grid")]
+    done = subprocess.run([*command, "--seeds=1", "--methods=cellseguda:lambda_rec=1e300", *options], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 2, done.stderr
+    assert "1 of 2 runs failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "classical" in done.stdout
+
+
+@pytest.mark.parametrize("domain", [0, 1])
+def test_the_classical_row_finds_blobs_whatever_their_polarity(tiny_domains: tuple[Path, Path], domain: int) -> None:
+    folder = Folder.open(tiny_domains[domain])
+    for stem in folder.images:
+        image, truth = folder.pair(stem)
+        assert foreground(classical_mask(image), truth > 0).iou > 0.8
+
+
+def test_the_classical_row_of_an_image_of_one_colour_is_empty() -> None:
+    assert not classical_mask(np.full((40, 30), 7, np.uint8)).any()
+    assert classical_mask(np.full((40, 30, 3), 40_000, np.uint16)).shape == (40, 30)
+
+
+def test_the_classical_row_on_stained_tissue(shared_data: Path) -> None:
+    folder = Folder.open(shared_data / "dsb2018" / "tissue-violet")
+    dice = [foreground(classical_mask(read_image(folder.images[stem])), folder.mask(stem) > 0).dice for stem in list(folder.images)[:10]]
+    assert np.mean(dice) > 0.75
