@@ -16,6 +16,7 @@ import pytest
 import celladapt
 from celladapt import adaptation
 from celladapt.checkpoint import load
+from celladapt.config import Config
 from celladapt.data import folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
@@ -94,6 +95,40 @@ def test_masks_that_the_run_may_not_read_are_not_read(tiny_domains: tuple[Path, 
     assert seen == set(run.record["target_labelled"])
     assert len(seen) == 2
     assert seen <= set(run.splits[1].train)
+
+
+def test_no_file_among_the_target_masks_is_even_opened(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = tiny_domains
+    guard = (
+        "import sys; from celladapt import adaptation; from celladapt.cli import main; training = [True]; conclude = adaptation._conclude\n"
+        "def hook(event, arguments):\n"
+        " if event == 'open' and training[0] and MASKS in str(arguments[0]): raise RuntimeError(f'opened {arguments[0]}')\n"
+        "def after(*a):\n training[0] = False\n conclude(*a)\n"
+        "adaptation._conclude = after; sys.addaudithook(hook); sys.exit(main())"
+    ).replace("MASKS", repr(str(target / "masks")))
+    for method, code in (("cellseguda", 0), ("da_adv", 0), ("source_only", 0), ("cellsegssda@2", 1)):  # the last shows that the guard bites
+        arguments = command(source, target, tmp_path / method, f"--method={method}")[3:]
+        done = subprocess.run([sys.executable, "-c", guard, *arguments], capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert ("opened" in done.stderr) == bool(code)
+
+
+def test_images_of_one_patient_stay_together_as_the_data_set_says(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = tiny_domains
+    for number in range(8):
+        for part in ("images", "masks"):
+            (target / part / f"target{number}.png").rename(target / part / f"p{number % 4}_{number}.png")
+    (target / "dataset.toml").write_text('group = "^p[0-9]"', encoding="utf-8")
+    folders = folder.Folder.open(source), folder.Folder.open(target)
+    _, split = adaptation.make_splits(Config(source=source, target=target), *folders)
+    assert split.test
+    for stems in (split.train, split.val, split.test):
+        assert sorted(stems) == sorted(stem for stem in folders[1].images if stem[:2] in {name[:2] for name in stems})
+    _, named = adaptation.make_splits(Config(source=source, target=target, group="[0-9]$"), *folders)
+    assert named != split, "the option goes before the file"
+    (target / "dataset.toml").write_text("group = 3", encoding="utf-8")
+    with pytest.raises(InputError, match="no text"):
+        adaptation.make_splits(Config(source=source, target=target), *folders)
 
 
 def test_test_images_are_not_seen_before_the_end(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

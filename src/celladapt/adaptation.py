@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +84,17 @@ def prepare(config: Config, out: Path) -> Run:
 
 
 def make_splits(config: Config, source: Folder, target: Folder) -> tuple[Split, Split]:
-    """The source and the target split that ``config`` asks for; of the source nothing is held out for testing."""
+    """The source and the target split that ``config`` asks for; of the source nothing is held out for testing.
+
+    Images of one patient or slide stay together as ``config.group`` says, or else each folder's ``dataset.toml``.
+    """
     if config.split is not None:
         return load_splits(config.split)
-    part = partial(make_split, val=config.val_fraction, seed=config.split_seed, group=config.group)
-    return part(source, test=0.0), part(target, test=config.test_fraction)
+
+    def part(folder: Folder, test: float) -> Split:
+        return make_split(folder, val=config.val_fraction, test=test, seed=config.split_seed, group=config.group or folder.group)
+
+    return part(source, 0.0), part(target, config.test_fraction)
 
 
 def carry_out(run: Run) -> Run:

@@ -35,6 +35,8 @@ class MethodSpec:
         if not found:
             raise InputError(f"'{text}' is not a method; write NAME, NAME@10% or NAME:option=value.")
         pairs = [item.split("=") for item in found["options"].split(":")[1:]]
+        if len(dict(pairs)) < len(pairs):
+            raise InputError(f"'{text}' sets an option twice; set it once.")
         return cls(found["name"], found["labels"], dict(pairs))
 
 
@@ -111,8 +113,8 @@ class Config:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {_in_words(hint)}.")
         positive = ("steps", "width", "batch_size", "validate_every", "checkpoint_every", "validation_images", "lr_s", "lr_d", "lr_r")
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0.")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0 and finite.")
         if self.crop != "whole" and self.crop < 32:
             raise InputError(f"--crop is {self.crop}; it must be at least 32 pixels, or 'whole'.")
         if not (0 <= self.val_fraction < 1 and 0 <= self.test_fraction < 1 and self.val_fraction + self.test_fraction < 1):

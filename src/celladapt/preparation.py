@@ -32,11 +32,6 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     assert config.source
     assert config.target
     source, target = Folder.open(config.source), Folder.open(config.target)
-    fingerprint = {"source": source.fingerprint(), "target": target.fingerprint()}
-    for domain, before in run.record.get("fingerprint", {}).items():
-        if before != fingerprint[domain]:
-            raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
-
     if run.record.get("processes", parallel.world_size()) != parallel.world_size():
         raise InputError(f"{run.path} began with {run.record['processes']} processes; continue it with as many, or it would see other batches.")
 
@@ -45,7 +40,13 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     method = methods.build(config.spec, config.width)
     notes: list[str] = []
     train_s, train_t, seen_t, usable = usable_data(config, source, target, split_s, split_t)
-    target = target.without_masks()  # from here on only the masks that were asked for can be read at all
+    # Not even for a fingerprint is a target mask opened that training was not given.
+    may_read = [*usable, *seen_t.masks]
+    fingerprint = {"source": source.fingerprint(), "target": target.keep_masks(may_read).fingerprint()}
+    for domain, before in run.record.get("fingerprint", {}).items():
+        if before != fingerprint[domain]:
+            raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
+    target = target.without_masks()
     if method.target_masks:
         notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
 

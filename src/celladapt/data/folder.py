@@ -1,6 +1,7 @@
 """The one data set class: a domain folder with ``images/`` and optional ``masks/`` of the same stems."""
 
 import hashlib
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,24 @@ class Folder:
         """
         wanted = self._known(stems)
         return replace(self, masks={stem: path for stem, path in self.masks.items() if stem in wanted})
+
+    @property
+    def group(self) -> str | None:
+        """Pattern in the images' names that tells patients or slides apart, where ``dataset.toml`` beside ``images/`` gives one.
+
+        Raises:
+            InputError: the file is there and cannot be read.
+        """
+        file = self.root / "dataset.toml"
+        if not file.is_file():
+            return None
+        try:
+            group = tomllib.loads(file.read_text(encoding="utf-8")).get("group")
+        except (OSError, ValueError) as error:
+            raise FileError(file, f"cannot be read ({error})", "mend or delete it") from None
+        if not isinstance(group, str | None):
+            raise FileError(file, "has a group that is no text", 'write it as group = "regular expression", or delete it')
+        return group
 
     def image(self, stem: str) -> NDArray[Any]:
         """(H, W, 3) uint8 or uint16; see `read_image`."""
