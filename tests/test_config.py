@@ -200,6 +200,28 @@ def test_presets_load_and_no_other_name_does(tmp_path: Path) -> None:
         preset_options(str(tmp_path / "none.toml"))
 
 
+def test_a_preset_may_begin_with_another_one(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('preset = "paper"\nsteps = 7\n', encoding="utf-8")
+    assert preset_options(str(own)) == {**preset_options("paper"), "steps": 7}
+    own.write_text('preset = "papre"\n', encoding="utf-8")
+    with pytest.raises(InputError, match="'papre'; it must be one of"):
+        preset_options(str(own))
+    own.write_text('preset = "paper"\n', encoding="utf-8")
+    with pytest.raises(InputError, match="'preset'"):
+        read_options(own)  # a run's own config.toml names every option
+
+
+@pytest.mark.parametrize(("name", "source", "target"), [("kirc_to_tnbc", "kirc", "tnbc"), ("tnbc_to_kirc", "tnbc", "kirc")])
+def test_the_experiments_of_the_paper_are_presets(name: str, source: str, target: str) -> None:
+    assert preset_options(name) == {**preset_options("paper"), "source": f"data/{source}", "target": f"data/{target}"}
+
+
+def test_an_option_set_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="twice"):
+        MethodSpec.parse("cellseguda:lambda_adv=1:lambda_adv=2")
+
+
 def test_preset_paper_is_the_published_recipe() -> None:
     config = with_options(Config(), preset_options("paper"))
     published = {

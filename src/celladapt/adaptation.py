@@ -26,16 +26,21 @@ from celladapt.train import Trainer
 
 
 def adapt(
-    source: str | Path, target: str | Path, method: str | None = None, preset: str = "default", out: str | Path | None = None, **options: Any
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+    method: str | None = None,
+    preset: str = "default",
+    out: str | Path | None = None,
+    **options: Any,
 ) -> Run:
     """Adapt a nuclei segmentation model from an annotated domain to another one.
 
     Args:
-        source: folder with images/ and masks/.
+        source: folder with images/ and masks/; left out where the preset names it, and so is ``target``.
         target: folder with images/, and masks/ for those images that have one. Masks are read only by methods that are trained on them,
             and for the final evaluation on test images that training never saw.
         method: see ``celladapt.methods.names()``; cellseguda, unless the preset says otherwise. ``NAME@10%`` hides the other labels, ``NAME:option=value`` sets an option.
-        preset: "default", "fast" or "paper", or a TOML file of options.
+        preset: one of ``celladapt.config.presets()``, or a TOML file of options.
         out: run folder to make; ``runs/SOURCE-to-TARGET-METHOD`` with a number by default.
         options: any field of ``Config``; they override the preset.
 
@@ -46,9 +51,11 @@ def adapt(
         InputError: the folders, options or ``out`` are at fault.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; ``resume`` continues.
     """
-    values = {**preset_options(preset), "source": Path(source).absolute(), "target": Path(target).absolute(), **options}
-    if method is not None:
-        values["method"] = method
+    given = {"source": source, "target": target, "method": method, **options}
+    values = {**preset_options(preset), **{name: value for name, value in given.items() if value is not None}}
+    for domain in ("source", "target"):
+        if domain in values:
+            values[domain] = Path(values[domain]).absolute()
     config = with_options(Config(), values)
     return carry_out(prepare(config, Path(out) if out is not None else free_name(config)))
 
@@ -60,19 +67,16 @@ def resume(run: str | Path) -> Run:
 
 def free_name(config: Config) -> Path:
     """``runs/SOURCE-to-TARGET-METHOD``, with a number where that is taken."""
-    assert config.source
-    assert config.target
-    base = f"{config.source.name}-to-{config.target.name}-{config.spec.name}"
+    source, target = _both(config)
+    base = f"{source.name}-to-{target.name}-{config.spec.name}"
     names = (Path("runs") / (base if n == 1 else f"{base}-{n}") for n in range(1, 10_000))
     return next(path for path in names if not path.exists())
 
 
 def prepare(config: Config, out: Path) -> Run:
     """Check the folders, make or take the split, and start the run folder."""
-    if config.source is None or config.target is None:
-        raise InputError("Name both folders: --source DIR (annotated) and --target DIR.")
     methods.build(config.spec, 1)  # an unknown method or option shows before any work
-    source, target = Folder.open(config.source), Folder.open(config.target)
+    source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
     usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
     pick_device(config.device)
@@ -81,6 +85,12 @@ def prepare(config: Config, out: Path) -> Run:
         Run.create(out, config, *splits)
     parallel.wait()
     return Run.open(out)
+
+
+def _both(config: Config) -> tuple[Path, Path]:
+    if config.source is None or config.target is None:
+        raise InputError("Name both folders: --source DIR (annotated images) and --target DIR (images to adapt to).")
+    return config.source, config.target
 
 
 def make_splits(config: Config, source: Folder, target: Folder) -> tuple[Split, Split]:

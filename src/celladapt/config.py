@@ -166,29 +166,43 @@ def presets() -> list[str]:
 
 
 def preset_options(name: str) -> dict[str, Any]:
-    """The options that preset ``name`` changes (a name, or the path of a TOML file of one's own).
+    """The options that preset ``name`` changes (a name, or the path of a TOML file of one's own, which may begin with ``preset = "paper"``).
 
     Raises:
         InputError: no such preset, or what ``Config.from_toml`` raises.
     """
     if name in presets():
-        return read_options(Path(str(resources.files("celladapt.presets") / f"{name}.toml")))
-    if name.endswith(".toml"):
-        return read_options(Path(name))
-    raise InputError(f"There is no preset '{name}'; choose one of {', '.join(presets())}, or give a .toml file.")
+        values = _read_toml(Path(str(resources.files("celladapt.presets") / f"{name}.toml")))
+    elif name.endswith(".toml"):
+        values = _read_toml(Path(name))
+    else:
+        raise InputError(f"There is no preset '{name}'; choose one of {', '.join(presets())}, or give a .toml file.")
+    base = values.pop("preset", None)
+    if base is not None and base not in presets():
+        raise InputError(f"{name} begins with preset = {base!r}; it must be one of {', '.join(presets())}.")
+    _check_names(values, name)
+    return {**(preset_options(base) if base else {}), **values}
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options in a TOML file, each checked by name and type."""
+    """The options in a TOML file, each checked by name."""
+    values = _read_toml(path)
+    _check_names(values, path)
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give an existing TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a valid TOML file ({error}).") from None
+
+
+def _check_names(values: dict[str, Any], where: str | Path) -> None:
     for key in values:
-        _check_name(key, f"{path} has an unknown option")
-    return values
+        _check_name(key, f"{where} has an unknown option")
 
 
 def with_options(config: Config, options: dict[str, Any]) -> Config:
