@@ -28,7 +28,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-data = App(name="data", help="Look at data folders.")
+data = App(name="data", help="Look at data folders; get public data sets.")
 app.command(data)
 
 Options = Annotated[Config, Parameter(name="*")]
@@ -72,7 +72,8 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
     Parameters
     ----------
     preset
-        Set of options: default (one GPU), fast (two CPU cores, ten minutes), paper (the published recipe), or a TOML file. Other options override it.
+        Set of options: default (one GPU), fast (two CPU cores, ten minutes), paper (the published recipe), kirc_to_tnbc and tnbc_to_kirc (the paper's
+        experiments, with their folders), or a TOML file. Other options override it.
     out
         Run folder to make; runs/SOURCE-to-TARGET-METHOD by default.
     resume
@@ -86,10 +87,7 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
             raise InputError("--resume continues a run with the options it began with; leave the other options out.")
         run = adaptation.resume(resume)
     else:
-        source, target = options.pop("source", None), options.pop("target", None)
-        if source is None or target is None:
-            raise InputError("Name both folders: --source DIR (annotated images) and --target DIR (images to adapt to).")
-        run = adaptation.adapt(source, target, preset=preset, out=out, **options)
+        run = adaptation.adapt(preset=preset, out=out, **options)
     if run.metrics:
         from celladapt.benchmarking import scores_table
 
@@ -265,6 +263,56 @@ def check(*folders: Path) -> None:
     _print(found)
     if not found.ok:
         raise InputError("The data have faults, listed above; mend them and check again.")
+
+
+@data.command(name="list")
+def list_public(name: str | None = None) -> None:
+    """List the public data sets: what they are, how large, their licence and how to get them; with a name, everything about that one.
+
+    Parameters
+    ----------
+    name
+        Data set, for its citation, addresses and checksums.
+    """
+    from celladapt.data import public
+
+    _print(public.overview() if name is None else public.describe(name))
+
+
+@data.command
+def fetch(name: str, *, out: Path | None = None) -> None:
+    """Download a public data set, verify it, and convert it into domain folders.
+
+    Downloads are kept in $CELLADAPT_DATA, or the system's cache folder; one that was cut short goes on where it stopped.
+
+    Parameters
+    ----------
+    name
+        Data set; `celladapt data list` names them.
+    out
+        Folder to make; data/NAME by default.
+    """
+    from celladapt.data import public
+
+    _print(*map(str, public.fetch(name, out)))
+
+
+@data.command
+def convert(name: str, src: Path, dst: Path) -> None:
+    """Turn a downloaded copy of a public data set into domain folders.
+
+    Parameters
+    ----------
+    name
+        Data set; `celladapt data list` names them.
+    src
+        Folder with the unpacked files, the archive, or a folder that holds the archives.
+    dst
+        Folder to make.
+    """
+    from celladapt.data import public
+
+    _print(*map(str, public.convert(name, src, dst)))
 
 
 def main(arguments: list[str] | None = None) -> int:
