@@ -1,26 +1,45 @@
-"""The Markdown table of a benchmark folder, from its cells.csv: ``python -m benchmarks.results GRID [GRID ...]``."""
+"""The section of the documentation on finished benchmarks, as Markdown: ``python -m benchmarks.results GRID [GRID ...]``.
 
-import csv
-import statistics
-import sys
+Tables, intervals and sentences are those of the report, so no number is typed.
+"""
+
+import argparse
 from pathlib import Path
 
-MEASURES = ("iou", "dice", "aji", "pq", "f1")
+from celladapt.reporting.conditions import machine, notes
+from celladapt.reporting.differences import compare
+from celladapt.reporting.grid import read_grid
+from celladapt.reporting.paired import UNCORRECTED
+from celladapt.reporting.tables import long, markdown, wide
 
 
-def table(grid: Path) -> str:
-    """Mean ± sample standard deviation over seeds of every pair and method; seconds of training."""
-    with open(grid / "cells.csv", encoding="utf-8") as file:
-        cells = list(csv.DictReader(file))
-    lines = ["| pair | method | seeds | IoU | Dice | AJI | PQ | F1 | seconds |", "|---|---|---|---|---|---|---|---|---|"]
-    for pair, method in dict.fromkeys((cell["pair"], cell["method"]) for cell in cells):
-        rows = [cell for cell in cells if (cell["pair"], cell["method"]) == (pair, method)]
-        values = [[float(row[name]) for row in rows] for name in MEASURES]
-        scores = [f"{statistics.mean(v):.3f} ± {statistics.stdev(v) if len(v) > 1 else 0:.3f}" for v in values]
-        lines.append(f"| {pair} | {method} | {len(rows)} | {' | '.join(scores)} | {statistics.mean(float(row['seconds']) for row in rows):.0f} |")
-    return "\n".join(lines)
+def section(folder: Path) -> str:
+    """What a benchmark rests on, the paper's table, all five measures, and every method against source-only.
+
+    Raises:
+        InputError: ``folder`` holds no readable ``cells.csv``.
+    """
+    grid = read_grid(folder)
+    comparisons = compare(grid)
+    first, *others = notes(grid)
+    blocks = [
+        f"{first} {machine(grid)}".strip(),
+        markdown(wide(grid)).strip(),
+        "\n".join(f"- {note}" for note in others),
+        markdown(long(grid)).strip(),
+    ]
+    for pair in grid.pairs:
+        blocks.append(f"Against source-only on {pair}:")
+        blocks.append("\n".join(f"- {one.in_words()}." for one in comparisons.with_source_only(grid, pair)) or "- nothing can be compared.")
+    return "\n\n".join([*blocks, UNCORRECTED]) + "\n"
+
+
+def main() -> None:
+    """Print the sections of some benchmark folders."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grids", type=Path, nargs="+")
+    print("\n".join(map(section, parser.parse_args().grids)), end="")
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(table(Path(argument)), end="\n\n")
+    main()

@@ -167,9 +167,10 @@ def test_notes_are_no_faults(tiny_domains: tuple[Path, Path]) -> None:
         ("masks", "lacks a mask for 1 of 8 images (source0)"),
         ("target0.png", "is blank (all its pixels are equal)"),
         ("target1.png", "is blank (all its pixels are equal)"),
-        ("target2.png", "is a mask without background"),
+        ("target2.png", "marks 100% of the image as nuclei"),
+        ("masks", "holds 1 mask with one value beside 0, in which touching nuclei count as one"),
     ]
-    assert "No fault and 5 notes in 2 folders" in printed(report)
+    assert "No fault and 6 notes in 2 folders" in printed(report)
 
 
 def test_unannotated_folders_need_no_masks(tiny_domains: tuple[Path, Path]) -> None:
@@ -177,6 +178,7 @@ def test_unannotated_folders_need_no_masks(tiny_domains: tuple[Path, Path]) -> N
     report = check([tiny_domains[1], tiny_domains[0] / "images"])
     assert report.findings == []
     assert [(row.masks, row.nuclei, row.median_diameter, row.foreground) for row in report.summary] == [(0, 0, None, None)] * 2
+    assert "no mask either" in report.verdict
 
 
 def test_binary_masks_and_huge_labels_are_counted(tmp_path: Path) -> None:

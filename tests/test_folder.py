@@ -86,11 +86,17 @@ def test_bad_folders(domain: Path, tmp_path: Path) -> None:
     (tmp_path / "bare" / "images").mkdir(parents=True)
     with pytest.raises(InputError, match="images holds no image"):
         Folder.open(tmp_path / "bare")
-    # Masks would be passed over in silence.
+    (tmp_path / "other" / "tiles").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"has no images/ folder \(it holds tiles/\); put the images into images/"):
+        Folder.open(tmp_path / "other")
+
+
+def test_images_may_lie_beside_their_masks_folder(domain: Path, tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
     shutil.copytree(domain / "masks", tmp_path / "flat" / "masks")
-    shutil.copy(domain / "images" / "a.png", tmp_path / "flat")
-    with pytest.raises(InputError, match="has no images/ folder; put the images into"):
-        Folder.open(tmp_path / "flat")
+    for path in (domain / "images").iterdir():
+        shutil.copy(path, tmp_path / "flat")
+    assert Folder.open(tmp_path / "flat").fingerprint() == Folder.open(domain).fingerprint()
 
 
 def test_a_mask_without_image(domain: Path) -> None:

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import celladapt
 from celladapt import adaptation, methods
+from celladapt.data.images import write_image
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,7 +21,7 @@ def blocks(name: str) -> list[str]:
 
 def test_the_readmes_python_runs(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(tiny_domains[1] / "images" / "target0.png", tiny_domains[1] / "images" / "case1.png")
+    write_image(tiny_domains[1] / "images" / "case1.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
     small = {"steps": 4, "width": 4, "crop": 32, "validate_every": 2}
     real = adaptation.preset_options
     monkeypatch.setattr(adaptation, "preset_options", lambda name: {**real(name), **small})  # the same lines, in seconds

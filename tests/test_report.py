@@ -314,6 +314,82 @@ def test_the_comparison_page(tmp_path: Path) -> None:
     assert html.count('<svg class="curve"') == 2
 
 
+def test_every_score_leads_to_its_run(tmp_path: Path) -> None:
+    html = page(write_comparison(tmp_path / "bench"))
+    for method in ("source_only", "cellseguda", "cellsegssda"):
+        for seed in range(2):
+            # IoU and Dice of the table, and the list of all runs.
+            assert html.count(f'href="./grey-violet/{method}/seed{seed}/report.html"') == 3
+
+
+def test_the_figures_and_comparisons_of_a_benchmark(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "bench")
+    html = page(folder)
+    assert html.count('<svg class="chart"') == 1, "no curve over labels, as no share of them was given"
+    for svg in re.findall(r'<svg class="(?:chart|curve)".*?</svg>', html, flags=re.S):
+        assert {"currentColor", "var(--c0)"} <= set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)), "in the page's colours, light or dark"
+    text = words(html)
+    assert "What is different from what" in text
+    assert "CellSegUDA is 0.200 IoU above Source only; too few test images (2) for a test." in text
+    assert "not corrected for the number of comparisons" in text
+    assert "Every two methods on grey-violet" in text
+    assert "2 seeds (0-1); 60 steps" in text
+    assert "test images: 2." in text
+    for name in ("table.csv", "table.md", "table.tex", "measures.csv", "comparisons.csv", "methods.png", "methods.svg"):
+        assert (folder / name).stat().st_size > 0
+
+
+def test_many_images_give_a_verdict_and_a_matrix(tmp_path: Path) -> None:
+    stems = tuple("abcdefgh")
+    for method, iou in (("source_only", 0.5), ("cellseguda", 0.6), ("da_adv", 0.5)):
+        write_run(tmp_path / "x" / method / "seed0", method=method, iou=iou, stems=stems, pictures=0)
+    rows = "".join(f"x,{method},0,{iou + 0.035}\n" for method, iou in (("source_only", 0.5), ("cellseguda", 0.6), ("da_adv", 0.5)))
+    (tmp_path / "cells.csv").write_text("pair,method,seed,iou\n" + rows)
+    text = words(page(tmp_path))
+    assert "CellSegUDA is 0.100 IoU above Source only (95 % interval 0.100 to 0.100, 8 images, 1 seed, so it says nothing of other seeds)." in text
+    assert "DA-ADV and Source only have the same IoU on every image" in text
+    assert "CellSegUDA +0.100 +0.100, +0.100 –+0.100 +0.100, +0.100 DA-ADV +0.000 +0.000, +0.000 −0.100" in text
+
+
+def test_a_failed_cell_is_shown_and_the_rest_stands(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "bench")
+    lines = (folder / "cells.csv").read_text().splitlines()
+    lines = [lines[0] + ",error", *(line + "," for line in lines[1:])]
+    lines[4] = f'grey-violet,cellseguda,1,,,,,grey-violet/cellseguda/seed1,"Out of memory & {HOSTILE[:8]}; lower --batch-size."'
+    (folder / "cells.csv").write_text("\n".join(lines))
+    html = page(folder)
+    text = words(html)
+    assert "1 run failed" in text
+    assert "cellseguda on grey-violet, seed 1, failed: Out of memory &amp; &lt;script&gt;; lower --batch-size." in text
+    assert "failed: Out of memory" in text[text.index("All runs") :]
+    assert "0.700; failed (1 of 2) (+0.150)" in text
+    assert "0.750" not in text
+    assert "<script" not in html
+    assert "failed (1 of 2)" in re.findall(r'<svg class="chart".*?</svg>', html, flags=re.S)[0]
+
+
+def test_what_learns_nothing_comes_first_and_is_set_apart(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "bench")
+    run = folder / "grey-violet" / "classical" / "seed0"
+    write_run(run, method="classical", iou=0.4, stems=("a", "b"), pictures=0)
+    for name in ("split.json", "log.jsonl", "validation.jsonl"):
+        (run / name).unlink()
+    (run / "run.json").write_text('{"finished": "2026-01-01", "seconds": 1.5}')
+    with (folder / "cells.csv").open("a") as handle:
+        handle.write("grey-violet,classical,0,0.405,0.405,,1.5,grey-violet/classical/seed0\n")
+    alone = words(page(run))
+    assert "Nothing was trained here: a classical segmentation was applied" in alone
+    assert "A network" not in alone
+    assert "losses" not in alone
+    html = page(folder)
+    text = words(html)
+    assert html.count('<tr class="apart">') == 1
+    assert text.index("Classicallearns nothing") < text.index("Source only 0.550")
+    assert "0.405 (−0.145)" in text
+    assert "2 seeds (0-1)" in text
+    assert "Classical is 0.150 IoU below Source only" in text
+
+
 def test_comparison_names_and_links_are_escaped(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path / "bench", pairs=('javascript:a"b<script>',))
     html = page(folder)

@@ -59,6 +59,17 @@ def test_the_page_is_whole_at_any_width(browser: "webdriver.Chrome", page: Path,
     drawn = browser.execute_script("return Array.from(document.querySelectorAll('svg.curve'), svg => svg.getBoundingClientRect().height)")
     assert drawn
     assert min(drawn) > 80
+    # The page's font is not the one that the figure was laid out with, so its words might not fit.
+    outside = browser.execute_script(
+        "return Array.from(document.querySelectorAll('svg.chart')).flatMap(svg => { const box = svg.getBoundingClientRect();"
+        " return Array.from(svg.querySelectorAll('text'), text => [text.textContent, text.getBoundingClientRect()])"
+        ".filter(([words, at]) => at.left < box.left - 1 || at.right > box.right + 1 || at.top < box.top - 1 || at.bottom > box.bottom + 1)"
+        ".map(([words]) => words) })"
+    )
+    assert outside == []
+    charts = browser.execute_script("return Array.from(document.querySelectorAll('svg.chart'), svg => svg.getBoundingClientRect().height)")
+    assert len(charts) == page.parent.name.count("bench")
+    assert min(charts, default=200) > 150
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return typeof window.hacked") == "undefined"
     assert browser.execute_script("return performance.getEntriesByType('resource').filter(entry => !entry.name.startsWith('data:')).length") == 0

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import celladapt
 from celladapt import adaptation
 from celladapt.checkpoint import load
-from celladapt.config import Config
+from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
@@ -74,10 +75,23 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp
         return step(*arguments)
 
     monkeypatch.setattr(train, "take_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
+    assert stop.value.args == (tmp_path / "run",), "the folder to resume, for the person"
     assert load(tmp_path / "run" / "last.safetensors")[1]["step"] == 5
     assert celladapt.resume(tmp_path / "run").finished
+
+
+def test_two_processes_never_carry_out_one_run_at_a_time(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    values = {**preset_options("fast"), **TINY, "source": tiny_domains[0], "target": tiny_domains[1]}
+    values.pop("preset")
+    run = adaptation.prepare(with_options(Config(), values), tmp_path / "run")
+    with run.alone():
+        done = subprocess.run([sys.executable, "-m", "celladapt", "adapt", "--resume", str(run.path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Another process is working on" in done.stderr
+    assert not (run.path / "last.safetensors").exists()
+    assert celladapt.resume(run.path).finished
 
 
 def test_masks_that_the_run_may_not_read_are_not_read(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +109,49 @@ def test_masks_that_the_run_may_not_read_are_not_read(tiny_domains: tuple[Path, 
     assert seen == set(run.record["target_labelled"])
     assert len(seen) == 2
     assert seen <= set(run.splits[1].train)
+
+
+def test_an_image_in_two_places_is_refused(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = tiny_domains
+    with pytest.raises(InputError, match="are the same image"):
+        celladapt.adapt(source, source, out=tmp_path / "run", **TINY)
+    for part in ("images", "masks"):
+        shutil.copy(target / part / "target3.png", source / part / "copy.png")
+    with pytest.raises(InputError, match=r"copy\.png and .*target3\.png are the same image"):
+        celladapt.adapt(source, target, out=tmp_path / "run", **TINY)
+    assert not (tmp_path / "run").exists()
+    celladapt.adapt(source, target, "supervised", out=tmp_path / "run", **TINY)  # which does not read the source
+    _, split = adaptation.make_splits(Config(source=source, target=target), folder.Folder.open(source), folder.Folder.open(target))
+    copy, original = target / "images" / f"{split.train[0]}.png", target / "images" / f"{split.test[0]}.png"
+    shutil.copy(original, copy)
+    with pytest.raises(InputError, match="delete one of the two"):
+        celladapt.adapt(source, target, "supervised", out=tmp_path / "other", **TINY)
+
+
+def test_scores_on_training_images_carry_a_caution(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = tiny_domains
+    run = celladapt.adapt(source, target, out=tmp_path / "run", **TINY)
+    (tmp_path / "new").mkdir()
+    for stem in run.splits[1].test:
+        shutil.copy(target / "images" / f"{stem}.png", tmp_path / "new")
+    celladapt.predict(run.path, tmp_path / "new", tmp_path / "of_new")
+    assert not (tmp_path / "of_new" / "predictions.json").exists()
+    celladapt.predict(run.path, target, tmp_path / "of_all")
+    result = celladapt.evaluate(tmp_path / "of_all", target)
+    assert set(result.seen_in_training) == {*run.splits[1].train, *run.splits[1].val}
+    assert "no test score" in result.caution
+    assert result.to_json()["seen_in_training"] == list(result.seen_in_training)
+    shutil.copytree(source / "images", tmp_path / "renamed")  # the bytes count, not the place
+    celladapt.predict(run.path, tmp_path / "renamed", tmp_path / "of_source")
+    assert set(celladapt.evaluate(tmp_path / "of_source", source).seen_in_training) == set(run.splits[0].train)
+
+
+def test_an_unfinished_run_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    values = {**preset_options("fast"), **TINY, "source": tiny_domains[0], "target": tiny_domains[1]}
+    values.pop("preset")
+    run = adaptation.prepare(with_options(Config(), values), tmp_path / "run")
+    with pytest.raises(InputError, match=r"no model yet.*--resume"):
+        celladapt.predict(run.path, tiny_domains[1], tmp_path / "masks")
 
 
 def test_no_file_among_the_target_masks_is_even_opened(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

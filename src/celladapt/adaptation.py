@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from celladapt.hardware import pick_device
 from celladapt.losses import Domain
 from celladapt.prediction import load_model
 from celladapt.preparation import set_up, usable_data
+from celladapt.progress import say
 from celladapt.run import Run
 from celladapt.train import Trainer
 
@@ -62,7 +64,10 @@ def adapt(
 
 def resume(run: str | Path) -> Run:
     """Continue a run that was stopped or killed; it ends with the weights it would have had. A finished run is returned as it is."""
-    return carry_out(Run.open(Path(run)))
+    begun = Run.open(Path(run))
+    if begun.finished:
+        say(f"{run} is finished already; nothing was left to do.")
+    return carry_out(begun)
 
 
 def free_name(config: Config) -> Path:
@@ -79,12 +84,28 @@ def prepare(config: Config, out: Path) -> Run:
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
     usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+    _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
     pick_device(config.device)
     parallel.start()
     if parallel.rank() == 0:
         Run.create(out, config, *splits)
     parallel.wait()
     return Run.open(out)
+
+
+def _no_test_image_twice(method: type[methods.Method], source: Folder, target: Folder, split: Split) -> None:
+    """Raise InputError where a file of the target is in the source too, or a test image is in another part of the split under another name."""
+    seen = {digest: target.images[stem] for digest, stem in target.subset([*split.train, *split.val]).digests().items()}
+    tested = target.subset(split.test).digests()
+    if Domain.SOURCE in method.reads:
+        for digest, stem in source.digests().items():
+            if digest in tested or digest in seen:
+                other = target.images[tested[digest]] if digest in tested else seen[digest]
+                raise InputError(
+                    f"{source.images[stem]} and {other} are the same image; an image must be in one of the two folders only (`celladapt data check`)."
+                )
+    for digest in tested.keys() & seen.keys():
+        raise InputError(f"{target.images[tested[digest]]} and {seen[digest]} are the same image; delete one of the two (`celladapt data check`).")
 
 
 def _both(config: Config) -> tuple[Path, Path]:
@@ -108,22 +129,36 @@ def make_splits(config: Config, source: Folder, target: Folder) -> tuple[Split, 
 
 
 def carry_out(run: Run) -> Run:
-    """Every stage that ``run`` still lacks: baseline, training, evaluation, report."""
+    """Every stage that ``run`` still lacks: baseline, training, evaluation, report.
+
+    Raises:
+        KeyboardInterrupt: stopped; its argument is the folder to resume.
+    """
     parallel.start()
+    try:
+        _stages(run)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run.path) from None
+    return run
+
+
+def _stages(run: Run) -> None:
     config = run.config
     method = methods.find(config.spec.name)
     if config.baseline and method.reads == {Domain.SOURCE, Domain.TARGET}:
         if not (run.baseline.path / "config.toml").exists() and parallel.rank() == 0:
             Run.create(run.baseline.path, replace(config, method="source_only", target_labels="100%", baseline=False), *run.splits)
         parallel.wait()
+        if not run.baseline.finished and parallel.rank() == 0:
+            say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
         carry_out(run.baseline)
     if not run.finished:
-        trainer, notes = set_up(run)
-        trainer.train()
-        if parallel.rank() == 0:
-            _conclude(run, trainer, notes)
+        with run.alone() if parallel.rank() == 0 else nullcontext():
+            trainer, notes = set_up(run)
+            trainer.train()
+            if parallel.rank() == 0:
+                _conclude(run, trainer, notes)
         parallel.wait()
-    return run
 
 
 def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:

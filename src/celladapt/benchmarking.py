@@ -24,6 +24,8 @@ from celladapt.files import write_json, write_text
 from celladapt.prediction import Prediction
 from celladapt.progress import say
 from celladapt.reporting import report
+from celladapt.reporting.grid import read_grid
+from celladapt.reporting.tables import terminal_table
 from celladapt.run import Run
 from celladapt.side_by_side import Failure, carry_out_all, sensible_jobs
 
@@ -69,20 +71,8 @@ class Benchmark:
         return {pair: {m: _mean(runs) for m in self._methods() if (runs := self._finished(pair, m))} for pair in self._pairs()}
 
     def table(self) -> Table:
-        """Target test scores: mean over images, then mean ± sample standard deviation over seeds."""
-        seeds = len({cell.seed for cell in self.cells})
-        config = self.cells[-1].config
-        title = f"Target test images, mean ± sd over {seeds} seed{'s' * (seeds > 1)}; {config.steps} steps, width {config.width}, split seed {config.split_seed}"
-        table = Table("pair (test images)", "method", *MEASURES, "seconds", title=title, title_justify="left")
-        for pair in self._pairs():
-            for method in self._methods():
-                if runs := self._finished(pair, method):
-                    row = [_spread([run.metrics.get(name, float("nan")) for run in runs]) for name in MEASURES]
-                    table.add_row(
-                        f"{pair} ({len(runs[0].splits[1].test)})", method, *row, f"{statistics.mean(run.record['seconds'] for run in runs):.0f}"
-                    )
-            table.add_section()
-        return table
+        """Scores on the target's test images by pair and method, mean ± standard deviation over seeds, and the share of the gap that each method closes."""
+        return terminal_table(read_grid(self.path))
 
     def write(self) -> None:
         """``cells.csv``: one row for each run that has ended, one way or the other."""
@@ -119,10 +109,6 @@ def scores_table(run: Run) -> Table:
         if (one.path / "config.toml").exists() and one.metrics:
             table.add_row(one.config.method, *(f"{one.metrics[name]:.3f}" for name in MEASURES))
     return table
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def parse_methods(text: str) -> list[str]:
@@ -225,7 +211,9 @@ def _classical(run: Run) -> None:
     assert run.config.target
     notes = ["This segmentation learns nothing and has no settings: it is the bar for methods that learn."]
     segment = lambda image: Prediction(classical_mask(image).astype(np.float32))  # noqa: E731
-    conclude(run, Folder.open(run.config.target), segment, None, notes, method_doc=(classical_mask.__doc__ or "").strip(), seconds=0.0)
+    target = Folder.open(run.config.target)
+    group = run.config.group or target.group
+    conclude(run, target, segment, None, notes, method_doc=(classical_mask.__doc__ or "").strip(), seconds=0.0, group=group)
 
 
 def _carry_out(runs: dict[str, Run], jobs: int | None) -> Iterator[tuple[str, Failure | None]]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 from celladapt import __version__
 from celladapt.config import Config
@@ -92,7 +92,9 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         from celladapt.benchmarking import scores_table
 
         _print(scores_table(run))
-    _print(f"model   {run.path}", f"report  {run.report}")
+    else:
+        _print("scores  none: the target has no annotated test images")
+    _print(f"model   {run.path}", f"report  {run.report}", f"next    celladapt predict {run.path} IMAGES --out MASKS")
 
 
 @app.command
@@ -135,7 +137,7 @@ def predict(
         raise InputError("Name at least one image, folder or glob to predict.")
     loaded = prediction.load_model(model, device, precision)
     for written in prediction.predict(loaded, inputs, out, save, overwrite, tile):
-        _print(f"{written.image.name}: {written.nuclei} nuclei, {written.foreground:.1%} of the image")
+        _print(f"{written.image.name}: {written.nuclei} nuclei of median {written.median_area:.0f} px², {written.foreground:.1%} of the image")
 
 
 @app.command
@@ -319,14 +321,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        word = next(iter(error.unused_tokens or []), "")
+        print(f"celladapt: '{word}' has no option's name before it; write for example --source DIR, and see --help.", file=sys.stderr)
+        return 2
     except (CycloptsError, InputError) as error:
         print(f"celladapt: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "celladapt: interrupted; `celladapt adapt --resume RUN` (or the same benchmark or demo command) goes on where it stopped.",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as stop:
+        again = f"`celladapt adapt --resume {stop.args[0]}`" if stop.args else "the same command"
+        print(f"celladapt: interrupted; {again} goes on where it stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()

@@ -30,7 +30,7 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
     if not split_t.test:
         notes = [*notes, "The target has no annotated test images, so this run cannot state its own quality; look at the examples."]
     scores = {}
-    examples = (split_t.test or split_t.val or split_t.train)[:EXAMPLES]
+    examples = (split_t.test or [*split_t.val, *split_t.train])[:EXAMPLES]
     for stem in dict.fromkeys([*split_t.test, *examples]):
         image, truth = target.pair(stem) if stem in split_t.test else (target.image(stem), None)
         prediction = predict(image)

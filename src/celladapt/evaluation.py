@@ -17,6 +17,7 @@ from celladapt.data.folder import list_images, same_stem
 from celladapt.data.images import FileError, read_mask
 from celladapt.files import write_text
 from celladapt.instances import label_components
+from celladapt.prediction import record_of
 
 MEASURES = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
 EMPTY_RULE = "An image without nuclei scores 1 if none are predicted, else 0; an image where none are predicted but some exist scores 0."
@@ -48,6 +49,8 @@ class Evaluation:
 
     images: dict[str, dict[str, float]]
     """Stem -> measure -> value in [0, 1]; kept in order of the stem."""
+    seen_in_training: tuple[str, ...] = ()
+    """Stems of images that the predicting model had seen in training, as far as `celladapt predict` has noted it: their scores are no test scores."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -67,13 +70,23 @@ class Evaluation:
     def table(self) -> Table:
         """Mean ± standard deviation over images, for the terminal."""
         mean, sd = self.mean, self.sd
-        table = Table("images", *MEASURES.values(), caption=f"mean ± standard deviation over images. {EMPTY_RULE}", caption_justify="left")
+        caption = f"mean ± standard deviation over images. {EMPTY_RULE} {self.caution}".strip()
+        table = Table("images", *MEASURES.values(), caption=caption, caption_justify="left")
         table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" for key in MEASURES))
         return table
 
+    @property
+    def caution(self) -> str:
+        """What keeps these scores from being test scores, in a sentence; "" where nothing is known to."""
+        if not self.seen_in_training:
+            return ""
+        names = ", ".join(self.seen_in_training[:_NAMED]) + (", ..." if len(self.seen_in_training) > _NAMED else "")
+        return f"CAUTION: the model saw {len(self.seen_in_training)} of these {len(self.images)} images in training ({names}); this is no test score."
+
     def to_json(self) -> dict[str, Any]:
-        """``{"mean": {...}, "sd": {...}, "images": {stem: {...}}}``."""
-        return {"mean": self.mean, "sd": self.sd, "images": self.images}
+        """``{"mean": {...}, "sd": {...}, "images": {stem: {...}}, "seen_in_training": [...]}``; the last only where there are any."""
+        scores = {"mean": self.mean, "sd": self.sd, "images": self.images}
+        return scores | ({"seen_in_training": list(self.seen_in_training)} if self.seen_in_training else {})
 
     def write_csv(self, path: Path) -> None:
         """Write one row per image: its stem as ``image``, then the measures in full precision.
@@ -117,7 +130,8 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     for files in (*truths.values(), *labels.values(), *foregrounds.values()):
         if len(files) > 1:
             raise FileError(files[1], *same_stem(files[0]))
-    return Evaluation({stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths})
+    seen = tuple(stem for stem in record_of(predictions).get("seen_in_training", ()) if stem in truths)
+    return Evaluation({stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths}, seen)
 
 
 def _score_files(labels: Path, foreground: Path, true: Path) -> dict[str, float]:

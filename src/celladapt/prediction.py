@@ -1,6 +1,7 @@
 """From images to probabilities, masks and nuclei: arrays, files, folders and globs, of any size."""
 
 import glob
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from celladapt import checkpoint
-from celladapt.data.folder import list_images
+from celladapt.data.folder import digest, list_images
 from celladapt.data.images import IMAGE_SUFFIXES, read_image, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
+from celladapt.files import write_json
 from celladapt.hardware import arithmetic, pick_device
 from celladapt.instances import to_instances, to_mask
 from celladapt.networks import DEPTH, Segmenter
@@ -26,6 +28,7 @@ GRID = 2**DEPTH
 TILE = 1024
 CONTEXT = 112
 """Pixels from a tile's edge that its neighbours answer for: S looks up to 107 to either side, here in full halves of the pooling grid."""
+RECORD = "predictions.json"
 RAMP = 16
 """Pixels over which one tile's answer fades into the next one's."""
 
@@ -115,6 +118,8 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "auto") 
     """
     path = Path(path)
     if path.is_dir():
+        if (path / "config.toml").is_file() and not (path / "model.safetensors").is_file():
+            raise InputError(f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {path}`.")
         path = path / "model.safetensors"
     tensors, about = checkpoint.load(path)
     try:
@@ -165,6 +170,8 @@ class Written:
     nuclei: int
     foreground: float
     """Share of pixels that are nucleus, in [0, 1]."""
+    median_area: float
+    """Of the nuclei, in px²; 0 without one. Far less than the eye says means fragments."""
 
 
 def predict(
@@ -205,6 +212,8 @@ def predict(
         raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
     if not isinstance(model, Model):
         model = load_model(model)
+    known = set(model.about.get("trained_on", ()))
+    seen = [path.stem for path in images if digest(path) in known]
     done, failed = [], []
     with Bar("predicting", len(images)) as bar:
         for path, outputs in planned.items():
@@ -213,13 +222,28 @@ def predict(
                 arrays = {word: getattr(prediction, word) for word in outputs}
                 for word, output in outputs.items():
                     write_image(output, arrays[word])
-                done.append(Written(path, outputs, int(prediction.instances.max(initial=0)), float(prediction.mask.mean())))
+                areas = np.bincount(prediction.instances.ravel())[1:]
+                median = float(np.median(areas)) if areas.size else 0.0
+                done.append(Written(path, outputs, areas.size, float(prediction.mask.mean()), median))
             except InputError as error:
                 failed.append(str(error))
             bar.step(path.name)
+    earlier = record_of(out)
+    kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {path.stem for path in images}]
+    if seen or earlier:
+        write_json(out / RECORD, {**earlier, "seen_in_training": sorted([*kept, *seen])})
     if failed:
         raise InputError(f"{len(failed)} of {len(images)} images failed, the others are in {out}: " + " ".join(failed))
     return done
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """What ``predict`` noted about the predictions in ``folder``: ``{"seen_in_training": [stem, ...]}``; empty where there is no such note."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:

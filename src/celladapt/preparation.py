@@ -49,6 +49,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     target = target.without_masks()
     if method.target_masks:
         notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
+        if not usable and parallel.rank() == 0:
+            say(f"{target.root} has no mask to train with: without one, {config.method} is the method without target labels.")
 
     normalise_s = Normalisation.of(source.image(stem) for stem in split_s.train)
     normalise_t = Normalisation.of(target.image(stem) for stem in split_t.train)
@@ -82,6 +84,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             started=run.record.get("started") or now(),
             finished=None,
             fingerprint=fingerprint,
+            group=config.group or target.group,
             method_doc=(type(method).__doc__ or "").strip(),
             terms=dict(method.equations),
             parameters={name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()},
@@ -90,7 +93,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
         if device.type == "cpu" and config.width >= 32:
             say(f"No GPU here: width {config.width} will take long (the bar shows how long); --preset fast is made for this machine.")
-    about = {"method": config.method, "source": config.source.name, "target": config.target.name}
+    trained_on = sorted({*train_s.digests(), *target.subset([*split_t.train, *split_t.val]).digests()})
+    about = {"method": config.method, "source": config.source.name, "target": config.target.name, "trained_on": trained_on}
     label = f"{config.method}, seed {config.seed}"
     validator = Validator(held_s, held_t, device, compute)
     return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+MOST_FOREGROUND = 0.6
+"""Share of an image beyond which its mask is more likely to be inverted than that full of nuclei."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What is wrong with a file or folder (a fault), or worth knowing about it (a note)."""
@@ -42,6 +46,7 @@ class FolderSummary:
     bits: set[int] = field(default_factory=set)  # per channel
     channels: set[int] = field(default_factory=set)
     diameters: list[float] = field(default_factory=list)  # of each nucleus: of the disc with its area, in pixels
+    binary: int = 0  # masks with one value beside 0
     foreground_pixels: int = 0
     mask_pixels: int = 0
 
@@ -93,6 +98,8 @@ class CheckReport:
         """One sentence."""
         where = _count(len(self.summary), "folder")
         notes = f" and {_count(len(self.notes), 'note')}" if self.notes else ""
+        if self.ok and not any(row.masks for row in self.summary):
+            return f"No fault{notes} in {where}, but no mask either: one of these folders alone can be a target, not a source."
         if self.ok:
             return f"No fault{notes} in {where}: ready for training."
         return f"{_count(len(self.faults), 'fault')}{notes} in {where}: mend the faults before training."
@@ -179,10 +186,18 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         summary.mask_pixels += labels.size
         if not foreground:
             findings.append(Finding("fault", path, "is an empty mask", "annotate its nuclei, or delete it to leave the image unlabelled"))
-        elif foreground == labels.size:
-            findings.append(Finding("note", path, "is a mask without background", "check that the background is 0"))
+        elif foreground > MOST_FOREGROUND * labels.size:
+            findings.append(
+                Finding(
+                    "note", path, f"marks {foreground / labels.size:.0%} of the image as nuclei", "check that the background is 0, not the nuclei"
+                )
+            )
+        summary.binary += int(labels.max(initial=0) == np.unique(labels[labels > 0]).min(initial=np.iinfo(labels.dtype).max))
         nuclei, areas = np.unique(label_components(labels), return_counts=True)  # not bincount: label values can be huge
         summary.diameters += (2 * np.sqrt(areas[nuclei > 0] / np.pi)).tolist()
+    if summary.binary:
+        message = f"holds {_count(summary.binary, 'mask')} with one value beside 0, in which touching nuclei count as one"
+        findings.append(Finding("note", mask_folder or root, message, "use label images, one number a nucleus, if AJI, PQ and F1 matter to you"))
     bare = [stem for stem in images if stem not in masks]
     if mask_folder and masks and bare:
         message = f"lacks a mask for {len(bare)} of {_count(len(images), 'image')} ({_some(bare)})"

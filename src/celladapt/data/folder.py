@@ -32,7 +32,7 @@ class Folder:
     def open(cls, root: Path) -> "Folder":
         """List a domain folder without decoding a file; hidden files and files of unknown type are left out.
 
-        A folder that holds images directly, and no ``images/``, is a domain without masks.
+        A folder that holds images directly, and no ``images/``, is a domain too.
 
         Raises:
             InputError: no such folder, no image in it, two images or masks of one stem, a mask without an image.
@@ -130,19 +130,35 @@ class Folder:
         total = hashlib.sha256()
         for kind, files in (("image", self.images), ("mask", self.masks)):
             for stem, path in files.items():
-                try:
-                    with open(path, "rb") as handle:
-                        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-                except OSError as error:
-                    raise FileError(path, f"cannot be opened ({error.strerror})", "check that it exists and its permissions") from error
-                total.update(f"{kind}\0{stem}\0{digest}\n".encode("utf-8", "surrogateescape"))
+                total.update(f"{kind}\0{stem}\0{digest(path)}\n".encode("utf-8", "surrogateescape"))
         return total.hexdigest()
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of each image file's bytes -> its stem; of equal files the last.
+
+        Raises:
+            InputError: a file cannot be opened.
+        """
+        return {digest(path): stem for stem, path in self.images.items()}
 
     def _known(self, stems: Iterable[str]) -> set[str]:
         wanted = set(stems)
         for stem in sorted(wanted - self.images.keys()):
             raise InputError(f"{self.root} has no image named {stem}; check the name or the folder.")
         return wanted
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(path, f"cannot be opened ({error.strerror})", "check that it exists and its permissions") from error
 
 
 def layout(root: Path) -> tuple[Path, Path | None]:
@@ -158,9 +174,13 @@ def layout(root: Path) -> tuple[Path, Path | None]:
     masks = root / "masks" if (root / "masks").is_dir() else None
     if (root / "images").is_dir():
         return root / "images", masks
-    if list_images(root) and masks is None:
-        return root, None
-    raise FileError(root, "has no images/ folder", f"put the images into {root / 'images'}")
+    if list_images(root):
+        return root, masks
+    inside = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = f" (it holds {', '.join(f'{name}/' for name in inside[:3])})" if inside else ""
+    raise FileError(
+        root, f"has no images/ folder{found}", "put the images into images/ and, where annotated, label images of the same names into masks/"
+    )
 
 
 def list_images(folder: Path) -> list[Path]:

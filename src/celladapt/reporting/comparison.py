@@ -1,130 +1,102 @@
-"""The page that sets methods side by side, from ``cells.csv`` and the run folders it names."""
+"""The page that sets methods side by side, from a benchmark folder."""
 
-import csv
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
-from celladapt.errors import InputError
+from celladapt.reporting.charts import PAGE, labels_figure, methods_figure, page_svg
+from celladapt.reporting.conditions import cautions, facts, failures, machine, spread
+from celladapt.reporting.differences import Comparison, Comparisons
 from celladapt.reporting.figures import Line, curve, overlay, read_picture, window
-from celladapt.reporting.reading import SOURCE_ONLY, Run, number, read_run
-from celladapt.reporting.rendering import METRICS, PAGE_BYTES, render
+from celladapt.reporting.grid import Cell, Grid
+from celladapt.reporting.paired import UNCORRECTED
+from celladapt.reporting.reading import SOURCE_ONLY, Run
+from celladapt.reporting.rendering import METRICS, PAGE_BYTES, method_name, render
 from celladapt.reporting.run import Panel
+from celladapt.reporting.tables import PAPER, entry_text, gap_text
 
-COLOURS = 8
 IMAGES = 3  # per pair
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One row of ``cells.csv``: a method on a pair with one seed; ``link`` leads to its own page, "" where there is none."""
+class Shown:
+    """A method on a pair by one measure, as the page shows it: ``text`` is that of the other tables, ``seeds`` the runs behind it."""
 
-    pair: str
-    method: str
-    seed: str
-    scores: dict[str, float]
-    seconds: float | None
-    run: Run | None
-    link: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method on a pair: mean and sample standard deviation over seeds (None for one seed), and the mean gain on source only, seed by seed."""
-
+    text: str
+    seeds: list[Cell]
     values: list[float]
-    mean: float
+    mean: float | None
     sd: float | None
     gain: float | None
+    """Of the means over seeds, on source-only."""
     best: bool
+    """Of the methods that saw no target label."""
 
 
-def comparison_page(folder: Path) -> str:
-    """The HTML of a comparison folder.
-
-    Raises:
-        InputError: ``cells.csv`` holds no row with a method and a pair.
-    """
-    cells = _read_cells(folder)
-    pairs = list(dict.fromkeys(cell.pair for cell in cells))
-    methods = list(dict.fromkeys(cell.method for cell in cells))
-    labelled = {cell.method for cell in cells if cell.run and cell.run.uses_target_labels}
-    tables = {metric: _table(cells, metric, labelled) for metric in METRICS}
-    gallery_bytes = PAGE_BYTES // len(pairs)
+def comparison_page(grid: Grid, comparisons: Comparisons) -> str:
+    """The HTML of a benchmark."""
+    labels = labels_figure(grid, PAGE)
+    measures = [measure for measure in METRICS if any(measure in cell.scores for cell in grid.cells)]
+    images = PAGE_BYTES // len(grid.pairs)
     return render(
         "comparison.html.j2",
-        name=folder.resolve().name,
-        cells=cells,
-        pairs=pairs,
-        methods=methods,
-        seeds=len({cell.seed for cell in cells}),
-        labelled=labelled,
-        tables={metric: table for metric, table in tables.items() if table},
+        grid=grid,
+        name=grid.folder.resolve().name,
+        facts=facts(grid),
+        machine=machine(grid),
+        cautions=cautions(grid) + failures(grid),
+        spread=spread(grid),
+        paper=[measure for measure in PAPER if measure in measures],
+        measures=measures,
+        shown={(measure, *key): entry for measure in measures for key, entry in _shown(grid, measure).items()},
+        gaps={(method, pair): gap_text(grid, pair, method) for method in grid.methods for pair in grid.pairs},
+        methods_svg=page_svg(methods_figure(grid, PAGE), "IoU of every method on every pair, seed by seed") if "iou" in measures else "",
+        labels_svg=page_svg(labels, "IoU over the number of target labels") if labels else "",
+        uncorrected=UNCORRECTED,
         sections=[
             {
                 "pair": pair,
-                "images": _gallery([cell for cell in cells if cell.pair == pair], gallery_bytes),
-                "curves": _curves([cell for cell in cells if cell.pair == pair], methods),
+                "differences": [_sentence(one) for one in comparisons.with_source_only(grid, pair)],
+                "matrix": _matrix(grid, comparisons, pair),
+                "images": _gallery([cell for cell in grid.cells if cell.pair == pair], images),
+                "curves": _curves(grid, pair),
             }
-            for pair in pairs
+            for pair in grid.pairs
         ],
-        colour={method: index % COLOURS for index, method in enumerate(methods)},
     )
 
 
-def _read_cells(folder: Path) -> list[Cell]:
-    path = folder / "cells.csv"
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table ({error}); run the comparison again.") from error
-    cells = [_cell(folder, row) for row in rows if row.get("pair") and row.get("method")]
-    if not cells:
-        raise InputError(f"{path} holds no row with a pair and a method; run the comparison again.")
-    return cells
+def _shown(grid: Grid, measure: str) -> dict[tuple[str, str], Shown]:
+    """{(method, pair): what is shown}, of all that were run."""
+    result = {}
+    for pair in grid.pairs:
+        entries = {method: grid.entry(pair, method, measure) for method in grid.methods if grid.of(pair, method)}
+        rivals = [entry.mean for method, entry in entries.items() if method not in grid.labelled and entry.mean is not None]
+        reference = entries[SOURCE_ONLY].mean if SOURCE_ONLY in entries else None
+        for method, entry in entries.items():
+            gain = entry.mean - reference if method != SOURCE_ONLY and reference is not None and entry.mean is not None else None
+            result[method, pair] = Shown(
+                text=entry_text(grid, entry, method),
+                seeds=grid.of(pair, method),
+                values=list(entry.values.values()),
+                mean=entry.mean,
+                sd=entry.sd,
+                gain=gain,
+                best=method not in grid.labelled and len(rivals) > 1 and entry.mean == max(rivals),
+            )
+    return result
 
 
-def _cell(folder: Path, row: dict[str, Any]) -> Cell:
-    pair, method, seed = row["pair"], row["method"], row.get("seed") or "0"
-    candidates = [folder / str(row["run"])] if row.get("run") else []
-    place = next((path for path in [*candidates, folder / pair / method / f"seed{seed}"] if (path / "run.json").is_file()), None)
-    try:
-        run = read_run(place) if place else None
-    except InputError:
-        run = None
-    page = place / "report.html" if place else None
-    # The leading ./ keeps a folder named like a URL scheme from becoming one.
-    link = "./" + quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix()) if page and page.is_file() else ""
-    scores = {metric: value for metric in METRICS if (value := number(row.get(metric))) is not None}
-    return Cell(pair, method, seed, scores, number(row.get("seconds")), run, link)
+def _sentence(one: Comparison) -> dict[str, Any]:
+    return {"text": one.in_words(method_name) + ".", "significant": one.difference.significant}
 
 
-def _table(cells: list[Cell], metric: str, labelled: set[str]) -> dict[tuple[str, str], Entry]:
-    """{(method, pair): entry}; the best of a pair is sought among the methods that saw no target label."""
-    values: dict[tuple[str, str], dict[str, float]] = {}
-    for cell in cells:
-        if metric in cell.scores:
-            values.setdefault((cell.method, cell.pair), {})[cell.seed] = cell.scores[metric]
-    means = {key: fmean(seeds.values()) for key, seeds in values.items()}
-    table = {}
-    for (method, pair), seeds in values.items():
-        reference = values.get((SOURCE_ONLY, pair), {})
-        gains = [value - reference[seed] for seed, value in seeds.items() if seed in reference] if method != SOURCE_ONLY else []
-        rivals = [mean for (other, where), mean in means.items() if where == pair and other not in labelled]
-        table[method, pair] = Entry(
-            values=list(seeds.values()),
-            mean=means[method, pair],
-            sd=stdev(seeds.values()) if len(seeds) > 1 else None,
-            gain=fmean(gains) if gains else None,
-            best=method not in labelled and len(rivals) > 1 and means[method, pair] == max(rivals),
-        )
-    return table
+def _matrix(grid: Grid, comparisons: Comparisons, pair: str) -> list[tuple[str, list[Comparison | None]]]:
+    """(method of the row, its IoU less that of each column's method); empty where no two methods can be compared."""
+    methods = [method for method in grid.methods if any(pair == one.pair and method in (one.a, one.b) for one in comparisons.every)]
+    return [(row, [comparisons.find(pair, "iou", row, column) for column in methods]) for row in methods]
 
 
 def _gallery(cells: list[Cell], limit: int) -> list[dict[str, Any]]:
@@ -167,19 +139,19 @@ def _row(stem: str, runs: dict[str, Run]) -> dict[str, Any]:
     return {"stem": stem, "note": view.note, "panels": panels}
 
 
-def _curves(cells: list[Cell], methods: list[str]) -> list[dict[str, Any]]:
+def _curves(grid: Grid, pair: str) -> list[dict[str, Any]]:
     """One panel per validation score: each method's mean over seeds at the steps that all its seeds share, the seeds faint behind it."""
-    names = list(dict.fromkeys(name for cell in cells if cell.run for name in cell.run.validation))
+    names = list(dict.fromkeys(name for cell in grid.cells if cell.pair == pair and cell.run for name in cell.run.validation))
     result = []
     for name in names:
         lines: list[Line] = []
         shown = []
-        for index, method in enumerate(methods):
-            seeds = [cell.run.validation[name] for cell in cells if cell.method == method and cell.run and name in cell.run.validation]
+        for method in grid.methods:
+            seeds = [cell.run.validation[name] for cell in grid.of(pair, method) if cell.run and name in cell.run.validation]
             if not seeds:
                 continue
             shown.append(method)
-            colour = index % COLOURS
+            colour = grid.colour(method)
             steps = sorted(set.intersection(*(set(x.tolist()) for x, _ in seeds)))
             mean = np.array([fmean(float(y[x == step][0]) for x, y in seeds) for step in steps])
             lines += [Line(x, y, colour, faint=True) for x, y in seeds if len(seeds) > 1]

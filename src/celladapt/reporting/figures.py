@@ -24,8 +24,8 @@ WHOLE = 768  # px; a longer image is shown by its centre, because its nuclei wou
 WINDOW = 512  # px
 POINTS = 300  # per curve
 
-_INK = "#0a0b0c"  # stands for the page's text colour
-_LINE = "#0000{:02x}"  # stands for the page's colour number i
+INK = "#0a0b0c"  # stands for the page's text colour
+LINE = "#0c0d{:02x}"  # stands for the page's colour number i; not black, which the writer leaves out of a filled shape
 
 
 @dataclass(frozen=True)
@@ -64,39 +64,45 @@ def spans_decades(y: NDArray[np.float64]) -> bool:
 
 
 def curve(lines: Sequence[Line], *, label: str, mark: float | None = None, log: bool = False) -> Markup:
-    """Draw lines over training steps as an ``<svg>`` whose colours are the page's variables; ``mark`` is a step to point at.
-
-    The label goes into an attribute, escaped; no other text from outside enters, so the markup is safe to place in the page.
-    """
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "celladapt", "font.size": 8.5}):
+    """Draw lines over training steps as an ``<svg>`` whose colours are the page's variables; ``mark`` is a step to point at."""
+    with matplotlib.rc_context({"font.size": 8.5}):
         figure = Figure(figsize=(4.3, 2.1), layout="constrained")
         axes = figure.add_subplot()
         for line in lines:
             few = len(line.x) < 40 and not line.faint
             style = {"lw": 0.8, "alpha": 0.35} if line.faint else {"lw": 1.7, "marker": "o" if few else None, "ms": 2.6}
-            axes.plot(line.x, line.y, color=_LINE.format(line.colour), solid_joinstyle="round", **style)
+            axes.plot(line.x, line.y, color=LINE.format(line.colour), solid_joinstyle="round", **style)
         if mark is not None:
-            axes.axvline(mark, color=_LINE.format(1), lw=1.3, dashes=(4, 2.5))
+            axes.axvline(mark, color=LINE.format(1), lw=1.3, dashes=(4, 2.5))
             on_mark = [(line, np.flatnonzero(line.x == mark)) for line in lines]
             for line, index in on_mark:
-                axes.plot(line.x[index], line.y[index], "o", color=_LINE.format(1), ms=6.5, zorder=5)
+                axes.plot(line.x[index], line.y[index], "o", color=LINE.format(1), ms=6.5, zorder=5)
         if log:
             axes.set_yscale("log")
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel("step", color=_INK)
-        axes.tick_params(which="both", colors=_INK, length=0)
-        axes.grid(True, color=_INK, alpha=0.12, lw=0.7)
+        axes.set_xlabel("step", color=INK)
+        axes.tick_params(which="both", colors=INK, length=0)
+        axes.grid(True, color=INK, alpha=0.12, lw=0.7)
         axes.spines[:].set_visible(False)
-        axes.spines["bottom"].set(visible=True, color=_INK, alpha=0.4)
-        buffer = io.StringIO()
+        axes.spines["bottom"].set(visible=True, color=INK, alpha=0.4)
+        return inline(figure, label, "curve")
+
+
+def inline(figure: Figure, label: str, kind: str) -> Markup:
+    """A figure drawn in ``INK`` and ``LINE`` as an ``<svg>`` of class ``kind`` in the page's colours, its words as text in the page's font.
+
+    Words in the figure are escaped by its writer and the label here, so the markup is safe to place in the page.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "celladapt"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"#0000([0-9a-f]{2})\b", lambda match: f"var(--c{int(match[1], 16)})", svg)
-    return Markup(svg).replace("<svg ", Markup('<svg class="curve" role="img" aria-label="{}" ').format(label), 1)
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"#0c0d([0-9a-f]{2})\b", lambda match: f"var(--c{int(match[1], 16)})", svg)
+    return Markup(svg).replace("<svg ", Markup('<svg class="{}" role="img" aria-label="{}" ').format(kind, label), 1)
 
 
 @dataclass(frozen=True)

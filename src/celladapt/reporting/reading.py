@@ -73,6 +73,11 @@ class Run:
         return mapping(self.info.get("selected"))
 
     @property
+    def group(self) -> str:
+        """The pattern by which target images of one patient or slide were kept together: as recorded, or as asked for; "" without one."""
+        return str(self.info.get("group") or self.config.get("group") or "")
+
+    @property
     def target_labelled(self) -> list[str]:
         """Stems of the target images whose masks the run may use."""
         return [str(stem) for stem in sequence(self.info.get("target_labelled"))]

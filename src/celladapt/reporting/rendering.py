@@ -9,6 +9,7 @@ import jinja2
 
 METRICS = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
 METHODS = {
+    "classical": "Classical",
     "source_only": "Source only",
     "da_adv": "DA-ADV",
     "cellseguda": "CellSegUDA",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from celladapt.reporting.figures import Line, curve, overlay, read_picture, spans_decades, training_lines, window
+from celladapt.reporting.grid import learns
 from celladapt.reporting.reading import Run, mapping, number, read_run, sequence
 from celladapt.reporting.rendering import PAGE_BYTES, render
 
@@ -44,6 +45,7 @@ def run_page(folder: Path) -> str:
     return render(
         "run.html.j2",
         run=run,
+        learns=learns(run.method),
         baseline=baseline,
         source=run.domains[0],
         target=run.domains[1],

@@ -1,0 +1,131 @@
+"""The bootstrap: exact where the answer is known, and about as sure as it says where it is simulated."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from celladapt.reporting.paired import Difference, difference
+
+
+def scores(seed: int, seeds: int = 3, images: int = 12) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).uniform(0.3, 0.9, (seeds, images))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_result_under_two_names_differs_by_exactly_nothing(seeds: int) -> None:
+    a = scores(0, seeds)
+    result = difference(a, a.copy())
+    assert (result.mean, result.low, result.high) == (0.0, 0.0, 0.0)
+    assert not result.significant
+    assert result.in_words("a", "b").startswith("a and b have the same IoU on every image")
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (3, 3), (1, 3)])
+@pytest.mark.parametrize("groups", [None, ["p", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z"]])
+def test_a_constant_shift_is_found_exactly(seeds: tuple[int, int], groups: list[str] | None) -> None:
+    images = scores(1, 1)
+    a, b = (np.repeat(images, count, axis=0) for count in seeds)
+    result = difference(a + 0.05, b, groups)
+    assert result.mean == pytest.approx(0.05, abs=1e-12)
+    assert result.low == pytest.approx(0.05, abs=1e-12)
+    assert result.high == pytest.approx(0.05, abs=1e-12)
+    assert result.significant
+    assert result.seeds == seeds
+
+
+def test_equal_arguments_give_equal_digits_and_another_seed_other_ones() -> None:
+    a, b = scores(2), scores(3)
+    assert difference(a, b) == difference(a, b)
+    assert difference(a, b) != difference(a, b, seed=1)
+    assert difference(a, b).mean == pytest.approx(float(a.mean() - b.mean()))
+
+
+def test_the_order_of_the_two_turns_the_sign() -> None:
+    result = difference(scores(2, 2), scores(3, 3))
+    turned = -result
+    assert (turned.mean, turned.low, turned.high, turned.seeds) == (-result.mean, -(result.high or 0), -(result.low or 0), (3, 2))
+
+
+def test_images_that_repeat_a_patient_tell_less() -> None:
+    """Eight patients of five equal images each are eight things, not forty."""
+    a, b = (np.repeat(scores(seed, seeds=1, images=8), 5, axis=1) for seed in (4, 5))
+    groups = [f"patient{index // 5}" for index in range(40)]
+    alone, together = difference(a, b), difference(a, b, groups)
+    assert alone.low is not None
+    assert alone.high is not None
+    assert together.low is not None
+    assert together.high is not None
+    assert together.high - together.low > 1.8 * (alone.high - alone.low)
+    assert together.groups == 8
+    assert together.images == 40
+    one_each = difference(a[:, ::5], b[:, ::5])
+    assert (together.low, together.high) == pytest.approx((one_each.low, one_each.high)), "each patient counts as one image would"
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    a, b = scores(6, 1), scores(7, 1)
+    apart = np.array([[-0.1], [0.0], [0.1]])
+    steady, shaky = difference(np.repeat(a, 3, axis=0), b), difference(a + apart, b)
+    assert steady.mean == pytest.approx(shaky.mean)
+    assert steady.low is not None
+    assert shaky.low is not None
+    assert shaky.low < steady.low - 0.02
+
+
+def test_seeds_of_the_two_methods_are_drawn_apart() -> None:
+    """Seed 0 of one method has nothing to do with seed 0 of another, though they may go up and down alike."""
+    a, b = scores(6, 1), scores(7, 1)
+    apart = np.array([[-0.1], [0.0], [0.1]])
+    one, both = difference(a + apart, b), difference(a + apart, b + apart)
+    assert one.low is not None
+    assert both.low is not None
+    assert both.low < one.low - 0.01
+
+
+@pytest.mark.parametrize(("image_sd", "seed_sd"), [(0.03, 0.02), (0.0, 0.04)])
+def test_it_is_about_as_sure_as_it_says(image_sd: float, seed_sd: float) -> None:
+    """Simulated methods of equal worth, whose images, seeds and noise differ: 95 % of the intervals should hold zero."""
+    rng = np.random.default_rng(8)
+    held = []
+    for _ in range(400):
+        image = rng.normal(0.6, 0.1, 20)
+        a, b = (image + rng.normal(0, image_sd, 20) + rng.normal(0, seed_sd, (3, 1)) + rng.normal(0, 0.02, (3, 20)) for _ in range(2))
+        held.append(not difference(a, b, draws=1000).significant)
+    assert 0.92 <= np.mean(held) <= 0.985
+
+
+def test_too_few_images_or_patients_are_not_tested() -> None:
+    few = difference(scores(0, images=2), scores(1, images=2))
+    assert (few.low, few.high, few.significant) == (None, None, False)
+    assert few.in_words("a", "b").endswith("; too few test images (2) for a test")
+    patients = difference(scores(0), scores(1), ["p", "q", "r"] * 4)
+    assert patients.in_words("a", "b").endswith("; too few groups of test images (3) for a test")
+    assert difference(scores(0, images=6), scores(1, images=6)).low is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (Difference(0.021, 0.004, 0.039, 22, (3, 3)), "a is 0.021 IoU above b (95 % interval 0.004 to 0.039, 22 images, 3 seeds)"),
+        (Difference(-0.01, -0.03, 0.01, 22, (3, 3)), "a is 0.010 IoU below b, not significant: the 95 % interval −0.030 to 0.010 holds zero (22 images, 3 seeds)"),
+        (Difference(-0.1, -0.2, -0.00004, 9, (1, 3), 7), "a is 0.100 IoU below b (95 % interval −0.200 to −4e-05, 9 images in 7 groups, 1 and 3 seeds)"),
+        (Difference(0.1, 0.05, 0.2, 9, (1, 1)), "a is 0.100 IoU above b (95 % interval 0.050 to 0.200, 9 images, 1 seed, so it says nothing of other seeds)"),
+    ],
+)  # fmt: skip
+def test_the_verdict_in_words(value: Difference, words: str) -> None:
+    assert value.in_words("a", "b") == words
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "groups"),
+    [
+        ([0.5, 0.6], [0.5, 0.6], None),
+        ([[0.5, 0.6]], [[0.5]], None),
+        ([[0.5, float("nan")]], [[0.5, 0.6]], None),
+        ([[]], [[]], None),
+        ([[0.5, 0.6]], [[0.5, 0.6]], ["p"]),
+    ],
+)
+def test_what_is_no_pair_of_scores_is_refused(a: list[float], b: list[float], groups: list[str] | None) -> None:
+    with pytest.raises(ValueError, match=r"scores must be|must cover the same images"):
+        difference(a, b, groups)
