@@ -137,7 +137,8 @@ def test_the_run_page_tells_the_whole_run(tmp_path: Path) -> None:
         "PMLR 121:277–287",
     ):
         assert expected in text, expected
-    assert text.count("Reconstruction") == text.count("Annotation") == 2
+    assert text.count("Reconstruction R") == text.count("Annotation") == 2
+    assert "with an IoU of 1.000, mean over the examples" in text
     assert text.count("Source only") == 2 + 1
 
 
@@ -179,6 +180,19 @@ def test_no_masks_means_no_number(tmp_path: Path) -> None:
     text = words(page(write_run(tmp_path / "run", masks=False)))
     assert "No number can be given" in text
     assert "IoU of" not in text
+
+
+def test_what_adapting_changed_is_said_without_annotations(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", masks=False, pictures=1)
+    write_run(run / "baseline", method="source_only", masks=False, pictures=1)
+    before = np.zeros((SIZE, SIZE), np.uint8)
+    now = before.copy()
+    before[:10, :20], now[:10, 10:30] = 255, 255  # 100 px in common, 300 px in either
+    for folder, mask in ((run, now), (run / "baseline", before)):
+        Image.fromarray(mask).save(folder / "examples" / "a" / "prediction.png")
+    text = words(page(run))
+    assert "overlap those of the network trained on the source only with an IoU of 0.333" in text
+    assert "as R redraws it" in text
 
 
 def test_an_unfinished_run_says_so_and_shows_what_is_there(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def run_page(folder: Path) -> str:
         target=run.domains[1],
         counts=_counts(run),
         comparison=_comparison(run, baseline),
+        agreement=_agreement(run, baseline),
         warnings=[str(note) for note in sequence(run.info.get("notes"))] + run.faults + _warnings(run, baseline),
         examples=examples(run, baseline),
         losses=_losses(run),
@@ -102,7 +103,7 @@ def _example(path: Path, run: Run, baseline: Run | None) -> Example | None:
     if (probability := fits("probability.png")) is not None:
         panels.append(Panel("Probability of nucleus", overlay(probability, view), "probability"))
     if (reconstruction := fits("reconstruction.png", colour=True)) is not None:
-        panels.append(Panel("Reconstruction R(S(Iₜ))", overlay(reconstruction, view)))
+        panels.append(Panel("Reconstruction R(S(Iₜ))", overlay(reconstruction, view), "reconstruction"))
     if baseline and (before := fits("prediction.png", baseline.folder / "examples" / path.name)) is not None:
         panels.append(Panel("Source only", overlay(image, view, {"baseline": before}), "baseline", _iou(baseline, path.name)))
     if (prediction := fits("prediction.png")) is not None:
@@ -135,6 +136,19 @@ def _comparison(run: Run, baseline: Run | None) -> dict[str, float] | None:
         if "iou" in scores and "iou" in baseline.scores.images.get(stem, {})
     ]
     return {"difference": fmean(both), "gained": sum(value > 0 for value in both), "images": len(both)} if both else None
+
+
+def _agreement(run: Run, baseline: Run | None) -> float | None:
+    """Foreground IoU of this run's masks with those of source only, mean over the examples: what adapting changed, for which no annotation is needed."""
+    if baseline is None:
+        return None
+    overlaps = []
+    for path in run.examples:
+        here, there = (read_picture(folder / "prediction.png", colour=False) for folder in (path, baseline.folder / "examples" / path.name))
+        if here is not None and there is not None and here.shape == there.shape:
+            either = np.count_nonzero((here > 0) | (there > 0))
+            overlaps.append(np.count_nonzero((here > 0) & (there > 0)) / either if either else 1.0)
+    return fmean(overlaps) if overlaps else None
 
 
 def _losses(run: Run) -> list[dict[str, Any]]:
