@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import celladapt
 from celladapt import side_by_side
-from celladapt.adaptation import prepare
+from celladapt.adaptation import make_splits, prepare
 from celladapt.benchmarking import parse_methods
 from celladapt.checkpoint import load
 from celladapt.classical import classical_mask
@@ -49,7 +50,14 @@ def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], t
     again = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], grid, seeds=2, **TINY)
     assert all((path / "run.json").read_bytes() == before for path, before in states.items())
     assert (grid / "cells.csv").read_bytes() == table
-    assert again.results() == first.results() == json.loads((grid / "results.json").read_text())
+    assert again.results() == first.results()
+    (scores,) = first.results().values()
+    assert scores["source_only"]["iou"] == pytest.approx(np.mean([cell.run.metrics["iou"] for cell in first.cells if cell.method == "source_only"]))
+    report = (grid / "report.html").read_text(encoding="utf-8")
+    assert "did NOT" not in report, "all runs saw the same files"
+    other = celladapt.benchmark([tiny_domains], ["supervised"], grid, seeds=1, **TINY)  # runs of earlier calls stay in the table
+    assert {row["method"] for row in rows(grid)} == {"classical", "source_only", "cellsegssda@2", "supervised"}
+    assert set(next(iter(other.results().values()))) == {"classical", "source_only", "cellsegssda@2", "supervised"}
     with pytest.raises(InputError, match="other options"):
         celladapt.benchmark([tiny_domains], ["source_only"], grid, seeds=1, **{**TINY, "steps": 5})
 
@@ -70,9 +78,43 @@ def test_a_failing_run_leaves_the_others_alone(tiny_domains: tuple[Path, Path], 
     assert set(next(iter(done.results().values()))) == {"classical", "source_only"}
 
 
-def test_a_killed_run_is_named_and_ends_as_if_it_had_not_been(
-    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_benchmark_killed_in_the_middle_ends_as_if_it_had_not_been(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in {**TINY, "steps": 40, "checkpoint_every": 1, "validate_every": 20}.items()]
+    command = [
+        sys.executable,
+        "-m",
+        "celladapt",
+        "benchmark",
+        "--pairs",
+        ":".join(map(str, tiny_domains)),
+        "--seeds=2",
+        "--methods=source_only",
+        *options,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run([*command, "--jobs=2", "--out", str(whole)], check=True, capture_output=True, env=environment)
+    # The first run that is under way takes its parent with it, as a power cut would.
+    killer = (
+        "import os, signal, sys; from celladapt import side_by_side; from celladapt.cli import main; take = side_by_side._Worker.take\n"
+        "def fatal(worker, line):\n if b'done' in line: os.kill(os.getpid(), signal.SIGKILL)\n return take(worker, line)\n"
+        "side_by_side._Worker.take = fatal; sys.exit(main())"
+    )
+    killed = subprocess.run([sys.executable, "-c", killer, *command[3:], "--jobs=2", "--out", str(cut)], capture_output=True, env=environment)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    # Orphans may still be saving; the same command waits for them.
+    subprocess.run([*command, "--jobs=2", "--out", str(cut)], check=True, capture_output=True, env=environment)
+    drop = {"seconds", "run"}
+    assert [{k: v for k, v in row.items() if k not in drop} for row in rows(cut)] == [
+        {k: v for k, v in row.items() if k not in drop} for row in rows(whole)
+    ]
+    for seed in range(2):
+        place = Path("source-to-target", "source_only", f"seed{seed}", "last.safetensors")
+        a, b = load(whole / place)[0], load(cut / place)[0]
+        assert all(a[key].equal(b[key]) for key in a)
+
+
+def test_a_killed_run_is_named(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take = side_by_side._Worker.take
 
     def killed(worker: side_by_side._Worker, line: bytes) -> int:
@@ -91,6 +133,7 @@ def test_a_killed_run_is_named_and_ends_as_if_it_had_not_been(
 def test_side_by_side_equals_alone(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     runs = {str(n): prepared(tiny_domains, tmp_path / str(n)) for n in range(3)}
     assert dict(side_by_side.carry_out_all(runs, jobs=2)) == {"0": None, "1": None, "2": None}
+    assert [(run.path / side_by_side.LOG).read_text() for run in runs.values()] == ["", "", ""], "workers end in peace"
     weights = [load(run.path / "last.safetensors")[0] for run in runs.values()]
     assert all(weights[0][key].equal(other[key]) for other in weights[1:] for key in weights[0])
 
@@ -102,8 +145,8 @@ def test_a_worker_whose_parent_is_gone_saves_and_stops(tiny_domains: tuple[Path,
     assert worker.stdout
     assert json.loads(worker.stdout.readline())["done"] >= 1
     worker.stdin.close()
-    worker.stdout.read()
-    assert worker.wait(timeout=60) != 0
+    assert "Stopped" in json.loads(worker.stdout.read().splitlines()[-1])["error"]
+    assert worker.wait(timeout=60) == 0
     assert 1 <= load(run.path / "last.safetensors")[1]["step"] < 100_000
 
 
@@ -119,9 +162,43 @@ def test_methods_with_other_labels_may_leave_out_the_name() -> None:
     assert parse_methods("source_only,cellsegssda@10%,@25%,@5,supervised") == [
         "source_only", "cellsegssda@10%", "cellsegssda@25%", "cellsegssda@5", "supervised",
     ]  # fmt: skip
-    assert parse_methods("cellsegssda:lambda_rec=0@10%,@25%")[1] == "cellsegssda:lambda_rec=0@25%"
+    assert parse_methods("cellsegssda@10%:lambda_rec=0, @25% ,supervised") == [
+        "cellsegssda@10%:lambda_rec=0",
+        "cellsegssda@25%:lambda_rec=0",
+        "supervised",
+    ]
+    with pytest.raises(InputError, match="is not a method"):
+        parse_methods("cellsegssda:lambda_rec=0@10%")
     with pytest.raises(InputError, match="needs a method before it"):
         parse_methods("@25%")
+
+
+def test_a_damaged_test_image_fails_its_rows_and_is_named(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = tiny_domains
+    _, split = make_splits(Config(source=source, target=target), Folder.open(source), Folder.open(target))
+    image = target / "images" / f"{split.test[0]}.png"
+    image.write_bytes(image.read_bytes()[:200])
+    done = celladapt.benchmark([tiny_domains], ["source_only"], tmp_path / "grid", seeds=1, **TINY)
+    assert [image.name in failure.sentence for failure in done.failures.values()] == [True, True]
+    assert not any(failure.ours for failure in done.failures.values())
+
+
+def test_a_launcher_is_refused(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="without a launcher"):
+        celladapt.benchmark([tiny_domains], ["source_only"], tmp_path / "grid", seeds=1, **TINY)
+
+
+def test_workers_share_the_cores(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepared(tiny_domains, tmp_path / "run")
+    monkeypatch.setattr(side_by_side, "_cores", lambda: 8)
+    assert side_by_side._environment(run, slot=1, jobs=3)["OMP_NUM_THREADS"] == "2"
+    assert side_by_side._environment(run, slot=1, jobs=16)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setattr(side_by_side.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert [side_by_side._environment(run, slot, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]
+    assert side_by_side.sensible_jobs({str(n): run for n in range(9)}) == 2
 
 
 def test_pairs_that_would_share_a_folder_are_refused(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

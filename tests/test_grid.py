@@ -191,7 +191,7 @@ def test_other_images_other_files_and_edited_scores_are_found(tmp_path: Path) ->
     change(tmp_path, "cells.csv", "0.9,0.45,", "0.95,0.45,")
     text = " ".join(cautions(read_grid(tmp_path)))
     assert "Runs on grey → violet were NOT tested on the same images; comparisons use the 1 that all share." in text
-    assert "Runs on grey → violet did NOT see the same files" in text
+    assert "Runs on grey → violet did NOT see the same target files" in text
     assert "cells.csv does not agree with metrics.json of supervised on grey → violet, seed 2: 0.950 against 0.900 IoU." in text
 
 

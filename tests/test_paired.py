@@ -73,7 +73,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def test_seeds_of_the_two_methods_are_drawn_apart() -> None:
-    """Seed 0 of one method has nothing to do with seed 0 of another, though they may go up and down alike."""
+    """Seeds are drawn for each method by itself: what two methods share by a seed (first weights, crops) makes the interval wide rather than narrow."""
     a, b = scores(6, 1), scores(7, 1)
     apart = np.array([[-0.1], [0.0], [0.1]])
     one, both = difference(a + apart, b), difference(a + apart, b + apart)

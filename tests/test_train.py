@@ -21,6 +21,7 @@ from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
+from celladapt.files import alone
 from celladapt.run import Run
 
 TINY: dict[str, Any] = {
@@ -86,7 +87,7 @@ def test_two_processes_never_carry_out_one_run_at_a_time(tiny_domains: tuple[Pat
     values = {**preset_options("fast"), **TINY, "source": tiny_domains[0], "target": tiny_domains[1]}
     values.pop("preset")
     run = adaptation.prepare(with_options(Config(), values), tmp_path / "run")
-    with run.alone():
+    with alone(run.path):
         done = subprocess.run([sys.executable, "-m", "celladapt", "adapt", "--resume", str(run.path)], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Another process is working on" in done.stderr
@@ -126,6 +127,31 @@ def test_an_image_in_two_places_is_refused(tiny_domains: tuple[Path, Path], tmp_
     shutil.copy(original, copy)
     with pytest.raises(InputError, match="delete one of the two"):
         celladapt.adapt(source, target, "supervised", out=tmp_path / "other", **TINY)
+
+
+def test_blank_images_are_not_one_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    for domain in tiny_domains:
+        write_image(domain / "images" / "blank.png", np.full((64, 64, 3), 255, np.uint8))
+    assert celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY).finished
+
+
+def test_patients_of_both_domains_are_told_of(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    for domain in tiny_domains:
+        for part in ("images", "masks"):
+            for path in sorted((domain / part).iterdir()):
+                path.rename(path.with_name(f"case{path.stem[-1]}.png"))
+    run = celladapt.adapt(*tiny_domains, group="^case[0-9]", out=tmp_path / "run", **TINY)
+    assert any("share" in note and "group names" in note for note in run.record["notes"])
+    assert run.record["group"] == "^case[0-9]"
+
+
+def test_a_group_pattern_may_fit_one_domain_only(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = [folder.Folder.open(path) for path in tiny_domains]
+    config = Config(source=tiny_domains[0], target=tiny_domains[1], group="^sourc")
+    source, _ = adaptation.make_splits(config, *folders)  # of the target every image is for itself
+    assert not source.val, "one group cannot be parted"
+    with pytest.raises(InputError, match="matches no image name"):
+        adaptation.make_splits(replace(config, group="^nobody"), *folders)
 
 
 def test_scores_on_training_images_carry_a_caution(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From two folders to a finished run folder: split, train, evaluate on held-out target images, report."""
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -16,8 +17,10 @@ from celladapt import checkpoint, methods, parallel
 from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
-from celladapt.data.split import Split, load_splits, make_split
+from celladapt.data.images import read_image
+from celladapt.data.split import Split, group_pattern, load_splits, make_split
 from celladapt.errors import InputError
+from celladapt.files import alone
 from celladapt.hardware import pick_device
 from celladapt.losses import Domain
 from celladapt.prediction import load_model
@@ -94,18 +97,22 @@ def prepare(config: Config, out: Path) -> Run:
 
 
 def _no_test_image_twice(method: type[methods.Method], source: Folder, target: Folder, split: Split) -> None:
-    """Raise InputError where a file of the target is in the source too, or a test image is in another part of the split under another name."""
+    """Raise InputError where a file of the target is in the source too, or a test image is in another part of the split under another name.
+
+    Files are compared, not pixels: quick, and what copying folders brings about. Blank images are alike without being one.
+    """
     seen = {digest: target.images[stem] for digest, stem in target.subset([*split.train, *split.val]).digests().items()}
-    tested = target.subset(split.test).digests()
-    if Domain.SOURCE in method.reads:
-        for digest, stem in source.digests().items():
-            if digest in tested or digest in seen:
-                other = target.images[tested[digest]] if digest in tested else seen[digest]
-                raise InputError(
-                    f"{source.images[stem]} and {other} are the same image; an image must be in one of the two folders only (`celladapt data check`)."
-                )
-    for digest in tested.keys() & seen.keys():
-        raise InputError(f"{target.images[tested[digest]]} and {seen[digest]} are the same image; delete one of the two (`celladapt data check`).")
+    tested = {digest: target.images[stem] for digest, stem in target.subset(split.test).digests().items()}
+    sources = {digest: source.images[stem] for digest, stem in source.digests().items()} if Domain.SOURCE in method.reads else {}
+    pairs = [(path, (seen | tested)[digest]) for digest, path in sources.items() if digest in seen or digest in tested]
+    pairs += [(tested[digest], seen[digest]) for digest in tested.keys() & seen.keys()]
+    twice = [(one, other) for one, other in pairs if np.ptp(read_image(one)) > 0]
+    if twice:
+        more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
+        one, other = twice[0]
+        raise InputError(
+            f"{one} and {other} are the same image{more}; keep each image once, in one of the two folders: `celladapt data check` lists them."
+        )
 
 
 def _both(config: Config) -> tuple[Path, Path]:
@@ -117,13 +124,18 @@ def _both(config: Config) -> tuple[Path, Path]:
 def make_splits(config: Config, source: Folder, target: Folder) -> tuple[Split, Split]:
     """The source and the target split that ``config`` asks for; of the source nothing is held out for testing.
 
-    Images of one patient or slide stay together as ``config.group`` says, or else each folder's ``dataset.toml``.
+    Images of one patient or slide stay together as ``config.group`` says, or each folder's ``dataset.toml`` where that matches nothing in it.
     """
     if config.split is not None:
         return load_splits(config.split)
 
+    pattern = config.group
+    if pattern is not None and not any(re.search(pattern, stem) for folder in (source, target) for stem in folder.images):
+        raise InputError(f"--group '{pattern}' matches no image name in {source.root} or {target.root}; correct it.")
+
     def part(folder: Folder, test: float) -> Split:
-        return make_split(folder, val=config.val_fraction, test=test, seed=config.split_seed, group=config.group or folder.group)
+        group = group_pattern(folder, pattern)
+        return make_split(folder, val=config.val_fraction, test=test, seed=config.split_seed, group=group)
 
     return part(source, 0.0), part(target, config.test_fraction)
 
@@ -153,7 +165,7 @@ def _stages(run: Run) -> None:
             say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
         carry_out(run.baseline)
     if not run.finished:
-        with run.alone() if parallel.rank() == 0 else nullcontext():
+        with alone(run.path) if parallel.rank() == 0 else nullcontext():
             trainer, notes = set_up(run)
             trainer.train()
             if parallel.rank() == 0:

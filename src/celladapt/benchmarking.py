@@ -2,29 +2,30 @@
 
 import csv
 import io
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from celladapt import methods as known
-from celladapt import parallel
-from celladapt.adaptation import carry_out, make_splits, prepare
+from celladapt.adaptation import make_splits, prepare
 from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
-from celladapt.config import Config, preset_options, with_options
+from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.data.folder import Folder
+from celladapt.data.split import group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
-from celladapt.files import write_json, write_text
+from celladapt.files import alone, write_text
 from celladapt.prediction import Prediction
 from celladapt.progress import say
 from celladapt.reporting import report
-from celladapt.reporting.grid import read_grid
+from celladapt.reporting.grid import Grid, read_grid
 from celladapt.reporting.tables import terminal_table
 from celladapt.run import Run
 from celladapt.side_by_side import Failure, carry_out_all, sensible_jobs
@@ -68,38 +69,39 @@ class Benchmark:
 
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
         """Pair -> method -> mean over the finished seeds of each measure and of the seconds."""
-        return {pair: {m: _mean(runs) for m in self._methods() if (runs := self._finished(pair, m))} for pair in self._pairs()}
+        grid = read_grid(self.path)
+        return {pair: {method: scores for method in grid.methods if (scores := _means(grid, pair, method))} for pair in grid.pairs}
 
     def table(self) -> Table:
         """Scores on the target's test images by pair and method, mean ± standard deviation over seeds, and the share of the gap that each method closes."""
         return terminal_table(read_grid(self.path))
 
     def write(self) -> None:
-        """``cells.csv``: one row for each run that has ended, one way or the other."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["pair", "method", "seed", *MEASURES, "seconds", "run", "error"])
+        """``cells.csv``: one row for each run that has ended, one way or the other; runs of earlier calls that are not in this one stay in it."""
+        file = self.path / "cells.csv"
+        rows = []
         for cell in self.cells:
             if cell.run.finished or cell.failure:
-                scores = [cell.run.metrics.get(name, "") if cell.run.finished else "" for name in MEASURES]
-                seconds = cell.run.record["seconds"] if cell.run.finished else ""
-                place = cell.run.path.relative_to(self.path).as_posix()
-                writer.writerow([cell.pair, cell.method, cell.seed, *scores, seconds, place, cell.failure.sentence if cell.failure else ""])
-        write_text(self.path / "cells.csv", text.getvalue())
+                finished = cell.run.finished
+                scores = {name: cell.run.metrics.get(name, "") if finished else "" for name in MEASURES}
+                about = {"pair": cell.pair, "method": cell.method, "seed": cell.seed, "seconds": cell.run.record["seconds"] if finished else ""}
+                rows.append({**about, **scores, "run": self._place(cell), "error": cell.failure.sentence if cell.failure else ""})
+        here = {self._place(cell) for cell in self.cells}
+        earlier = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))) if file.exists() else []
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["pair", "method", "seed", *MEASURES, "seconds", "run", "error"], extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, *(row for row in earlier if row.get("run") not in here)])
+        write_text(file, text.getvalue())
 
-    def _pairs(self) -> list[str]:
-        return list(dict.fromkeys(cell.pair for cell in self.cells))
-
-    def _methods(self) -> list[str]:
-        return list(dict.fromkeys(cell.method for cell in self.cells))
-
-    def _finished(self, pair: str, method: str) -> list[Run]:
-        return [cell.run for cell in self.cells if (cell.pair, cell.method) == (pair, method) and cell.run.finished]
+    def _place(self, cell: Cell) -> str:
+        return cell.run.path.relative_to(self.path).as_posix()
 
 
-def _mean(runs: list[Run]) -> dict[str, float]:
-    scores = {name: statistics.mean(run.metrics[name] for run in runs) for name in MEASURES if all(name in run.metrics for run in runs)}
-    return {**scores, "seconds": statistics.mean(run.record["seconds"] for run in runs)}
+def _means(grid: Grid, pair: str, method: str) -> dict[str, float]:
+    scores = {name: mean for name in MEASURES if (mean := grid.entry(pair, method, name).mean) is not None}
+    seconds = grid.seconds(pair, method)
+    return scores | ({} if seconds is None else {"seconds": seconds})
 
 
 def scores_table(run: Run) -> Table:
@@ -112,16 +114,16 @@ def scores_table(run: Run) -> Table:
 
 
 def parse_methods(text: str) -> list[str]:
-    """Methods separated by commas -> one name each; ``@25%`` alone is the method before it with other labels.
+    """Methods separated by commas -> one name each; ``@25%`` alone is the method before it, with its options and other labels.
 
     Raises:
         InputError: the first one is no method.
     """
     names: list[str] = []
-    for part in text.split(","):
+    for part in map(str.strip, text.split(",")):
         if part.startswith("@") and not names:
             raise InputError(f"--methods {text}: {part} needs a method before it, such as cellsegssda{part}.")
-        names.append(names[-1].partition("@")[0] + part if part.startswith("@") else part)
+        names.append(replace(MethodSpec.parse(names[-1]), labels=part[1:]).text if part.startswith("@") else MethodSpec.parse(part).text)
     return names
 
 
@@ -155,27 +157,30 @@ def benchmark(
     for name, number in (("seeds", seeds), ("jobs", 1 if jobs is None else jobs)):
         if number < 1:
             raise InputError(f"--{name} is {number}; it must be 1 or more.")
-    parallel.start()
-    done = Benchmark(Path(out), _plan(pairs, methods, Path(out), seeds, {**preset_options(preset), **options}))
-    for cell in done.cells:
-        if not cell.begun:
-            _begin(cell)
-    parallel.wait()
-    if parallel.rank() == 0:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("Start the benchmark without a launcher; it uses every GPU by itself, a run on each.")
+    out = Path(out)
+    done = Benchmark(out, _plan(pairs, methods, out, seeds, {**preset_options(preset), **options}))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}); choose another --out.") from None
+    with alone(out):
+        for cell in done.cells:
+            if not cell.begun:
+                _begin(cell)
         for cell in done.cells:
             if cell.method == CLASSICAL and not cell.run.finished:
-                _classical(cell.run)
-    learned = {cell.name: cell for cell in done.cells if cell.method != CLASSICAL}
-    for name, failure in _carry_out({name: cell.run for name, cell in learned.items()}, jobs):
-        if failure is not None:
-            learned[name].failure = failure
-            say(f"FAILED {name}: {failure.sentence}")
-        if parallel.rank() == 0:
-            done.write()
-    if parallel.rank() == 0:
+                cell.failure = _classical(cell.run)
+        learned = {cell.name: cell for cell in done.cells if cell.method != CLASSICAL}
+        runs = {name: cell.run for name, cell in learned.items()}
         done.write()
-        write_json(done.path / "results.json", done.results())
-        report(done.path)
+        for name, failure in carry_out_all(runs, jobs or sensible_jobs(runs)):
+            learned[name].failure = failure
+            if failure is not None:
+                say(f"FAILED {name}: {failure.sentence}")
+            done.write()
+        report(out)
     return done
 
 
@@ -201,26 +206,24 @@ def _plan(pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str]
 def _begin(cell: Cell) -> None:
     if cell.method != CLASSICAL:
         prepare(cell.config, cell.run.path)
-    elif parallel.rank() == 0:
-        assert cell.config.source
-        assert cell.config.target
-        Run.create(cell.run.path, cell.config, *make_splits(cell.config, Folder.open(cell.config.source), Folder.open(cell.config.target)))
+        return
+    assert cell.config.source
+    assert cell.config.target
+    Run.create(cell.run.path, cell.config, *make_splits(cell.config, Folder.open(cell.config.source), Folder.open(cell.config.target)))
 
 
-def _classical(run: Run) -> None:
+def _classical(run: Run) -> Failure | None:
+    """Apply the classical segmentation; a file that cannot be read fails this row alone."""
     assert run.config.target
     notes = ["This segmentation learns nothing and has no settings: it is the bar for methods that learn."]
-    segment = lambda image: Prediction(classical_mask(image).astype(np.float32))  # noqa: E731
     target = Folder.open(run.config.target)
-    group = run.config.group or target.group
-    conclude(run, target, segment, None, notes, method_doc=(classical_mask.__doc__ or "").strip(), seconds=0.0, group=group)
+    about = (classical_mask.__doc__ or "").strip()
 
+    def segment(image: NDArray[Any]) -> Prediction:
+        return Prediction(classical_mask(image).astype(np.float32))
 
-def _carry_out(runs: dict[str, Run], jobs: int | None) -> Iterator[tuple[str, Failure | None]]:
-    """Side by side on one machine; in turn where a launcher has started several processes, which then train each run together."""
-    if parallel.world_size() == 1:
-        yield from carry_out_all(runs, jobs or sensible_jobs(runs))
-        return
-    for name, run in runs.items():
-        carry_out(run)
-        yield name, None
+    try:
+        conclude(run, target, segment, None, notes, method_doc=about, seconds=0.0, group=group_pattern(target, run.config.group))
+    except InputError as error:
+        return Failure(str(error), ours=False)
+    return None

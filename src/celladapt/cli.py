@@ -212,7 +212,7 @@ def benchmark(
     """
     from celladapt import benchmarking
 
-    folders = [tuple(Path(side) for side in pair.split(":")) for pair in pairs.split(",")]
+    folders = [tuple(Path(side.strip()) for side in pair.split(":")) for pair in pairs.split(",")]
     if any(len(pair) != 2 for pair in folders):
         raise InputError(f"--pairs {pairs}: write SOURCE:TARGET, several separated by commas.")
     options = _chosen(config, "source", "target", "method", "seed", "baseline")

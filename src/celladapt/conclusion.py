@@ -42,7 +42,8 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
         evaluation = Evaluation(scores)
         write_json(run.path / "metrics.json", evaluation.to_json())
         evaluation.write_csv(run.path / "metrics.csv")
-    run.note(**facts, finished=now(), notes=notes)
+    fingerprint = {**run.record.get("fingerprint", {}), **({"test": target.subset(split_t.test).fingerprint()} if split_t.test else {})}
+    run.note(**facts, fingerprint=fingerprint, finished=now(), notes=notes)
     report(run.path)
 
 

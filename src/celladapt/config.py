@@ -31,13 +31,18 @@ class MethodSpec:
         Raises:
             InputError: it is not of that form.
         """
-        found = re.fullmatch(r"(?P<name>\w+)(?:@(?P<labels>[\d.]+%?))?(?P<options>(?::\w+=[^:=]+)*)", text.strip())
+        found = re.fullmatch(r"(?P<name>\w+)(?:@(?P<labels>[\d.]+%?))?(?P<options>(?::\w+=[^:=@]+)*)", text.strip())
         if not found:
             raise InputError(f"'{text}' is not a method; write NAME, NAME@10% or NAME:option=value.")
         pairs = [item.split("=") for item in found["options"].split(":")[1:]]
         if len(dict(pairs)) < len(pairs):
             raise InputError(f"'{text}' sets an option twice; set it once.")
         return cls(found["name"], found["labels"], dict(pairs))
+
+    @property
+    def text(self) -> str:
+        """As people write it."""
+        return self.name + (f"@{self.labels}" if self.labels else "") + "".join(f":{key}={value}" for key, value in self.options.items())
 
 
 @dataclass(frozen=True)

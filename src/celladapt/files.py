@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from celladapt.errors import InputError
 
 
@@ -36,6 +38,28 @@ def atomic(path: Path) -> Iterator[Path]:
         if error.errno is None:  # not the system's: a writer that cannot hold these data
             raise
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another output folder or change its permissions.") from error
+
+
+@contextmanager
+def alone(folder: Path, patience: float = 15) -> Iterator[None]:
+    """Hold a folder, so that two processes never carry out one run at a time; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        folder: an existing folder; a hidden file in it is the lock.
+        patience: seconds to wait for a process that is about to stop.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise InputError(f"Another process is working on {folder}; wait until it has ended, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

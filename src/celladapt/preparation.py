@@ -13,7 +13,7 @@ from celladapt.config import Config
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream
-from celladapt.data.split import Split, choose_labelled
+from celladapt.data.split import Split, choose_labelled, group_pattern, groups_of
 from celladapt.errors import InputError
 from celladapt.files import now
 from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
@@ -40,11 +40,19 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     method = methods.build(config.spec, config.width)
     notes: list[str] = []
     train_s, train_t, seen_t, usable = usable_data(config, source, target, split_s, split_t)
+    shared = groups_of(source, config.group, source.images) & groups_of(target, config.group, split_t.test)
+    if shared and Domain.SOURCE in method.reads:
+        some = ", ".join(sorted(shared)[:3]) + (", ..." if len(shared) > 3 else "")
+        notes.append(
+            f"Source images and target test images share {len(shared)} group names ({some}): if these are the same patients, the scores flatter."
+        )
     # Not even for a fingerprint is a target mask opened that training was not given.
     may_read = [*usable, *seen_t.masks]
-    fingerprint = {"source": source.fingerprint(), "target": target.keep_masks(may_read).fingerprint()}
-    for domain, before in run.record.get("fingerprint", {}).items():
-        if before != fingerprint[domain]:
+    fingerprint = {"source": source.fingerprint(), "target": target.without_masks().fingerprint()}
+    labels = target.subset(may_read).fingerprint() if may_read else None
+    before = run.record.get("fingerprint", {})
+    for domain in fingerprint.keys() & before.keys():
+        if before[domain] != fingerprint[domain] or run.record.get("fingerprint_of_labels") != labels:
             raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
     target = target.without_masks()
     if method.target_masks:
@@ -83,8 +91,9 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             processes=parallel.world_size(),
             started=run.record.get("started") or now(),
             finished=None,
-            fingerprint=fingerprint,
-            group=config.group or target.group,
+            fingerprint={**before, **fingerprint},
+            fingerprint_of_labels=labels,
+            group=group_pattern(target, config.group),
             method_doc=(type(method).__doc__ or "").strip(),
             terms=dict(method.equations),
             parameters={name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()},

@@ -1,14 +1,10 @@
 """The run folder: where a run's files are, and the run as an object."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from celladapt.config import Config
 from celladapt.data.split import Split, load_splits, save_splits
@@ -92,23 +88,6 @@ class Run:
     def baseline(self) -> "Run":
         """The source-only run beside it (which may not exist)."""
         return Run(self.path / "baseline")
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the folder, so that two processes never carry out one run at a time; the system lets go of it when the process ends, however it ends.
-
-        Raises:
-            InputError: another process holds it.
-        """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise InputError(f"Another process is working on {self.path}; wait until it has ended, or stop it.") from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     @cached_property
     def model(self) -> Model:

@@ -45,13 +45,12 @@ def sensible_jobs(runs: Mapping[str, Run]) -> int:
     return max(1, min(len(runs), _cores(), memory // BYTES_PER_JOB))
 
 
-def carry_out_all(runs: Mapping[str, Run], jobs: int, label: str = "benchmark") -> Iterator[tuple[str, Failure | None]]:
+def carry_out_all(runs: Mapping[str, Run], jobs: int) -> Iterator[tuple[str, Failure | None]]:
     """Carry out every run that is not finished, ``jobs`` at a time; yield each one's name and how it ended, as it ends.
 
     Args:
         runs: name -> prepared run, in the order to begin them.
         jobs: how many at a time; they share the cores evenly, and the GPUs in turn.
-        label: beside the progress bar, which counts training steps over all runs.
 
     Raises:
         KeyboardInterrupt: after every run that was under way has saved a checkpoint.
@@ -60,7 +59,7 @@ def carry_out_all(runs: Mapping[str, Run], jobs: int, label: str = "benchmark") 
     steps = {name: run.config.steps if run.finished else 0 for name, run in runs.items()}
     free, active = list(range(jobs)), dict[str, _Worker]()
     heard = queue.Queue[tuple[str, bytes | None]]()
-    with Bar(label, sum(run.config.steps for run in runs.values()), sum(steps.values())) as bar:
+    with Bar("training steps", sum(run.config.steps for run in runs.values()), sum(steps.values())) as bar:
         try:
             while waiting or active:
                 while waiting and free:
@@ -78,7 +77,7 @@ def carry_out_all(runs: Mapping[str, Run], jobs: int, label: str = "benchmark") 
                 bar.move(sum(steps.values()), f"{len(runs) - len(waiting) - len(active)} of {len(runs)} runs done; {under_way}")
         finally:
             for worker in active.values():
-                worker.process.terminate()
+                worker.stop()
             for worker in active.values():
                 worker.process.wait()
 
@@ -101,6 +100,11 @@ class _Worker:
             heard.put((name, line))
         heard.put((name, None))
 
+    def stop(self) -> None:
+        """Let it save and end: to a worker the end of its input says that nobody needs it."""
+        assert self.process.stdin
+        self.process.stdin.close()
+
     def take(self, line: bytes) -> int:
         """Note what it said; the steps it has done."""
         with contextlib.suppress(ValueError):  # a library that prints is not our message
@@ -119,7 +123,7 @@ class _Worker:
             return Failure(self._last["error"], self._last["ours"])
         if "finished" in self._last:
             return None
-        how = f"was killed by signal {-code} (is there enough memory?)" if code < 0 else f"ended with code {code}"
+        how = f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}" + " (is there enough memory?)" * (code == -9)
         return Failure(f"Its process {how}; see {self._run.path / LOG}.", ours=code >= 0)
 
 

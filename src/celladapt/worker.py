@@ -44,13 +44,16 @@ def main(run: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         tell(error=f"{type(error).__name__}: {error}", ours=True)
+    except KeyboardInterrupt:
+        tell(error="Stopped; a checkpoint is saved.", ours=False)
     else:
         tell(finished=True)
 
 
 def _stop_with_the_parent() -> None:
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+    while os.read(0, 1):  # not sys.stdin, whose lock this thread would still hold when the interpreter ends
+        pass
+    signal.raise_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":

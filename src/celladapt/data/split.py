@@ -62,6 +62,19 @@ def make_split(folder: Folder, *, val: float, test: float, seed: int, group: str
     return Split(**{part: sorted(stems) for part, stems in parts.items()})
 
 
+def group_pattern(folder: Folder, asked: str | None) -> str | None:
+    """The pattern that tells patients apart in ``folder``: ``asked`` if any name matches it, else what its ``dataset.toml`` says."""
+    fits = asked is not None and any(re.search(asked, stem) for stem in folder.images)
+    return asked if fits else folder.group
+
+
+def groups_of(folder: Folder, asked: str | None, stems: Iterable[str]) -> set[str]:
+    """Names of the patients or slides that ``stems`` are from; empty where no pattern tells."""
+    pattern = group_pattern(folder, asked)
+    wanted = set(stems)
+    return {name for name, members in _groups(folder, pattern).items() if wanted & set(members)} if pattern else set()
+
+
 def choose_labelled(stems: Iterable[str], share: str, seed: int) -> list[str]:
     """A sorted subset of the stems: ``"10%"`` of them (rounded, at least 1) or a count, ``"3"``.
 
@@ -86,9 +99,9 @@ def choose_labelled(stems: Iterable[str], share: str, seed: int) -> list[str]:
     return sorted(ordered[:count])
 
 
-def save_splits(path: Path, source: Split, target: Split, target_labelled: Iterable[str] = ()) -> None:
-    """Write both splits, and the target stems whose masks the run may use, as JSON."""
-    write_json(path, {"source": asdict(source), "target": asdict(target), "target_labelled": sorted(target_labelled)})
+def save_splits(path: Path, source: Split, target: Split) -> None:
+    """Write both splits as JSON."""
+    write_json(path, {"source": asdict(source), "target": asdict(target)})
 
 
 def load_splits(path: Path) -> tuple[Split, Split]:

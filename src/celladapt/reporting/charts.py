@@ -37,7 +37,9 @@ class Palette:
 
 
 # Dark enough on white, and told apart with any colour vision, as the page's light colours are.
-PAPER = Palette("#1b2430", ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#a87900", "#3fa0db", "#59636e", "#7a3fb0"))
+PAPER = Palette(
+    "#1b2430", ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#a87900", "#3fa0db", "#59636e", "#7a3fb0", "#5b7f00", "#c2185b", "#00788a", "#8c5a3c")
+)
 PAGE = Palette(INK, tuple(LINE.format(index) for index in range(len(PAPER.lines))))
 
 

@@ -55,6 +55,9 @@ def comparison_page(grid: Grid, comparisons: Comparisons) -> str:
         methods_svg=page_svg(methods_figure(grid, PAGE), "IoU of every method on every pair, seed by seed") if "iou" in measures else "",
         labels_svg=page_svg(labels, "IoU over the number of target labels") if labels else "",
         uncorrected=UNCORRECTED,
+        leads={
+            pair: [{"method": one.a, "text": one.in_words(method_name)} for one in comparisons.with_source_only(grid, pair)] for pair in grid.pairs
+        },
         sections=[
             {
                 "pair": pair,

@@ -8,7 +8,7 @@ from typing import Any
 from celladapt.reporting.grid import Cell, Grid
 from celladapt.reporting.reading import mapping, number
 
-GAP = "Gap closed: share of the way from source_only to supervised, in IoU, from the means over seeds."
+GAP = "Gap closed: share of the way from source_only to supervised, in IoU, from the means over seeds; of a gap that is not significant it means little."
 # Options in which runs of one benchmark may differ without being on another budget.
 ITS_OWN = {"source", "target", "method", "seed", "split", "device", "baseline", "keep_checkpoints", "checkpoint_every"}
 
@@ -55,8 +55,10 @@ def cautions(grid: Grid) -> list[str]:
         cells = [cell for cell in grid.cells if cell.pair == pair]
         if len({tuple(sorted(cell.images)) for cell in cells if cell.images}) > 1:
             result.append(f"Runs on {pair} were NOT tested on the same images; comparisons use the {len(grid.test_images(pair))} that all share.")
-        if len(_distinct(cells, lambda info: str(mapping(info.get("fingerprint")) or ""))) > 1:
-            result.append(f"Runs on {pair} did NOT see the same files: the data folders changed between them.")
+        for part in ("source", "target", "test"):
+            known = {mapping(cell.run.info.get("fingerprint")).get(part) for cell in cells if cell.run} - {None}
+            if len(known) > 1:
+                result.append(f"Runs on {pair} did NOT see the same {part} files: they changed between the runs.")
     result += [
         f"cells.csv does not agree with metrics.json of {cell.method} on {cell.pair}, seed {cell.seed}: {cell.scores['iou']:.3f} against {mean:.3f} IoU."
         for cell in grid.cells

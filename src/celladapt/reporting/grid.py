@@ -16,6 +16,7 @@ from celladapt.reporting.rendering import METRICS
 
 CLASSICAL = "classical"  # the baseline that learns nothing
 SUPERVISED = "supervised"  # the upper bound
+COLOURS, GREY = 12, 6  # in the style sheet; grey is for what learns nothing
 SMALLEST_GAP = 0.02  # IoU from source-only to supervised below which a share of it means nothing
 
 
@@ -142,7 +143,10 @@ class Grid:
 
     def colour(self, method: str) -> int:
         """Number of a method's colour in the style sheet; grey for what learns nothing."""
-        return [name for name in self.methods if learns(name)].index(method) % 8 if learns(method) else 6
+        if not learns(method):
+            return GREY
+        place = [name for name in self.methods if learns(name)].index(method) % (COLOURS - 1)
+        return place + (place >= GREY)
 
 
 def learns(method: str) -> bool:

@@ -57,9 +57,9 @@ class Difference:
 
     def _rest_on(self) -> str:
         images = f"{self.images} images" + (f" in {self.groups} groups" if self.groups is not None else "")
-        if self.seeds == (1, 1):
-            return f"{images}, 1 seed, so it says nothing of other seeds"
         one, other = self.seeds
+        if one == other == 1:
+            return f"{images}, 1 seed, so it says nothing of other seeds"
         return f"{images}, {one} seeds" if one == other else f"{images}, {one} and {other} seeds"
 
 

@@ -146,8 +146,8 @@ def _agreement(run: Run, baseline: Run | None) -> float | None:
     for path in run.examples:
         here, there = (read_picture(folder / "prediction.png", colour=False) for folder in (path, baseline.folder / "examples" / path.name))
         if here is not None and there is not None and here.shape == there.shape:
-            either = np.count_nonzero((here > 0) | (there > 0))
-            overlaps.append(np.count_nonzero((here > 0) & (there > 0)) / either if either else 1.0)
+            either = np.count_nonzero((here != 0) | (there != 0))
+            overlaps.append(np.count_nonzero((here != 0) & (there != 0)) / either if either else 1.0)
     return fmean(overlaps) if overlaps else None
 
 

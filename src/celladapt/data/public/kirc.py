@@ -1,6 +1,6 @@
 """KIRC (Irshad et al.): H&E of kidney renal clear cell carcinoma.
 
-The paper describes 400x400 patches with nuclei outlined by experts and by a crowd, but names no layout of its archive, and no copy with a stable
+Which of its patches the CellSegUDA experiments used is not published. The paper describes 400x400 patches with nuclei outlined by experts and by a crowd, but names no layout of its archive, and no copy with a stable
 address is known. So any of these is read, at any depth::
 
     images/NAME.png  masks/NAME.png      the mask folder may also be called mask, labels, label, gt, ground_truth or annotations
