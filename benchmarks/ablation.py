@@ -78,14 +78,19 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--rows", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="rows to train and print, with those they are compared with"
+    )
     a = parser.parse_args()
+    chosen = {name for row in a.rows for name in (row, VARIANTS[row].bar, "source_only")}
+    variants = {name: variant for name, variant in VARIANTS.items() if name in chosen}
     workers = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
     with workers as pool:
         for warm in (False, True):  # a warm start needs its source-only run
-            plan = [(name, seed) for name, variant in VARIANTS.items() for seed in range(a.seeds) if variant.warm == warm]
+            plan = [(name, seed) for name, variant in variants.items() for seed in range(a.seeds) if variant.warm == warm]
             for done in as_completed([pool.submit(train, a.source, a.target, a.out, *cell) for cell in plan]):
                 print(done.result(), flush=True)
-    iou = {name: [Run.open(folder(a.out, name, seed)).metrics["iou"] for seed in range(a.seeds)] for name in VARIANTS}
+    iou = {name: [Run.open(folder(a.out, name, seed)).metrics["iou"] for seed in range(a.seeds)] for name in variants}
     print(f"\n| {a.source.name} → {a.target.name} | IoU | gain | against |\n|---|---|---|---|")
     for name, values in iou.items():
         bar = VARIANTS[name].bar

@@ -7,7 +7,7 @@ Published layout (Zenodo record 10518968)::
     ... 31 organs, with further folders that are not read
 
 Written as DST/<organ>, for example DST/human-bladder. "label masks modify" gives a pixel that two nuclei share to one of them; it is what the authors
-say to evaluate with. The images of an organ come from one slide, so within a domain there is nothing to group.
+say to evaluate with. The images of an organ come from one slide: a split within an organ is no split by patient.
 """
 
 from functools import partial
