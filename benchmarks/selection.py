@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("grid", type=Path)
     grid = parser.parse_args().grid
     with open(grid / "cells.csv", encoding="utf-8") as file:
-        cells = list(csv.DictReader(file))
+        cells = [cell for cell in csv.DictReader(file) if (grid / cell["run"] / "checkpoints").is_dir()]
     groups: dict[tuple[str, str], list[dict[str, float]]] = {}
     with Bar("scoring checkpoints", len(cells)) as bar:
         for cell in cells:
