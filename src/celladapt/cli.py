@@ -32,6 +32,7 @@ data = App(name="data", help="Look at data folders; get public data sets.")
 app.command(data)
 
 Options = Annotated[Config, Parameter(name="*")]
+GridOptions = Annotated[Config, Parameter(name="*", show_default=False)]  # the defaults are the preset's, which is another one
 given: set[str] = set()
 """Names of the options that the command line set; the preset gives the others."""
 
@@ -189,11 +190,12 @@ def benchmark(
     seeds: int = 3,
     preset: str = "fast",
     jobs: int | None = None,
-    config: Options = Config(),
+    config: GridOptions = Config(),
 ) -> None:
     """Run methods x domain pairs x seeds on one split and one budget, and print the table. Called again, it goes on where it stopped.
 
-    A classical segmentation that learns nothing stands beside the methods. A run that fails leaves the others alone.
+    A classical segmentation that learns nothing stands beside the methods. A run that fails leaves the others alone. The options of a run below hold for
+    every run, their defaults are the preset's; --source, --target, --method, --seed and --baseline do not go with a benchmark, which sets them.
 
     Parameters
     ----------
