@@ -129,3 +129,10 @@ def test_the_verdict_in_words(value: Difference, words: str) -> None:
 def test_what_is_no_pair_of_scores_is_refused(a: list[float], b: list[float], groups: list[str] | None) -> None:
     with pytest.raises(ValueError, match=r"scores must be|must cover the same images"):
         difference(a, b, groups)
+
+
+def test_one_seed_is_never_firm() -> None:
+    one = Difference(0.1, 0.05, 0.2, 9, (1, 1))
+    assert one.significant
+    assert not one.firm
+    assert Difference(0.1, 0.05, 0.2, 9, (1, 3)).firm

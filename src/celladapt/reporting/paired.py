@@ -36,6 +36,11 @@ class Difference:
         """Whether there is an interval and it leaves out zero."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
+    @property
+    def firm(self) -> bool:
+        """Whether it is significant and rests on more than one seed."""
+        return self.significant and self.seeds != (1, 1)
+
     def __neg__(self) -> "Difference":
         low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))  # not -end, which makes a negative zero
         return Difference(0.0 - self.mean, low, high, self.images, self.seeds[::-1], self.groups)
