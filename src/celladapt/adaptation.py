@@ -1,7 +1,6 @@
 """From two folders to a finished run folder: split, train, evaluate on held-out target images, report."""
 
 import copy
-import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
-from celladapt.data.split import Split, group_pattern, load_splits, make_split
+from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
 from celladapt.files import alone
 from celladapt.hardware import pick_device
@@ -129,12 +128,11 @@ def make_splits(config: Config, source: Folder, target: Folder) -> tuple[Split, 
     if config.split is not None:
         return load_splits(config.split)
 
-    pattern = config.group
-    if pattern is not None and not any(re.search(pattern, stem) for folder in (source, target) for stem in folder.images):
-        raise InputError(f"--group '{pattern}' matches no image name in {source.root} or {target.root}; correct it.")
+    if config.group is not None and not any(matches(folder, config.group) for folder in (source, target)):
+        raise InputError(f"--group '{config.group}' matches no image name in {source.root} or {target.root}; correct it.")
 
     def part(folder: Folder, test: float) -> Split:
-        group = group_pattern(folder, pattern)
+        group = group_pattern(folder, config.group)
         return make_split(folder, val=config.val_fraction, test=test, seed=config.split_seed, group=group)
 
     return part(source, 0.0), part(target, config.test_fraction)

@@ -62,10 +62,14 @@ def make_split(folder: Folder, *, val: float, test: float, seed: int, group: str
     return Split(**{part: sorted(stems) for part, stems in parts.items()})
 
 
+def matches(folder: Folder, pattern: str) -> bool:
+    """Whether ``pattern`` is found in any image's name."""
+    return any(re.search(pattern, stem) for stem in folder.images)
+
+
 def group_pattern(folder: Folder, asked: str | None) -> str | None:
     """The pattern that tells patients apart in ``folder``: ``asked`` if any name matches it, else what its ``dataset.toml`` says."""
-    fits = asked is not None and any(re.search(asked, stem) for stem in folder.images)
-    return asked if fits else folder.group
+    return asked if asked is not None and matches(folder, asked) else folder.group
 
 
 def groups_of(folder: Folder, asked: str | None, stems: Iterable[str]) -> set[str]:

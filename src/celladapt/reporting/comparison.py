@@ -55,13 +55,10 @@ def comparison_page(grid: Grid, comparisons: Comparisons) -> str:
         methods_svg=page_svg(methods_figure(grid, PAGE), "IoU of every method on every pair, seed by seed") if "iou" in measures else "",
         labels_svg=page_svg(labels, "IoU over the number of target labels") if labels else "",
         uncorrected=UNCORRECTED,
-        leads={
-            pair: [{"method": one.a, "text": one.in_words(method_name)} for one in comparisons.with_source_only(grid, pair)] for pair in grid.pairs
-        },
+        differences={pair: [_sentence(one) for one in comparisons.with_source_only(grid, pair)] for pair in grid.pairs},
         sections=[
             {
                 "pair": pair,
-                "differences": [_sentence(one) for one in comparisons.with_source_only(grid, pair)],
                 "matrix": _matrix(grid, comparisons, pair),
                 "images": _gallery([cell for cell in grid.cells if cell.pair == pair], images),
                 "curves": _curves(grid, pair),
@@ -93,7 +90,8 @@ def _shown(grid: Grid, measure: str) -> dict[tuple[str, str], Shown]:
 
 
 def _sentence(one: Comparison) -> dict[str, Any]:
-    return {"text": one.in_words(method_name) + ".", "significant": one.difference.firm}
+    """Without its full stop."""
+    return {"method": one.a, "text": one.in_words(method_name), "significant": one.difference.firm}
 
 
 def _matrix(grid: Grid, comparisons: Comparisons, pair: str) -> list[tuple[str, list[Comparison | None]]]:
