@@ -1,7 +1,7 @@
 """How good is a pick without labels? Every kept checkpoint of a benchmark is scored on the test images, afterwards.
 
     celladapt benchmark ... --keep-checkpoints --out GRID
-    python -m benchmarks.selection GRID
+    python -m benchmarks.selection GRID [GRID ...] [--into docs/results.md]
 
 For each pair and method, averaged over seeds: test IoU of the last checkpoint, of the best one, and of the one that each criterion picks.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.documents import put
 from celladapt.data.folder import Folder
 from celladapt.metrics import foreground
 from celladapt.prediction import load_model
@@ -56,25 +57,39 @@ def picks(run: Run) -> dict[str, float]:
     return {"last": iou[max(iou)], "best": max(iou.values()), **picked}
 
 
-def main() -> None:
-    """Print the Markdown table of a benchmark folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", type=Path)
-    grid = parser.parse_args().grid
-    with open(grid / "cells.csv", encoding="utf-8") as file:
-        cells = [cell for cell in csv.DictReader(file) if (grid / cell["run"] / "checkpoints").is_dir()]
+def table(grids: list[Path]) -> str:
+    """The Markdown table of some benchmark folders."""
+    cells = []
+    for grid in grids:
+        with open(grid / "cells.csv", encoding="utf-8") as file:
+            cells += [(grid, cell) for cell in csv.DictReader(file) if (grid / cell["run"] / "checkpoints").is_dir()]
     groups: dict[tuple[str, str], list[dict[str, float]]] = {}
     with Bar("scoring checkpoints", len(cells)) as bar:
-        for cell in cells:
+        for grid, cell in cells:
             groups.setdefault((cell["pair"], cell["method"]), []).append(picks(Run(grid / cell["run"])))
             bar.step()
     names = ["last", "best", *CRITERIA]
-    print("| pair | method | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names))
+    lines = ["| pair | method | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for (pair, method), rows in groups.items():
-        print(f"| {pair} | {method} | " + " | ".join(f"{statistics.mean(row[name] for row in rows):.3f}" for name in names) + " |")
+        lines.append(f"| {pair} | {method} | " + " | ".join(f"{statistics.mean(row[name] for row in rows):.3f}" for name in names) + " |")
     everything = [row for rows in groups.values() for row in rows]
-    regret = {name: statistics.mean(row["best"] - row[name] for row in everything) for name in names}
-    print("| **mean regret** | | " + " | ".join(f"{regret[name]:.3f}" for name in names) + " |")
+    regrets = {name: [row["best"] - row[name] for row in everything] for name in names}
+    for word, of in (("mean", statistics.mean), ("largest", max)):
+        lines.append(f"| **{word} regret** ({len(everything)} runs) | | " + " | ".join(f"{of(regrets[name]):.3f}" for name in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the Markdown table of some benchmark folders, or put it into a document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grids", type=Path, nargs="+")
+    parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin selection --> ... <!-- end selection -->")
+    a = parser.parse_args()
+    text = table(a.grids)
+    if a.into:
+        put(a.into, "selection", text)
+    else:
+        print(text, end="")
 
 
 if __name__ == "__main__":

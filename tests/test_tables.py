@@ -246,3 +246,4 @@ def test_the_section_of_the_docs(tmp_path: Path) -> None:
     assert "- cellseguda is 0.100 IoU above source_only; too few test images (2) for a test." in text
     assert "- classical is 0.250 IoU below source_only" in text
     assert "not corrected for the number of comparisons" in text
+    assert "| CellSegUDA is above source-only | +0.100 IoU, untested: too few test images |" in text

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from celladapt.reporting.charts import PAGE, labels_figure, methods_figure, page_svg
+from celladapt.reporting.claims import claims_table
 from celladapt.reporting.conditions import cautions, facts, failures, machine, spread
 from celladapt.reporting.differences import Comparison, Comparisons
 from celladapt.reporting.figures import Line, curve, overlay, read_picture, window
@@ -55,6 +56,7 @@ def comparison_page(grid: Grid, comparisons: Comparisons) -> str:
         methods_svg=page_svg(methods_figure(grid, PAGE), "IoU of every method on every pair, seed by seed") if "iou" in measures else "",
         labels_svg=page_svg(labels, "IoU over the number of target labels") if labels else "",
         uncorrected=UNCORRECTED,
+        claims=claims_table(grid, comparisons),
         differences={pair: [_sentence(one) for one in comparisons.with_source_only(grid, pair)] for pair in grid.pairs},
         sections=[
             {
