@@ -1,8 +1,8 @@
-# Five words: install, demo, test, check, science.
+# Six words: install, demo, test, check, science, bench.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check science clean
+.PHONY: install demo test check science bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ check: install
 
 science: install
 	$(BIN)/python -m pytest -m slow
+
+bench: install
+	$(BIN)/python -m benchmarks.performance
 
 clean:
 	rm -rf .venv build dist src/*.egg-info

@@ -1,12 +1,14 @@
 """The one data set class."""
 
+import hashlib
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from celladapt.data.folder import Folder
+from celladapt.data.folder import Folder, _digest, digest
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
 
@@ -147,3 +149,18 @@ def test_real_data(shared_data: Path) -> None:
     assert image.shape == (1000, 1000, 3)
     assert image.dtype == np.uint8
     assert mask.max() > 100
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"one")
+    first, hits = digest(file), _digest.cache_info().hits
+    assert digest(file) == first
+    assert _digest.cache_info().hits == hits + 1
+    before = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert digest(file) == hashlib.sha256(b"two").hexdigest()
+    file.unlink()
+    with pytest.raises(InputError, match=r"a\.png"):
+        digest(file)

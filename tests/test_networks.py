@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from celladapt.networks import Discriminator, Segmenter, UNet, pad_to_multiple, with_statistics_of
+from celladapt.networks import Discriminator, Segmenter, UNet, folded, pad_to_multiple, with_statistics_of
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,22 @@ def test_statistics_are_those_of_the_batches_and_the_original_is_untouched() -> 
     assert isinstance(first_norm, nn.BatchNorm2d)
     means = torch.stack([first_conv(x).mean((0, 2, 3)) for x in batches]).mean(0)
     torch.testing.assert_close(first_norm.running_mean, means, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_batch_normalisation_leaves_the_function_as_it_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = Segmenter(4).double().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.running_mean, module.bias.data):
+                assert values is not None
+                values.normal_(0, 0.5, generator=generator)
+            for values in (module.running_var, module.weight.data):
+                assert values is not None
+                values.uniform_(0.3, 3, generator=generator)
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    x = torch.randn(2, 3, 37, 50, generator=generator, dtype=torch.float64)
+    fast = folded(network)
+    torch.testing.assert_close(fast(x), network(x), rtol=0, atol=1e-12)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert all(values.equal(before[name]) for name, values in network.state_dict().items()), "the model that is saved must stay whole"

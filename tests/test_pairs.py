@@ -69,7 +69,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(target: Folder) -> None:
     assert len(whole) == 9
     again = pairs(target)
     assert all(equal(again[step], whole[step]) for step in (8, 0, 5, 5, 3))  # in any order, another object
-    resumed = list(pairs(target).between(4, 9, ahead=2))
+    resumed = list(pairs(target).between(4, 9, ahead=2, workers=3))
     assert len(resumed) == 5
     assert all(equal(a, b) for a, b in zip(whole[4:], resumed, strict=True))
     assert not any(equal(a, b) for a, b in zip(whole, pairs(target, seed=4).between(0, 9), strict=True))
@@ -200,7 +200,7 @@ def test_the_cache_is_bounded_and_tells_nothing_false(target: Folder) -> None:
         np.testing.assert_array_equal(image, expected[stem][0])
         np.testing.assert_array_equal(mask, expected[stem][1])
         held = sum(sizes[kept] for kept in cache._held)
-        assert held == cache._bytes
+        assert held == cache.bytes
         assert held <= max(limit, sizes[stem])
     cache = Cache(target, limit)
     first, second, _ = cache["a"][0], cache["b"][0], cache["a"]

@@ -45,9 +45,9 @@ def to_instances(probability: NDArray[Any], threshold: float = 0.5, min_size: in
     from skimage.segmentation import watershed
 
     mask = _without_small(to_mask(probability, threshold), min_size)
-    holes = ndimage.binary_fill_holes(mask) & ~mask
     # The frame of background makes the image border an edge like any other, also for a mask that covers everything.
-    mask = np.pad(mask | (holes & ~_without_small(holes, min_size)), 1)
+    mask = np.pad(mask, 1)
+    mask = ~_without_small(~mask, min_size, keep_first=True)
     distance = ndimage.distance_transform_edt(mask).astype(np.float32)
     height = np.where(mask, ndimage.gaussian_filter(distance, _SMOOTHING), 0)
     seeds, _ = ndimage.label(local_maxima(height) & mask, structure=np.ones((3, 3)))  # type: ignore[no-untyped-call]
@@ -84,11 +84,11 @@ def contours(labels: NDArray[Any]) -> list[NDArray[np.float64]]:
     return lines
 
 
-def _without_small(mask: NDArray[np.bool_], min_size: int) -> NDArray[np.bool_]:
-    """``mask`` without its 4-connected components of fewer than ``min_size`` pixels."""
+def _without_small(mask: NDArray[np.bool_], min_size: int, keep_first: bool = False) -> NDArray[np.bool_]:
+    """``mask`` without its 4-connected components of fewer than ``min_size`` pixels; the first one, which holds the corner, may be kept at any size."""
     labels, _ = ndimage.label(mask)
     keep = np.bincount(labels.ravel()) >= min_size
-    keep[0] = False
+    keep[0], keep[1:2] = False, keep[1:2] | keep_first
     kept: NDArray[np.bool_] = keep[labels]
     return kept
 

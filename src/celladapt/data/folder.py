@@ -4,6 +4,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +150,22 @@ class Folder:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes.
+    """SHA-256 (hex) of a file's bytes; a file is read once as long as its size and time stay.
 
     Raises:
         InputError: it cannot be opened.
     """
     try:
-        with open(path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        about = path.stat()
+        return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise FileError(path, f"cannot be opened ({error.strerror})", "check that it exists and its permissions") from error
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, size: int, changed: int) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def layout(root: Path) -> tuple[Path, Path | None]:

@@ -30,7 +30,7 @@ class Cache:
     def __init__(self, folder: Folder, limit: int = 2 * 2**30) -> None:
         self.folder, self.limit = folder, limit
         self._held: OrderedDict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
         self._lock = Lock()
 
     def __getitem__(self, stem: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -48,10 +48,10 @@ class Cache:
         with self._lock:
             if stem not in self._held:
                 self._held[stem] = (image, mask)
-                self._bytes += image.nbytes + mask.nbytes
-            while self._bytes > self.limit and len(self._held) > 1:
+                self.bytes += image.nbytes + mask.nbytes
+            while self.bytes > self.limit and len(self._held) > 1:
                 _, (old, old_mask) = self._held.popitem(last=False)
-                self._bytes -= old.nbytes + old_mask.nbytes
+                self.bytes -= old.nbytes + old_mask.nbytes
         return image, mask
 
 
@@ -121,9 +121,9 @@ class Pairs:
         image_t, mask_t, labelled_t = self._draw(self.target, numbers)
         return Batch(image_s, mask_s, image_t, mask_t, labelled_t)
 
-    def between(self, start: int, stop: int, ahead: int = 4) -> Iterator[Batch]:
-        """Batches of steps ``start`` ... ``stop`` - 1, prepared ``ahead`` of their use by two threads."""
-        with ThreadPoolExecutor(2, thread_name_prefix="pairs") as pool:
+    def between(self, start: int, stop: int, ahead: int = 4, workers: int = 2) -> Iterator[Batch]:
+        """Batches of steps ``start`` ... ``stop`` - 1, prepared up to ``ahead`` of their use by ``workers`` threads."""
+        with ThreadPoolExecutor(workers, thread_name_prefix="pairs") as pool:
             waiting: list[Future[Batch]] = []
             try:
                 for step in range(start, stop + ahead):

@@ -1,0 +1,98 @@
+"""Does training ever wait for images? Batches a second of the loader alone, against what a step needs.
+
+    python -m benchmarks.data_path --json data_path.json
+
+A folder of images as they come from a slide (1000 x 1000, PNG) is written for it. The headline ratio is the need of a step over the time of a batch at
+the two threads that training uses: above 1 the loader keeps ahead. Then the same with other numbers of threads, the first pass (that decodes)
+against later ones, and the memory with a cache smaller than the images.
+"""
+
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import clock, conditions, paired, parser, publish
+from benchmarks.train_step import ours
+from celladapt.data.folder import Folder
+from celladapt.data.images import write_image
+from celladapt.data.normalise import Normalisation
+from celladapt.data.pairs import Cache, Pairs, Stream
+from celladapt.hardware import pick_device
+
+NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+def domain(root: Path, images: int, side: int) -> Folder:
+    """An annotated domain of noise."""
+    draw = np.random.default_rng(0)
+    for index in range(images):
+        write_image(root / "images" / f"{index:03d}.png", draw.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        write_image(root / "masks" / f"{index:03d}.png", draw.integers(0, 2, (side, side)).astype(bool))
+    return Folder.open(root)
+
+
+def pairs(folder: Folder, crop: int, batch: int) -> Pairs:
+    """What training draws from, with the default augmentation."""
+    source, target = (Stream(folder, NORMALISATION, crop, "colour", (0, number)) for number in (0, 1))
+    return Pairs(source, target, batch)
+
+
+def drain(stream: Pairs, start: int, stop: int, workers: int) -> None:
+    """Draw the batches and throw them away."""
+    for _ in stream.between(start, stop, ahead=max(4, workers), workers=workers):
+        pass
+
+
+def bounded(folder: Folder, limit: int) -> dict[str, Any]:
+    """Bytes that a cache of at most ``limit`` bytes holds after every image went through it, and the growth of the process."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cache = Cache(folder, limit)
+    whole = 0
+    for stem in folder.images:
+        image, mask = cache[stem]
+        whole += image.nbytes + mask.nbytes
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return {"images_mib": whole / 2**20, "limit_mib": limit / 2**20, "held_mib": cache.bytes / 2**20, "process_grew_mib": grown}
+
+
+def main() -> None:
+    """Measure and publish."""
+    a = parser(__doc__).parse_args()
+    images, side, batches, turns = (4, 200, 10, 2) if a.quick else (24, 1000, 60, 5)
+    crop, batch, width = (64, 2, 8) if a.quick else (128, 4, 16)
+    before = conditions()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = domain(Path(temporary), images, side)
+        memory = bounded(folder, images * side**2)  # a quarter of what the images with their masks need
+        stream = pairs(folder, crop, batch)
+        cold = clock(lambda: drain(stream, 0, batches, 2)) / batches
+        step = ours(width, crop, batch, pick_device("auto")).step
+        several = lambda: [step() for _ in range(5)]  # noqa: E731
+        by_workers = {}
+        for workers in (1, 2, 8):
+            times = paired(several, lambda workers=workers: drain(stream, batches, 2 * batches, workers), turns)
+            by_workers[workers] = [ratio * batches / 5 for ratio in times.ratios], times.record()
+    ratios, record = by_workers[2]
+    low, median, high = np.percentile(ratios, [25, 50, 75]).round(3).tolist()
+    publish(
+        a.json,
+        {
+            "ratio": median,
+            "quartiles": [low, high],
+            "turns": turns,
+            "what": f"a CellSegUDA step (width {width}) against a batch (2 x {batch} crops of {crop} from {side} x {side} images)",
+            "step_seconds": record["slow_seconds"] / 5,
+            "batch_seconds_by_threads": {str(workers): one["fast_seconds"] / batches for workers, (_, one) in by_workers.items()},
+            "crops_per_second_by_threads": {str(workers): 2 * batch * batches / one["fast_seconds"] for workers, (_, one) in by_workers.items()},
+            "first_pass_batch_seconds": cold,
+            "memory": memory,
+            **before,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

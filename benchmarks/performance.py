@@ -1,0 +1,122 @@
+"""All speed benchmarks, one after the other, and what they say as parts of docs/performance.md: ``make bench``.
+
+    python -m benchmarks.performance                    run all and write the document
+    python -m benchmarks.performance train_step startup  only these
+
+Each runs in a process of its own; the figures are kept beside the document, in docs/performance/NAME.json.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.documents import put
+
+DOCUMENT = Path("docs/performance.md")
+Record = dict[str, Any]
+
+
+def rows(*lines: tuple[str, str]) -> str:
+    """A Markdown table of two columns."""
+    return "| | |\n|---|--:|\n" + "\n".join(f"| {name} | {value} |" for name, value in lines)
+
+
+def headline(record: Record) -> str:
+    """The ratio with its spread, and what it rests on."""
+    low, high = record["quartiles"]
+    on = f"{record['device']}, {record['cores']} cores, {record['threads']} threads, torch {record['torch']}"
+    return f"**{record['ratio']:.2f}×** (quartiles {low:.2f} to {high:.2f}, {record['turns']} turns): {record['what']}. {on}."
+
+
+def train_step(r: Record) -> str:
+    """The step's ratio, its arithmetic against the machine's, and where the time goes."""
+    share = "\n".join(f"| `{one['operator']}` | {100 * one['share']:.0f} % |" for one in r["operators"])
+    figures = rows(
+        ("plain step", f"{r['slow_seconds']:.2f} s, {r['plain_gflops']:.0f} GFLOP/s"),
+        ("our step", f"{r['fast_seconds']:.2f} s, {r['gflops']:.0f} GFLOP/s"),
+        ("matrix products here, at best", f"{r['product_peak_gflops']:.0f} GFLOP/s"),
+        ("share of that", f"{100 * r['share_of_peak']:.0f} %"),
+        ("images a second", f"{r['images_per_second']:.1f}"),
+    )
+    return f"{headline(r)}\n\n{figures}\n\nWhere our step's time goes:\n\n| operator | share |\n|---|--:|\n{share}"
+
+
+def data_path(r: Record) -> str:
+    """Loader against step, by threads; the first pass; the bounded cache."""
+    threads = [(f"{n} threads", f"{1000 * s:.1f} ms a batch") for n, s in r["batch_seconds_by_threads"].items()]
+    m = r["memory"]
+    memory = f"{m['held_mib']:.0f} MiB held of {m['images_mib']:.0f} MiB of images, with a limit of {m['limit_mib']:.0f}"
+    step = ("a step needs a batch every", f"{1000 * r['step_seconds']:.0f} ms")
+    first = ("first pass, which decodes", f"{1000 * r['first_pass_batch_seconds']:.1f} ms a batch")
+    return f"{headline(r)}\n\n{rows(step, *threads, first, ('cache', memory))}"
+
+
+def predict(r: Record) -> str:
+    """Ratios by width, peers, instances, and the curve over image sizes."""
+    lines = []
+    for width, one in r["widths"].items():
+        text = f"{one['megapixels_per_second']:.2f} MP/s, {one['ratio']:.2f}× the plain loop ({one['quartiles'][0]:.2f} to {one['quartiles'][1]:.2f})"
+        peer = one.get("over_monai")
+        text += f", {peer['ratio']:.2f}× MONAI ({peer['quartiles'][0]:.2f} to {peer['quartiles'][1]:.2f})" if peer else ""
+        lines.append((f"width {width}", f"{text}; probabilities differ by at most {one['largest_difference_in_probability']:.0e}"))
+    i = r["instances"]
+    lines.append(("nuclei from the map", f"{i['megapixels_per_second']:.2f} MP/s, {i['nuclei']} nuclei"))
+    curve = "\n".join(
+        f"| {c['side']}² | {c['seconds']:.1f} | {c['megapixels_per_second']:.2f} | {c['peak_mib_beside_image_and_answer']:.0f} |" for c in r["curve"]
+    )
+    head = "| image | seconds | MP/s | peak MiB of the process, less image and answer |\n|---|--:|--:|--:|"
+    return f"{headline(r)}\n\n{rows(*lines)}\n\nCost over image size, width 16:\n\n{head}\n{curve}"
+
+
+def startup(r: Record) -> str:
+    """Seconds until each thing is there."""
+    names = {
+        "help_seconds": "`celladapt --help`",
+        "import_celladapt_seconds": "`import celladapt`, Python's own start included",
+        "python_seconds": "Python's own start",
+        "import_torch_seconds": "`import torch`",
+        "predict_one_image_seconds": "`celladapt predict` on one image of 256 × 256",
+        "imports_it_cannot_do_without_seconds": "of which imports it cannot do without (torch, scipy, Pillow)",
+        "the_network_itself_seconds": "of which the network",
+    }
+    return f"{headline(r)}\n\n{rows(*((words, f'{r[name]:.2f} s') for name, words in names.items()))}"
+
+
+def scaling(r: Record) -> str:
+    """Two processes over one, and the size of the messages."""
+    sizes = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in r["gradient_bytes_a_step_at_published_width"].items())
+    lines = (
+        ("two processes that do not speak to each other, over one", f"{r['two_that_do_not_speak']:.2f}×"),
+        ("efficiency of the communication", f"{100 * r['efficiency_of_communication']:.0f} %"),
+        ("gradients a step at the published width", sizes),
+    )
+    return f"{headline(r)}\n\n{rows(*lines)}"
+
+
+BENCHMARKS: dict[str, Callable[[Record], str]] = {
+    "train_step": train_step,
+    "data_path": data_path,
+    "predict": predict,
+    "startup": startup,
+    "scaling": scaling,
+}
+
+
+def main() -> None:
+    """Run and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all without any")
+    for name in parser.parse_args().names or BENCHMARKS:
+        file = DOCUMENT.with_suffix("") / f"{name}.json"
+        file.parent.mkdir(exist_ok=True)
+        print(f"{name} ...", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json", str(file)], check=True)
+        put(DOCUMENT, name, BENCHMARKS[name](json.loads(file.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()
