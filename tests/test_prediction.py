@@ -14,10 +14,10 @@ from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.networks import Segmenter, UNet
-from celladapt.prediction import CONTEXT, GRID, RAMP, Model, fade, find_images, load_model, predict, windows
+from celladapt.prediction import CONTEXT, GRID, OVERLAP, RAMP, Model, check_tile, fade, find_images, load_model, predict, windows
 
 NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
-SMALLEST_TILE = 2 * CONTEXT + RAMP + GRID
+SMALLEST_TILE = OVERLAP + GRID
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,6 +79,9 @@ def test_windows_cover_every_pixel_on_the_grid(tile: int) -> None:
         assert (spans[0].start, spans[-1].stop) == (0, length)
         assert all(a.start < b.start <= a.stop - 2 * CONTEXT - RAMP for a, b in pairwise(spans))
         assert (len(spans) == 1) == (length <= tile)
+        needed = max(1, -(-(length - OVERLAP) // (tile - OVERLAP)))
+        assert len(spans) <= needed, "no more windows than it takes"
+        assert sum(span.stop - span.start for span in spans) == length + OVERLAP * (len(spans) - 1), "nothing is computed that the seams do not need"
 
 
 def test_no_pixel_near_an_inner_edge_has_a_say() -> None:
@@ -118,13 +121,21 @@ def test_tiled_equals_whole(model: Model, shape: tuple[int, int], tile: int) -> 
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "value"), [("CONTEXT", 16), ("GRID", 1)])
-def test_tiles_with_less_context_or_off_the_grid_would_not(model: Model, monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+@pytest.mark.parametrize(("changed", "tile"), [({"CONTEXT": 16, "OVERLAP": 48}, SMALLEST_TILE), ({"GRID": 1}, SMALLEST_TILE + 7)])
+def test_tiles_with_less_context_or_off_the_grid_would_not(model: Model, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], tile: int) -> None:
     """That the comparison above can fail."""
     image = picture(1, 100, 431)
     whole = model.predict(image).probability
-    monkeypatch.setattr(f"celladapt.prediction.{name}", value)
-    assert np.abs(model.predict(image, tile=SMALLEST_TILE).probability - whole).max() > 1e-3
+    for name, value in changed.items():
+        monkeypatch.setattr(f"celladapt.prediction.{name}", value)
+    assert np.abs(model.predict(image, tile=tile).probability - whole).max() > 1e-3
+
+
+def test_a_wider_model_has_smaller_tiles() -> None:
+    sides = {width: Model(Segmenter(width), NORMALISATION).usual_tile for width in (4, 16, 32, 64)}
+    assert sides == {4: 4096, 16: 2048, 32: 1440, 64: 1024}
+    for side in sides.values():
+        check_tile(side)
 
 
 @pytest.mark.parametrize("tile", [0, 100, 2 * CONTEXT + RAMP, 500, -512])

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,19 +19,21 @@ from celladapt.data.images import IMAGE_SUFFIXES, read_image, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.files import write_json
-from celladapt.hardware import pick_device, uses_bf16
+from celladapt.hardware import kept_memory, pick_device, uses_bf16
 from celladapt.instances import to_instances, to_mask
 from celladapt.networks import DEPTH, Segmenter, folded
 from celladapt.progress import Bar
 
 Output = Literal["mask", "instances", "probability"]
-GRID = 2**DEPTH
-TILE = 1024
+GRID: int = 2**DEPTH
 CONTEXT = 112
 """Pixels from a tile's edge that its neighbours answer for: S looks up to 107 to either side, here in full halves of the pooling grid."""
 RECORD = "predictions.json"
 RAMP = 16
 """Pixels over which one tile's answer fades into the next one's."""
+OVERLAP = 2 * CONTEXT + RAMP
+CHANNEL_PIXELS = 2**26
+"""Pixels of a tile times channels of the first block, unless the user says otherwise: prediction then needs about 1.5 GB."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,18 @@ class Model:
         """Where its weights are."""
         return next(self.network.parameters()).device
 
-    def predict(self, image: NDArray[Any] | str | Path, tile: int = TILE) -> Prediction:
+    @property
+    def usual_tile(self) -> int:
+        """2048 for a model of width 16, 1024 for one of width 64: windows overlap by 240 pixels, so larger ones waste less and need more memory."""
+        width = int(self.network.head.in_channels)
+        return max(512, GRID * int(math.sqrt(CHANNEL_PIXELS / width) / GRID))
+
+    def predict(self, image: NDArray[Any] | str | Path, tile: int | None = None) -> Prediction:
         """Segment one image.
 
         Args:
             image: an image file; or [H, W, 3] or [H, W], uint8, or uint16 whose full range is black to white (files of 16 bits are stretched).
-            tile: side of the square windows that go through the network, a multiple of 16; smaller needs less memory.
+            tile: largest side of the windows that go through the network, a multiple of 16; smaller needs less memory. None: ``usual_tile``.
 
         Raises:
             InputError: the array is not such an image.
@@ -83,14 +92,16 @@ class Model:
             image = np.repeat(image[..., None], 3, axis=2)
         if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
             raise InputError(f"The image is {image.dtype} of shape {image.shape}; give uint8 or uint16 of shape (H, W) or (H, W, 3).")
+        tile = self.usual_tile if tile is None else tile
         check_tile(tile)
         h, w = image.shape[:2]
         rows, columns = windows(h, tile), windows(w, tile)
         total = np.zeros((h, w), np.float32)
-        for r in rows:
-            for c in columns:
-                weight = np.outer(fade(r, h), fade(c, w))
-                total[r, c] += weight * self._forward(image[r, c])
+        with kept_memory():
+            for r in rows:
+                for c in columns:
+                    weight = np.outer(fade(r, h), fade(c, w))
+                    total[r, c] += weight * self._forward(image[r, c])
         weights = [np.zeros(h, np.float32), np.zeros(w, np.float32)]
         for sum_of, spans, length in zip(weights, (rows, columns), (h, w), strict=True):
             for span in spans:
@@ -140,17 +151,19 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "auto") 
 
 def check_tile(tile: int) -> None:
     """Raise InputError where windows of ``tile`` pixels would not fit the pooling grid or have no middle of their own."""
-    if tile % GRID or tile <= 2 * CONTEXT + RAMP:
-        raise InputError(f"--tile is {tile}; it must be a multiple of {GRID} above {2 * CONTEXT + RAMP}.")
+    if tile % GRID or tile <= OVERLAP:
+        raise InputError(f"--tile is {tile}; it must be a multiple of {GRID} above {OVERLAP}.")
 
 
 def windows(length: int, tile: int) -> list[slice]:
-    """Overlapping spans that cover 0 ... length, starting on the network's pooling grid so that a tile pools as the whole image would."""
-    stride = tile - 2 * CONTEXT - RAMP
-    starts = [0]
-    while starts[-1] + tile < length:
-        starts.append(min(starts[-1] + stride, -(-(length - tile) // GRID) * GRID))
-    return [slice(start, min(start + tile, length)) for start in starts]
+    """Spans that cover 0 ... length, each ``OVERLAP`` over the next, as few and as equal as ``tile`` allows.
+
+    They start on the network's pooling grid, so that a tile pools as the whole image would.
+    """
+    count = max(1, math.ceil((length - OVERLAP) / (tile - OVERLAP)))
+    stride = max(GRID, math.ceil((length - OVERLAP) / count / GRID) * GRID)
+    starts = [0, *range(stride, length - OVERLAP, stride)]
+    return [slice(start, min(start + stride + OVERLAP, length)) for start in starts]
 
 
 def fade(span: slice, length: int) -> NDArray[np.float32]:
@@ -184,7 +197,7 @@ def predict(
     out: str | Path,
     save: str | Sequence[str] = ("mask", "instances"),
     overwrite: bool = False,
-    tile: int = TILE,
+    tile: int | None = None,
 ) -> list[Written]:
     """Segment files, folders and globs into ``out``: ``<stem>_mask.png`` (0/255), ``<stem>_instances.tif``, ``<stem>_probability.tif``.
 
@@ -201,7 +214,8 @@ def predict(
     Raises:
         InputError: nothing to read, an output that exists already (then nothing is written), or files that failed.
     """
-    check_tile(tile)
+    if tile is not None:
+        check_tile(tile)
     save = [word.strip() for word in save.split(",")] if isinstance(save, str) else save
     for word in save:
         if word not in get_args(Output):

@@ -1,0 +1,35 @@
+"""What the machine is told to do."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from celladapt import hardware
+
+
+def test_kept_memory_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, int]] = []
+    libc = SimpleNamespace(
+        mallopt=lambda option, value: told.append(("mallopt", option, value)), malloc_trim=lambda pad: told.append(("trim", pad, 0))
+    )
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: libc)
+
+    @hardware.kept_memory()
+    def work() -> None:
+        assert [value for _, _, value in told] == [2**31 - 1] * 2
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        work()
+    assert [value for _, _, value in told[2:4]] == [2**25] * 2
+    assert told[4:] == [("trim", 0, 0)]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: SimpleNamespace())
+    with hardware.kept_memory():
+        pass
