@@ -72,15 +72,21 @@ def load_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
     tensors, about = load(path)
     fill(networks, _below(tensors, "network."), path)
     for name, optimizer in optimizers.items():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(tensors, f"optimizer.{name}.").items():
             index, what = key.split(".")
-            state.setdefault(int(index), {})[what] = value
+            state.setdefault(int(index), {})[what] = _laid_out_as(parameters[int(index)], value)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return about
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """``value`` in the memory layout of ``parameter``, which a fused optimiser walks through both; the file knows only one layout."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -87,7 +87,7 @@ def _finite(terms: Terms) -> dict[str, float]:
 def make_optimizers(method: Method, config: Config) -> dict[str, torch.optim.Optimizer]:
     """Adam with default betas for each network, at the learning rate of its role (the first letter of its name)."""
     rates = {"S": config.lr_s, "D": config.lr_d, "R": config.lr_r}
-    return {name: torch.optim.Adam(network.parameters(), lr=rates[name[0]]) for name, network in method.networks.items()}
+    return {name: torch.optim.Adam(network.parameters(), lr=rates[name[0]], fused=True) for name, network in method.networks.items()}
 
 
 def set_rates(optimizers: Optimizers, config: Config, step: int) -> None:

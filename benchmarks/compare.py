@@ -1,8 +1,9 @@
-"""What more steps bring: the scores of benchmarks that differ in their budget alone, as Markdown.
+"""Benchmarks that differ in one thing alone, side by side: their scores as Markdown.
 
-    python -m benchmarks.budgets 400=docs/results/tissue.csv 800=docs/results/tissue-800.csv [--into docs/results.md]
+    python -m benchmarks.compare "400 steps=docs/results/tissue.csv" "800 steps=docs/results/tissue-800.csv"
+    python -m benchmarks.compare "bf16=fast/cells.csv" "float32=plain/cells.csv" --into docs/performance.md:precision
 
-Every method on every pair that all the tables have; tables of the same budget are read as one.
+Every method on every pair that all the tables have; tables of the same label are read as one.
 """
 
 import argparse
@@ -27,12 +28,12 @@ def read(files: list[Path]) -> Scores:
     return scores
 
 
-def table(budgets: dict[str, Scores]) -> str:
-    """A row for each pair and method, a column for each budget; mean ± sample standard deviation over seeds."""
-    first, *others = budgets.values()
-    lines = ["| pair | method | " + " | ".join(f"{steps} steps" for steps in budgets) + " |", "|---|---|" + "--:|" * len(budgets)]
+def table(labelled: dict[str, Scores]) -> str:
+    """A row for each pair and method, a column for each label; IoU, mean ± sample standard deviation over seeds."""
+    first, *others = labelled.values()
+    lines = ["| pair | method | " + " | ".join(labelled) + " |", "|---|---|" + "--:|" * len(labelled)]
     for pair, method in (key for key in first if len(first[key]) > 1 and all(key in other for other in others)):
-        cells = (scores[pair, method] for scores in budgets.values())
+        cells = (scores[pair, method] for scores in labelled.values())
         lines.append(f"| {pair} | {method} | " + " | ".join(f"{statistics.mean(c):.3f} ± {statistics.stdev(c):.3f}" for c in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -40,16 +41,17 @@ def table(budgets: dict[str, Scores]) -> str:
 def main() -> None:
     """Print the table, or put it into a document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+", metavar="STEPS=CSV")
-    parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin budgets --> ... <!-- end budgets -->")
+    parser.add_argument("tables", nargs="+", metavar="LABEL=CSV")
+    parser.add_argument("--into", metavar="FILE:PART", help="Markdown file with a part <!-- begin PART --> ... <!-- end PART -->")
     a = parser.parse_args()
     files: dict[str, list[Path]] = {}
     for item in a.tables:
-        steps, _, file = item.partition("=")
-        files.setdefault(steps, []).append(Path(file))
-    text = table({steps: read(of) for steps, of in files.items()})
+        label, _, file = item.partition("=")
+        files.setdefault(label, []).append(Path(file))
+    text = table({label: read(of) for label, of in files.items()})
     if a.into:
-        put(a.into, "budgets", text)
+        document, _, part = a.into.rpartition(":")
+        put(Path(document), part, text)
     else:
         print(text, end="")
 
