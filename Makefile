@@ -26,6 +26,7 @@ science: install
 	$(BIN)/python -m pytest -m slow
 
 bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m benchmarks.performance
 
 clean:
