@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.documents import put
 
-Scores = dict[tuple[str, str], list[float]]
-"""(pair, method) -> IoU of each seed."""
+Scores = dict[tuple[str, str], dict[str, float]]
+"""(pair, method) -> seed -> IoU."""
 
 
 def read(files: list[Path]) -> Scores:
@@ -24,17 +24,19 @@ def read(files: list[Path]) -> Scores:
         with file.open(encoding="utf-8") as handle:
             for row in csv.DictReader(handle):
                 if row["iou"]:
-                    scores.setdefault((row["pair"], row["method"]), []).append(float(row["iou"]))
+                    scores.setdefault((row["pair"], row["method"]), {})[row["seed"]] = float(row["iou"])
     return scores
 
 
 def table(labelled: dict[str, Scores]) -> str:
-    """A row for each pair and method, a column for each label; IoU, mean ± sample standard deviation over seeds."""
+    """A row for each pair and method, a column for each label; IoU, mean ± sample standard deviation over the seeds that all have, two at least."""
     first, *others = labelled.values()
     lines = ["| pair | method | " + " | ".join(labelled) + " |", "|---|---|" + "--:|" * len(labelled)]
-    for pair, method in (key for key in first if len(first[key]) > 1 and all(key in other for other in others)):
-        cells = (scores[pair, method] for scores in labelled.values())
-        lines.append(f"| {pair} | {method} | " + " | ".join(f"{statistics.mean(c):.3f} ± {statistics.stdev(c):.3f}" for c in cells) + " |")
+    for pair, method in first:
+        seeds = set.intersection(*(set(scores.get((pair, method), {})) for scores in (first, *others)))
+        if len(seeds) > 1:
+            cells = ([scores[pair, method][seed] for seed in sorted(seeds)] for scores in labelled.values())
+            lines.append(f"| {pair} | {method} | " + " | ".join(f"{statistics.mean(c):.3f} ± {statistics.stdev(c):.3f}" for c in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,24 +77,39 @@ def wait(device: torch.device | None) -> None:
         torch.cuda.synchronize(device)
 
 
-def product_peak(dtype: torch.dtype, device: torch.device, side: int = 2048) -> float:
+def product_peak(dtype: torch.dtype, device: torch.device) -> float:
     """GFLOP/s of a square matrix product, the best of ten: what this machine can do at most."""
+    side = 8192 if device.type == "cuda" else 2048  # a small product leaves a GPU half idle
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     clock(lambda: a @ b, device)
     return 2 * side**3 / min(clock(lambda: a @ b, device) for _ in range(10)) / 1e9
 
 
-def conditions() -> dict[str, Any]:
-    """What the numbers rest on: versions, hardware, threads and how busy the machine was."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+def conditions(device: torch.device | None = None, threads: int | None = None) -> dict[str, Any]:
+    """What the numbers rest on: versions, hardware, threads and how busy the machine was.
+
+    Args:
+        device: that is measured; the CPU without.
+        threads: of the process that is measured; those of this one without.
+    """
     return {
         "celladapt": __version__,
         "torch": str(torch.__version__),
-        "device": gpu or f"CPU ({_processor()})",
+        "device": torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else f"CPU ({_processor()})",
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held so far, in MiB; nan where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def _processor() -> str:

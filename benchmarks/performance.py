@@ -52,24 +52,27 @@ def data_path(r: Record) -> str:
     memory = f"{m['held_mib']:.0f} MiB held of {m['images_mib']:.0f} MiB of images, with a limit of {m['limit_mib']:.0f}"
     step = ("a step needs a batch every", f"{1000 * r['step_seconds']:.0f} ms")
     first = ("first pass, which decodes", f"{1000 * r['first_pass_batch_seconds']:.1f} ms a batch")
-    return f"{headline(r)}\n\n{rows(step, *threads, first, ('cache', memory))}"
+    waiting = ("share of a training loop spent waiting for images", f"{100 * r['share_of_training_spent_waiting']:.1f} %")
+    return f"{headline(r)}\n\n{rows(step, *threads, first, waiting, ('cache', memory))}"
 
 
 def predict(r: Record) -> str:
-    """Ratios by width, peers, instances, and the curve over image sizes."""
+    """Ratios by width, MONAI, nuclei, and the curve over image sizes."""
     lines = []
     for width, one in r["widths"].items():
         text = f"{one['megapixels_per_second']:.2f} MP/s, {one['ratio']:.2f}× the plain loop ({one['quartiles'][0]:.2f} to {one['quartiles'][1]:.2f})"
-        peer = one.get("over_monai")
-        text += f", {peer['ratio']:.2f}× MONAI ({peer['quartiles'][0]:.2f} to {peer['quartiles'][1]:.2f})" if peer else ""
-        lines.append((f"width {width}", f"{text}; probabilities differ by at most {one['largest_difference_in_probability']:.0e}"))
+        if peer := one.get("over_monai"):
+            text += f", {peer['ratio']:.2f}× MONAI with windows of {peer['window']} ({peer['quartiles'][0]:.2f} to {peer['quartiles'][1]:.2f})"
+        changed = f"against float32 {100 * one['share_of_mask_pixels_changed']:.2f} % of the mask's pixels change"
+        lines.append((f"width {width}", f"{text}; {changed} (random weights)"))
     i = r["instances"]
-    lines.append(("nuclei from the map", f"{i['megapixels_per_second']:.2f} MP/s, {i['nuclei']} nuclei"))
+    shares = ", ".join(f"{100 * share:.0f} % of the network's time at width {width}" for width, share in i["over_network"].items())
+    lines.append(("nuclei from the map", f"{i['megapixels_per_second']:.2f} MP/s, {i['nuclei']} nuclei; {shares}"))
     curve = "\n".join(
-        f"| {c['side']}² | {c['seconds']:.1f} | {c['megapixels_per_second']:.2f} | {c['peak_mib_beside_image_and_answer']:.0f} |" for c in r["curve"]
+        f"| {c['side']}² | {c['seconds']:.1f} | {c['megapixels_per_second']:.2f} | {c['mib_beside_image_and_answer']:.0f} |" for c in r["curve"]
     )
-    head = "| image | seconds | MP/s | peak MiB of the process, less image and answer |\n|---|--:|--:|--:|"
-    return f"{headline(r)}\n\n{rows(*lines)}\n\nCost over image size, width 16:\n\n{head}\n{curve}"
+    head = "| image | seconds | MP/s | MiB beside image and answer |\n|---|--:|--:|--:|"
+    return f"{headline(r)}\n\n{rows(*lines)}\n\nCost over image size, width 16, the probability map alone, each in a process of its own:\n\n{head}\n{curve}"
 
 
 def startup(r: Record) -> str:
@@ -81,7 +84,7 @@ def startup(r: Record) -> str:
         "import_torch_seconds": "`import torch`",
         "predict_one_image_seconds": "`celladapt predict` on one image of 256 × 256",
         "imports_it_cannot_do_without_seconds": "of which imports it cannot do without (torch, scipy, Pillow)",
-        "the_network_itself_seconds": "of which the network",
+        "the_network_itself_seconds": "of which the first prediction itself",
     }
     return f"{headline(r)}\n\n{rows(*((words, f'{r[name]:.2f} s') for name, words in names.items()))}"
 
@@ -93,6 +96,7 @@ def scaling(r: Record) -> str:
         ("two processes that do not speak to each other, over one", f"{r['two_that_do_not_speak']:.2f}×"),
         ("efficiency of the communication", f"{100 * r['efficiency_of_communication']:.0f} %"),
         ("gradients a step at the published width", sizes),
+        ("small messages of batch normalisation a step", str(r["batch_norm_messages_a_step"])),
     )
     return f"{headline(r)}\n\n{rows(*lines)}"
 

@@ -33,13 +33,15 @@ def section(folder: Path, figures: str = "") -> str:
     """
     grid = read_grid(folder)
     comparisons = compare(grid)
+    against = claims_table(grid, comparisons)
     first, *others = notes(grid)
     blocks = [
         f"{first} {machine(grid)}".strip(),
         markdown(wide(grid)).strip(),
         "\n".join(f"- {note}" for note in others),
         figures,
-        markdown(claims_table(grid, comparisons)).strip(),
+        markdown(against).strip(),
+        "\n".join(f"- {note}" for note in against.notes),
         "<details><summary>All measures, and every method against source-only</summary>",
         markdown(long(grid)).strip(),
     ]

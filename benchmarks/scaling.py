@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,14 +25,14 @@ from celladapt.config import MethodSpec
 from celladapt.methods import build
 
 
-def seconds_of_a_step(width: int, side: int, batch: int, steps: int) -> float:
-    """Median over ``steps``, in this process of however many."""
+def seconds_of_a_step(width: int, side: int, batch: int, steps: int, begin: Callable[[], None]) -> float:
+    """Median over ``steps``, in this process of however many; ``begin`` returns when all are ready."""
     torch.set_num_threads(1)
     parallel.start()
     step = ours(width, side, batch, torch.device("cpu")).step
     for _ in range(3):
         step()
-    parallel.wait()
+    begin()
     return statistics.median(clock(step) for _ in range(steps))
 
 
@@ -42,21 +43,31 @@ def launched(folder: Path, processes: int, together: bool, size: tuple[int, int,
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "benchmarks.scaling"]
         commands = [[*launcher, *arguments]]
     else:
-        commands = [[sys.executable, "-m", "benchmarks.scaling", *arguments, str(number)] for number in range(processes)]
+        commands = [[sys.executable, "-m", "benchmarks.scaling", *arguments, str(number), str(processes)] for number in range(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    for old in folder.glob("*.seconds"):
+    for old in (*folder.glob("*.seconds"), *folder.glob("*.ready")):
         old.unlink()
-    running = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
-    if sum(process.wait() != 0 for process in running):
-        raise SystemExit(f"{commands[0]} failed")
+    with (folder / "errors").open("w+") as errors:
+        running = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors) for command in commands]
+        if sum(process.wait() != 0 for process in running):
+            errors.seek(0)
+            raise SystemExit(f"{' '.join(commands[0])} failed: {errors.read()[-500:]}")
     return statistics.mean(float(file.read_text()) for file in folder.glob("*.seconds"))
 
 
 def worker(values: list[str]) -> None:
-    """Measure in this process and leave the figure in the folder."""
-    folder, width, side, batch, steps, *number = values
-    seconds = seconds_of_a_step(int(width), int(side), int(batch), int(steps))
-    (Path(folder) / f"{os.environ.get('RANK', number[0] if number else '0')}.seconds").write_text(str(seconds))
+    """Measure in this process and leave the figure in the folder; processes without a group wait for each other's files."""
+    folder, width, side, batch, steps, *alone = values
+    name = alone[0] if alone else os.environ.get("RANK", "0")
+
+    def begin() -> None:
+        (Path(folder) / f"{name}.ready").touch()
+        while alone and len(list(Path(folder).glob("*.ready"))) < int(alone[1]):
+            pass
+        parallel.wait()
+
+    seconds = seconds_of_a_step(int(width), int(side), int(batch), int(steps), begin)
+    (Path(folder) / f"{name}.seconds").write_text(str(seconds))
 
 
 def main() -> None:
@@ -67,7 +78,7 @@ def main() -> None:
     if a.worker:
         return worker(a.worker)
     size, turns = ((8, 32, 2, 5), 2) if a.quick else ((16, 128, 4, 20), 5)
-    before = conditions()
+    before = conditions(threads=1)
     two, apart = [], []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -77,6 +88,7 @@ def main() -> None:
             apart.append(2 * one / launched(folder, 2, False, size))
     low, median, high = statistics.quantiles(two, n=4, method="inclusive")
     networks = build(MethodSpec.parse("cellseguda"), 64).networks
+    layers = {name: sum(isinstance(module, parallel.BatchNorm2d) for module in network.modules()) for name, network in networks.items()}
     publish(
         a.json,
         {
@@ -89,6 +101,8 @@ def main() -> None:
             "gradient_bytes_a_step_at_published_width": {
                 name: sum(p.numel() * p.element_size() for p in network.parameters()) for name, network in networks.items()
             },
+            # S runs on both domains; each layer sums its count, mean and variance going forward, mean and variance going back.
+            "batch_norm_messages_a_step": (2 * layers["S"] + layers["R"]) * 5,
             **before,
         },
     )

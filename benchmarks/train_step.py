@@ -102,7 +102,7 @@ def main() -> None:
     a = a.parse_args()
     width, side, turns = (16, 64, 2) if a.quick else (a.width, a.side, a.turns)
     device = pick_device("auto")
-    before = conditions()
+    before = conditions(device)
     fast = ours(width, side, a.batch, device).step
     times = paired(plain(width, side, a.batch, device).step, fast, turns, device=device).record()
     flop = UNIT * (width / 64) ** 2 * (side / 256) ** 2 * a.batch

@@ -181,3 +181,30 @@ def test_a_failed_save_leaves_the_old_checkpoint(saved: Path, monkeypatch: pytes
         checkpoint.save(saved, {}, {})
     assert checkpoint.load(saved)[1] == ABOUT
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_optimiser_states_come_back_in_the_layout_of_their_parameters(tmp_path: Path) -> None:
+    """A fused optimiser walks the memory of both; a channels-last parameter with its moments laid out otherwise would be moved by others' moments."""
+
+    def start() -> tuple[nn.ModuleDict, dict[str, torch.optim.Optimizer]]:
+        torch.manual_seed(0)
+        networks = nn.ModuleDict({"S": nn.Conv2d(3, 5, 3)}).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return networks, {"S": torch.optim.Adam(networks.parameters(), lr=0.1, fused=True)}
+
+    def step(networks: nn.ModuleDict, optimizers: dict[str, torch.optim.Optimizer], number: int) -> None:
+        for parameter in networks.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)).contiguous(
+                memory_format=torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+            )
+        optimizers["S"].step()
+
+    straight = start()
+    for number in range(4):
+        step(*straight, number)
+        if number == 1:
+            checkpoint.save_training(tmp_path / "last.safetensors", *straight, {})
+    resumed = start()
+    checkpoint.load_training(tmp_path / "last.safetensors", *resumed)
+    for number in (2, 3):
+        step(*resumed, number)
+    assert all(a.equal(b) for a, b in zip(straight[0].parameters(), resumed[0].parameters(), strict=True))

@@ -23,7 +23,7 @@ def test_kept_memory_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(MemoryError):
         work()
-    assert [value for _, _, value in told[2:4]] == [2**25] * 2
+    assert [value for _, _, value in told[2:4]] == [2**25, 2**26]
     assert told[4:] == [("trim", 0, 0)]
 
 
@@ -31,5 +31,13 @@ def test_kept_memory_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPa
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: SimpleNamespace())
+    with hardware.kept_memory():
+        pass
+
+
+def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=pytest.fail, malloc_trim=pytest.fail))
     with hardware.kept_memory():
         pass

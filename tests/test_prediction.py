@@ -1,5 +1,6 @@
 """From images to masks and nuclei: tiles that agree with the whole, every kind of image, and what is written where."""
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -131,11 +132,37 @@ def test_tiles_with_less_context_or_off_the_grid_would_not(model: Model, monkeyp
     assert np.abs(model.predict(image, tile=tile).probability - whole).max() > 1e-3
 
 
-def test_a_wider_model_has_smaller_tiles() -> None:
-    sides = {width: Model(Segmenter(width), NORMALISATION).usual_tile for width in (4, 16, 32, 64)}
-    assert sides == {4: 4096, 16: 2048, 32: 1440, 64: 1024}
-    for side in sides.values():
+@pytest.mark.parametrize(("precision", "sides"), [("bf16", [4096, 2048, 1440, 1024]), ("float32", [2896, 1440, 1024, 720])])
+def test_a_wider_model_has_smaller_tiles(precision: str, sides: list[int]) -> None:
+    assert [Model(Segmenter(width), NORMALISATION, precision=precision).usual_tile for width in (4, 16, 32, 64)] == sides
+    for side in sides:
         check_tile(side)
+
+
+def test_a_model_whose_weights_change_predicts_with_the_new_ones(model: Model) -> None:
+    image = picture(3, 40, 50)
+    changing = Model(copy.deepcopy(model.network), model.normalisation, precision="float32")
+    before = changing.predict(image).probability
+    np.testing.assert_array_equal(changing.predict(image).probability, before)
+    with torch.no_grad():
+        changing.network.head.bias += 1
+    higher = changing.predict(image).probability
+    assert (higher >= before).all()
+    assert higher.mean() > before.mean() + 0.01
+    changing.network.load_state_dict(model.network.state_dict())
+    np.testing.assert_array_equal(changing.predict(image).probability, before)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bf16_gives_almost_the_mask_of_float32(model: Model, dtype: type) -> None:
+    """Of probabilities that are spread over all of [0, 1]; a trained model's are surer, so fewer of its pixels are near the threshold."""
+    image = picture(4, 128, 160, dtype)
+    exact = model.predict(image)
+    fast = Model(model.network, model.normalisation, precision="bf16").predict(image)
+    assert np.ptp(exact.probability) > 0.5
+    difference = np.abs(fast.probability - exact.probability)
+    assert 0 < difference.mean() < 0.01
+    assert (fast.mask != exact.mask).mean() < 0.02
 
 
 @pytest.mark.parametrize("tile", [0, 100, 2 * CONTEXT + RAMP, 500, -512])

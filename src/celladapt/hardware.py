@@ -52,11 +52,12 @@ def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[A
 def kept_memory() -> Iterator[None]:
     """Within it, memory that one layer frees is there for the next; afterwards what is free goes back to the system.
 
-    glibc returns each large block to the system as soon as it is freed, and the next layer waits for fresh pages: half the time of a network on an image of
-    2048 x 2048. Other C libraries are left as they are.
+    glibc returns each large block to the system as soon as it is freed, and the next layer waits for fresh pages. This acts on the main thread's
+    memory alone, fully from glibc 2.35 on; other C libraries are left as they are, and so is glibc where the user has set MALLOC_* himself.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+    own = any(name.startswith("MALLOC_") for name in os.environ)
+    if own or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
     assert libc is not None
@@ -65,8 +66,8 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-            libc.mallopt(option, 2**25)  # what glibc's own thresholds grow to
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # what glibc's own thresholds grow to
+        libc.mallopt(_TRIM_THRESHOLD, 2**26)
         libc.malloc_trim(0)
 
 

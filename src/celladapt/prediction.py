@@ -4,6 +4,7 @@ import glob
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +33,8 @@ RECORD = "predictions.json"
 RAMP = 16
 """Pixels over which one tile's answer fades into the next one's."""
 OVERLAP = 2 * CONTEXT + RAMP
-CHANNEL_PIXELS = 2**26
-"""Pixels of a tile times channels of the first block, unless the user says otherwise: prediction then needs about 1.5 GB."""
+FEATURE_BYTES = 2**27
+"""Of the first block's output for one tile, unless the user says otherwise: prediction then needs about 1.5 GB."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Model:
     about: dict[str, Any] = field(default_factory=dict)
     """Where it comes from: method, domains, step, how it was selected."""
     precision: str = "auto"
+    _made: dict[tuple[object, ...], Segmenter] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -72,9 +74,9 @@ class Model:
 
     @property
     def usual_tile(self) -> int:
-        """2048 for a model of width 16, 1024 for one of width 64: windows overlap by 240 pixels, so larger ones waste less and need more memory."""
+        """Windows overlap by 240 pixels, so larger ones waste less and need more memory: in bf16 2048 at width 16 and 1024 at width 64, less in float32."""
         width = int(self.network.head.in_channels)
-        return max(512, GRID * int(math.sqrt(CHANNEL_PIXELS / width) / GRID))
+        return max(512, GRID * int(math.sqrt(FEATURE_BYTES / width / self._dtype.itemsize) / GRID))
 
     def predict(self, image: NDArray[Any] | str | Path, tile: int | None = None) -> Prediction:
         """Segment one image.
@@ -97,7 +99,7 @@ class Model:
         h, w = image.shape[:2]
         rows, columns = windows(h, tile), windows(w, tile)
         total = np.zeros((h, w), np.float32)
-        with kept_memory():
+        with kept_memory() if self.device.type == "cpu" else nullcontext():
             for r in rows:
                 for c in columns:
                     weight = np.outer(fade(r, h), fade(c, w))
@@ -106,18 +108,30 @@ class Model:
         for sum_of, spans, length in zip(weights, (rows, columns), (h, w), strict=True):
             for span in spans:
                 sum_of[span] += fade(span, length)
-        return Prediction(total / weights[0][:, None] / weights[1])
+        for sum_of in (weights[0][:, None], weights[1]):
+            total /= sum_of  # in place: a slide's map is large
+        return Prediction(total)
 
     @torch.inference_mode()
     def _forward(self, window: NDArray[Any]) -> NDArray[np.float32]:
         x = self.normalisation(window)[None].to(self.device, memory_format=torch.channels_last)
-        return np.asarray(self._fast(x.to(self._fast.head.weight.dtype))[0, 0].cpu().numpy())
+        return np.asarray(self._fast()(x.to(self._dtype))[0, 0].cpu().numpy())
 
-    @cached_property
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if uses_bf16(self.precision, self.device) else torch.float32
+
     def _fast(self) -> Segmenter:
-        """The network as it computes fastest: batch normalisation folded away, weights in the type of the arithmetic rather than cast at each use."""
-        dtype = torch.bfloat16 if uses_bf16(self.precision, self.device) else torch.float32
-        return folded(self.network).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        """The network as it computes fastest: batch normalisation folded away, weights in the type of the arithmetic rather than cast at each use.
+
+        Made anew when the weights have changed or moved.
+        """
+        state = self.network.state_dict().values()
+        key = (self.device, self._dtype, *((values.data_ptr(), 0 if values.is_inference() else values._version) for values in state))
+        if key not in self._made:
+            self._made.clear()
+            self._made[key] = folded(self.network).to(dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._made[key]
 
     def save(self, path: Path) -> None:
         """Write the model to one ``.safetensors`` file, atomically."""

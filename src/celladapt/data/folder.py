@@ -150,20 +150,20 @@ class Folder:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes; a file is read once as long as its size and time stay.
+    """SHA-256 (hex) of a file's bytes; a file is read once as long as it is the same one, of the same size and times.
 
     Raises:
         InputError: it cannot be opened.
     """
     try:
         about = path.stat()
-        return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
+        return _digest(path.absolute(), (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     except OSError as error:
         raise FileError(path, f"cannot be opened ({error.strerror})", "check that it exists and its permissions") from error
 
 
 @lru_cache(maxsize=100_000)
-def _digest(path: Path, size: int, changed: int) -> str:
+def _digest(path: Path, state: tuple[int, ...]) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
