@@ -69,9 +69,10 @@ def predict(r: Record) -> str:
     shares = ", ".join(f"{100 * share:.0f} % of the network's time at width {width}" for width, share in i["over_network"].items())
     lines.append(("nuclei from the map", f"{i['megapixels_per_second']:.2f} MP/s, {i['nuclei']} nuclei; {shares}"))
     curve = "\n".join(
-        f"| {c['side']}² | {c['seconds']:.1f} | {c['megapixels_per_second']:.2f} | {c['mib_beside_image_and_answer']:.0f} |" for c in r["curve"]
+        f"| {c['side']}² | {c['seconds']:.1f} | {c['megapixels_per_second']:.2f} | {c['peak_mib']:.0f} | {c['image_and_answer_mib']:.0f} |"
+        for c in r["curve"]
     )
-    head = "| image | seconds | MP/s | MiB beside image and answer |\n|---|--:|--:|--:|"
+    head = "| image | seconds | MP/s | peak MiB of the process | MiB of image and answer |\n|---|--:|--:|--:|--:|"
     return f"{headline(r)}\n\n{rows(*lines)}\n\nCost over image size, width 16, the probability map alone, each in a process of its own:\n\n{head}\n{curve}"
 
 

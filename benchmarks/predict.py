@@ -91,19 +91,13 @@ def nuclei(side: int) -> NDArray[np.float32]:
 
 
 def cost(side: int, width: int, turns: int) -> dict[str, float]:
-    """Seconds of predicting one image and the memory beside the image and its answer: meant for a process of its own, which ends afterwards."""
+    """Seconds of predicting one image and the memory of the process: meant for a process of its own, which ends afterwards."""
     one = model(width)
     one.predict(picture(256))
-    before = peak_mib()
     image = picture(side)
-    held = (image.nbytes + side * side * 4) / 2**20
     seconds = statistics.median(clock(lambda: one.predict(image)) for _ in range(turns))
-    return {
-        "side": side,
-        "seconds": seconds,
-        "megapixels_per_second": side**2 / 1e6 / seconds,
-        "mib_beside_image_and_answer": peak_mib() - before - held,
-    }
+    held = (image.nbytes + side * side * 4) / 2**20
+    return {"side": side, "seconds": seconds, "megapixels_per_second": side**2 / 1e6 / seconds, "peak_mib": peak_mib(), "image_and_answer_mib": held}
 
 
 def curve(sides: list[int], width: int = 16) -> list[dict[str, float]]:
