@@ -99,11 +99,12 @@ class Model:
         h, w = image.shape[:2]
         rows, columns = windows(h, tile), windows(w, tile)
         total = np.zeros((h, w), np.float32)
+        network = self._fast()
         with kept_memory() if self.device.type == "cpu" else nullcontext():
             for r in rows:
                 for c in columns:
                     weight = np.outer(fade(r, h), fade(c, w))
-                    total[r, c] += weight * self._forward(image[r, c])
+                    total[r, c] += weight * self._forward(network, image[r, c])
         weights = [np.zeros(h, np.float32), np.zeros(w, np.float32)]
         for sum_of, spans, length in zip(weights, (rows, columns), (h, w), strict=True):
             for span in spans:
@@ -113,9 +114,9 @@ class Model:
         return Prediction(total)
 
     @torch.inference_mode()
-    def _forward(self, window: NDArray[Any]) -> NDArray[np.float32]:
+    def _forward(self, network: Segmenter, window: NDArray[Any]) -> NDArray[np.float32]:
         x = self.normalisation(window)[None].to(self.device, memory_format=torch.channels_last)
-        return np.asarray(self._fast()(x.to(self._dtype))[0, 0].cpu().numpy())
+        return np.asarray(network(x.to(self._dtype))[0, 0].cpu().numpy())
 
     @property
     def _dtype(self) -> torch.dtype:
