@@ -1,4 +1,4 @@
-"""From images to masks and nuclei: tiles that agree with the whole, every kind of image, and what is written where."""
+"""From images to masks and nuclei: strips that agree with the whole, every kind of image, and what is written where."""
 
 import copy
 from collections.abc import Iterator
@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from celladapt.convolution import Conv2d
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.networks import Segmenter, UNet
-from celladapt.prediction import CONTEXT, GRID, OVERLAP, RAMP, Model, check_tile, fade, find_images, load_model, predict, windows
+from celladapt.prediction import FEATURE_BYTES, Model, find_images, load_model, predict
+from celladapt.strips import GRID, LAG, SMALLEST, spans
 
 NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
-SMALLEST_TILE = OVERLAP + GRID
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,81 +63,65 @@ def picture(seed: int, h: int, w: int, dtype: type = np.uint8) -> NDArray[np.gen
     return (unit * np.iinfo(dtype).max).round().astype(dtype)  # type: ignore[type-var]
 
 
-# --- tiles ----------------------------------------------------------------------------------------
+# --- strips ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tile", [SMALLEST_TILE, 512, 1024])
-def test_windows_cover_every_pixel_on_the_grid(tile: int) -> None:
-    for length in [*range(1, 60), *range(tile - 40, tile + 60), *np.random.default_rng(tile).integers(1, 6000, 60).tolist()]:
-        spans = windows(length, tile)
-        weight = np.zeros(length)
-        for span in spans:
-            assert span.start % GRID == 0, "off the grid a tile pools other pixels together than the whole image does"
-            assert 0 <= span.start < span.stop <= length
-            assert span.stop - span.start <= tile
-            assert fade(span, length).shape == (span.stop - span.start,)
-            weight[span] += fade(span, length)
-        assert weight.min() > 0.99, length
-        assert (spans[0].start, spans[-1].stop) == (0, length)
-        assert all(a.start < b.start <= a.stop - 2 * CONTEXT - RAMP for a, b in pairwise(spans))
-        assert (len(spans) == 1) == (length <= tile)
-        needed = max(1, -(-(length - OVERLAP) // (tile - OVERLAP)))
-        assert len(spans) <= needed, "no more windows than it takes"
-        assert sum(span.stop - span.start for span in spans) == length + OVERLAP * (len(spans) - 1), "nothing is computed that the seams do not need"
+def in_strips(model: Model, image: NDArray[np.generic], rows: int, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float32]:
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "_rows_at_a_time", lambda self, w: rows)
+        return model.predict(image).probability
 
 
-def test_no_pixel_near_an_inner_edge_has_a_say() -> None:
-    length, tile = 3000, 512
-    for span in windows(length, tile):
-        weight = fade(span, length)
-        assert weight.max() == 1
-        assert (weight[:CONTEXT].max() == 0) == (span.start > 0)
-        assert (weight[-CONTEXT:].max() == 0) == (span.stop < length)
-
-
-def test_the_context_is_what_the_network_looks_at_and_not_a_grid_step_more() -> None:
-    """Where the gradient of S's output is not 0, over the phases of the pooling grid, for positive weights (so that nothing cancels)."""
-    network = UNet(3, 1, 1).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.rand(p.shape, generator=generator, dtype=p.dtype) / p[0].numel() if p.ndim > 1 else torch.full_like(p, 0.1))
-    middle, reach = 256, 0
-    for _ in range(3):  # max pooling passes on one of four, so look at several images
-        x = torch.rand(1, 3, 16, 2 * middle, generator=generator, dtype=torch.float64).requires_grad_()
-        z = network(x)[0, 0, 8]
-        for phase in range(GRID):
-            (gradient,) = torch.autograd.grad(z[middle + phase], x, retain_graph=True)
-            touched = gradient[0].abs().sum((0, 1)).nonzero()
-            reach = max(reach, middle + phase - int(touched.min()), int(touched.max()) - middle - phase)
-    assert reach == 107
-    assert CONTEXT - GRID // 2 < reach <= CONTEXT  # twice the context is a multiple of the grid
-
-
-@pytest.mark.parametrize(("shape", "tile"), [((100, 431), SMALLEST_TILE), ((700, 900), 512), ((40, 1100), 512)])
-def test_tiled_equals_whole(model: Model, shape: tuple[int, int], tile: int) -> None:
+@pytest.mark.parametrize("shape", [(431, 40), (700, 90), (1100, 17), (95, 33)])
+@pytest.mark.parametrize("rows", [SMALLEST, 64, 144])
+def test_strips_equal_the_whole(model: Model, shape: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(1, *shape)
-    whole = model.predict(image, tile=2048).probability
-    tiled = model.predict(image, tile=tile).probability
+    x = NORMALISATION(image)[None]
+    with torch.inference_mode():
+        whole = model.network(x)[0, 0].numpy()
     assert np.ptp(whole) > 0.5, "a flat prediction would prove nothing"
-    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(in_strips(model, image, rows, monkeypatch), whole, rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize(("changed", "tile"), [({"CONTEXT": 16, "OVERLAP": 48}, SMALLEST_TILE), ({"GRID": 1}, SMALLEST_TILE + 7)])
-def test_tiles_with_less_context_or_off_the_grid_would_not(model: Model, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], tile: int) -> None:
-    """That the comparison above can fail."""
-    image = picture(1, 100, 431)
+def test_nothing_is_computed_twice(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows go through each level in strips as in the whole image, plus the two that a convolution keeps for the next strip."""
+    seen: list[int] = []
+    real = Conv2d.forward
+    monkeypatch.setattr(Conv2d, "forward", lambda layer, x: (seen.append((y := real(layer, x)).shape[2] * y.shape[3] * y.shape[1]), y)[1])
+    image = picture(1, 400, 64)
+    in_strips(model, image, 400, monkeypatch)
+    whole, seen[:] = sum(seen), []
+    in_strips(model, image, 64, monkeypatch)
+    assert sum(seen) == whole
+
+
+@pytest.mark.parametrize("rows", [SMALLEST, 64, 80, 512])
+def test_spans_cover_every_row_and_pool_as_the_whole(rows: int) -> None:
+    for height in range(GRID, 1200, GRID):
+        strips = spans(height, rows)
+        assert (strips[0].start, strips[-1].stop) == (0, height)
+        assert all(a.stop == b.start for a, b in pairwise(strips))
+        assert all(0 < strip.stop - strip.start <= rows + LAG for strip in strips)
+        assert all(strip.start % GRID == LAG for strip in strips[1:]), "two convolutions lag two rows at each of the levels"
+
+
+def test_an_odd_number_of_rows_to_pool_would_not(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the comparison with the whole can fail."""
+    image = picture(1, 431, 40)
     whole = model.predict(image).probability
-    for name, value in changed.items():
-        monkeypatch.setattr(f"celladapt.prediction.{name}", value)
-    assert np.abs(model.predict(image, tile=tile).probability - whole).max() > 1e-3
+    monkeypatch.setattr("celladapt.strips.LAG", 0)
+    try:
+        different = in_strips(model, image, 64, monkeypatch)
+    except (RuntimeError, ValueError, IndexError):
+        return
+    assert np.abs(different - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize(("precision", "sides"), [("bf16", [4096, 2048, 1440, 1024]), ("float32", [2896, 1440, 1024, 720])])
-def test_a_wider_model_has_smaller_tiles(precision: str, sides: list[int]) -> None:
-    assert [Model(Segmenter(width), NORMALISATION, precision=precision).usual_tile for width in (4, 16, 32, 64)] == sides
-    for side in sides:
-        check_tile(side)
+def test_memory_is_that_of_a_strip_however_high_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    for width, w in ((4, 64), (16, 2048), (64, 20_000)):
+        rows = Model(Segmenter(width), NORMALISATION, precision="float32")._rows_at_a_time(w)
+        assert rows % GRID == 0
+        assert rows == 2 * SMALLEST or rows * w * width * 4 <= FEATURE_BYTES
 
 
 def test_a_model_whose_weights_change_predicts_with_the_new_ones(model: Model) -> None:
@@ -163,15 +148,6 @@ def test_bf16_gives_almost_the_mask_of_float32(model: Model, dtype: type) -> Non
     difference = np.abs(fast.probability - exact.probability)
     assert 0 < difference.mean() < 0.01
     assert (fast.mask != exact.mask).mean() < 0.02
-
-
-@pytest.mark.parametrize("tile", [0, 100, 2 * CONTEXT + RAMP, 500, -512])
-def test_a_tile_that_cannot_work_is_refused_before_anything_is_read(model: Model, tmp_path: Path, tile: int) -> None:
-    with pytest.raises(InputError, match=f"--tile is {tile};"):
-        model.predict(np.zeros((8, 8), np.uint8), tile)
-    (tmp_path / "a.png").write_bytes(b"not read")
-    with pytest.raises(InputError, match=f"^--tile is {tile};"):
-        predict(model, tmp_path / "a.png", tmp_path / "out", tile=tile)
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -105,7 +105,6 @@ def predict(
     out: Path,
     save: str = "mask,instances",
     overwrite: bool = False,
-    tile: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["auto", "float32", "bf16"] = "auto",
 ) -> None:
@@ -125,9 +124,6 @@ def predict(
         What to write, separated by commas: mask, instances, probability.
     overwrite
         Replace existing outputs.
-    tile
-        Largest side in pixels of the windows that images are cut into, a multiple of 16; smaller needs less memory. Without it 1024 to 2048, by the
-        model's width, for about 1.5 GB.
     device
         auto, cpu or cuda.
     precision
@@ -138,7 +134,7 @@ def predict(
     if not inputs:
         raise InputError("Name at least one image, folder or glob to predict.")
     loaded = prediction.load_model(model, device, precision)
-    for written in prediction.predict(loaded, inputs, out, save, overwrite, tile):
+    for written in prediction.predict(loaded, inputs, out, save, overwrite):
         _print(f"{written.image.name}: {written.nuclei} nuclei of median {written.median_area:.0f} px², {written.foreground:.1%} of the image")
 
 

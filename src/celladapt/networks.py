@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from celladapt.convolution import Conv2d, ConvTranspose2d
 from celladapt.parallel import BatchNorm2d
 
 DEPTH = 4  # poolings in the U-Net, so sides must be a multiple of 2**DEPTH inside it
@@ -32,8 +33,8 @@ class DoubleConv(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
-            nn.Conv2d(inputs, outputs, 3, padding=1), BatchNorm2d(outputs), nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, padding=1), BatchNorm2d(outputs), nn.ReLU(inplace=True),
+            Conv2d(inputs, outputs, 3, padding=1), BatchNorm2d(outputs), nn.ReLU(inplace=True),
+            Conv2d(outputs, outputs, 3, padding=1), BatchNorm2d(outputs), nn.ReLU(inplace=True),
         )  # fmt: skip
 
 
@@ -54,9 +55,9 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(DoubleConv(a, b) for a, b in zip([inputs, *w[:-1]], w, strict=True))
         skips = list(reversed(w[:-1]))  # 8w, 4w, 2w, w
         outs = [*skips[1:], width]  # 4w, 2w, w, w
-        self.up = nn.ModuleList(nn.ConvTranspose2d(s, s, 2, stride=2) for s in skips)
+        self.up = nn.ModuleList(ConvTranspose2d(s, s, 2, stride=2) for s in skips)
         self.merge = nn.ModuleList(DoubleConv(2 * s, o) for s, o in zip(skips, outs, strict=True))
-        self.head = nn.Conv2d(width, outputs, 1)
+        self.head = Conv2d(width, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [B, inputs, H, W] -> [B, outputs, H, W], no output activation."""
@@ -97,8 +98,8 @@ class Discriminator(nn.Sequential):
         layers: list[nn.Module] = []
         w = [1, width, 2 * width, 4 * width, 8 * width]
         for a, b in itertools.pairwise(w):
-            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
-        super().__init__(*layers, nn.Conv2d(w[-1], 1, 4, stride=2, padding=1))
+            layers += [Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        super().__init__(*layers, Conv2d(w[-1], 1, 4, stride=2, padding=1))
 
     def forward(self, p: Tensor) -> Tensor:
         """Predictions smaller than 32 pixels are framed with background first."""

@@ -2,7 +2,6 @@
 
 import glob
 import json
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -22,19 +21,14 @@ from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.hardware import kept_memory, pick_device, uses_bf16
 from celladapt.instances import to_instances, to_mask
-from celladapt.networks import DEPTH, Segmenter, folded
+from celladapt.networks import Segmenter, folded
 from celladapt.progress import Bar
+from celladapt.strips import GRID, SMALLEST, InStrips, spans
 
 Output = Literal["mask", "instances", "probability"]
-GRID: int = 2**DEPTH
-CONTEXT = 112
-"""Pixels from a tile's edge that its neighbours answer for: S looks up to 107 to either side, here in full halves of the pooling grid."""
 RECORD = "predictions.json"
-RAMP = 16
-"""Pixels over which one tile's answer fades into the next one's."""
-OVERLAP = 2 * CONTEXT + RAMP
-FEATURE_BYTES = 2**27
-"""Of the first block's output for one tile, unless the user says otherwise: prediction then needs about 1.5 GB."""
+FEATURE_BYTES = 2**25
+"""Of the first block's output for one strip of rows."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +66,11 @@ class Model:
         """Where its weights are."""
         return next(self.network.parameters()).device
 
-    @property
-    def usual_tile(self) -> int:
-        """Windows overlap by 240 pixels, so larger ones waste less and need more memory: in bf16 2048 at width 16 and 1024 at width 64, less in float32."""
-        width = int(self.network.head.in_channels)
-        return max(512, GRID * int(math.sqrt(FEATURE_BYTES / width / self._dtype.itemsize) / GRID))
-
-    def predict(self, image: NDArray[Any] | str | Path, tile: int | None = None) -> Prediction:
+    def predict(self, image: NDArray[Any] | str | Path) -> Prediction:
         """Segment one image.
 
         Args:
             image: an image file; or [H, W, 3] or [H, W], uint8, or uint16 whose full range is black to white (files of 16 bits are stretched).
-            tile: largest side of the windows that go through the network, a multiple of 16; smaller needs less memory. None: ``usual_tile``.
 
         Raises:
             InputError: the array is not such an image.
@@ -94,29 +81,24 @@ class Model:
             image = np.repeat(image[..., None], 3, axis=2)
         if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
             raise InputError(f"The image is {image.dtype} of shape {image.shape}; give uint8 or uint16 of shape (H, W) or (H, W, 3).")
-        tile = self.usual_tile if tile is None else tile
-        check_tile(tile)
         h, w = image.shape[:2]
-        rows, columns = windows(h, tile), windows(w, tile)
-        total = np.zeros((h, w), np.float32)
-        network = self._fast()
-        with kept_memory() if self.device.type == "cpu" else nullcontext():
-            for r in rows:
-                for c in columns:
-                    weight = np.outer(fade(r, h), fade(c, w))
-                    total[r, c] += weight * self._forward(network, image[r, c])
-        weights = [np.zeros(h, np.float32), np.zeros(w, np.float32)]
-        for sum_of, spans, length in zip(weights, (rows, columns), (h, w), strict=True):
-            for span in spans:
-                sum_of[span] += fade(span, length)
-        for sum_of in (weights[0][:, None], weights[1]):
-            total /= sum_of  # in place: a slide's map is large
-        return Prediction(total)
+        rows, columns = _reflected(h, w)
+        strips = spans(len(rows), self._rows_at_a_time(len(columns)))
+        probability, done = np.empty((h, w), np.float32), 0
+        with torch.inference_mode(), kept_memory() if self.device.type == "cpu" else nullcontext():
+            inputs = (self._input(image[rows[strip]][:, columns]) for strip in strips)
+            for piece in InStrips(self._fast())(inputs, len(strips)):
+                part = probability[done : done + len(piece)]
+                part[:] = piece[: len(part), :w].cpu().numpy()
+                done += len(piece)
+        return Prediction(probability)
 
-    @torch.inference_mode()
-    def _forward(self, network: Segmenter, window: NDArray[Any]) -> NDArray[np.float32]:
-        x = self.normalisation(window)[None].to(self.device, memory_format=torch.channels_last)
-        return np.asarray(network(x.to(self._dtype))[0, 0].cpu().numpy())
+    def _input(self, image: NDArray[Any]) -> torch.Tensor:
+        return self.normalisation(image)[None].to(self.device, self._dtype, memory_format=torch.channels_last)
+
+    def _rows_at_a_time(self, w: int) -> int:
+        width = int(self.network.head.in_channels)
+        return max(2 * SMALLEST, FEATURE_BYTES // (w * width * self._dtype.itemsize) // GRID * GRID)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -164,33 +146,11 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "auto") 
     return Model(network, normalisation, about, precision)
 
 
-def check_tile(tile: int) -> None:
-    """Raise InputError where windows of ``tile`` pixels would not fit the pooling grid or have no middle of their own."""
-    if tile % GRID or tile <= OVERLAP:
-        raise InputError(f"--tile is {tile}; it must be a multiple of {GRID} above {OVERLAP}.")
-
-
-def windows(length: int, tile: int) -> list[slice]:
-    """Spans that cover 0 ... length, each ``OVERLAP`` over the next, as few and as equal as ``tile`` allows.
-
-    They start on the network's pooling grid, so that a tile pools as the whole image would.
-    """
-    count = max(1, math.ceil((length - OVERLAP) / (tile - OVERLAP)))
-    stride = max(GRID, math.ceil((length - OVERLAP) / count / GRID) * GRID)
-    starts = [0, *range(stride, length - OVERLAP, stride)]
-    return [slice(start, min(start + stride + OVERLAP, length)) for start in starts]
-
-
-def fade(span: slice, length: int) -> NDArray[np.float32]:
-    """Weight of each pixel of ``span``: 0 within ``CONTEXT`` of an inner edge, then a ramp to 1; an edge of the image itself does not fade."""
-    n = span.stop - span.start
-    weight = np.ones(n, np.float32)
-    ramp = ((np.arange(n) - CONTEXT + 0.5) / RAMP).clip(0, 1).astype(np.float32)
-    if span.start > 0:
-        weight *= ramp
-    if span.stop < length:
-        weight *= ramp[::-1]
-    return weight
+def _reflected(h: int, w: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of an image as ``networks.pad_to_multiple`` would grow it."""
+    down, right = -h % GRID, -w % GRID
+    mode: Literal["reflect", "edge"] = "reflect" if down < h and right < w else "edge"
+    return np.pad(np.arange(h), (0, down), mode), np.pad(np.arange(w), (0, right), mode)
 
 
 @dataclass(frozen=True)
@@ -212,7 +172,6 @@ def predict(
     out: str | Path,
     save: str | Sequence[str] = ("mask", "instances"),
     overwrite: bool = False,
-    tile: int | None = None,
 ) -> list[Written]:
     """Segment files, folders and globs into ``out``: ``<stem>_mask.png`` (0/255), ``<stem>_instances.tif``, ``<stem>_probability.tif``.
 
@@ -224,13 +183,10 @@ def predict(
         out: folder to write to, made if absent.
         save: one or more of "mask", "instances" (int32 labels, 0 background) and "probability" (float32 in [0, 1]).
         overwrite: whether existing outputs may be replaced.
-        tile: see ``Model.predict``.
 
     Raises:
         InputError: nothing to read, an output that exists already (then nothing is written), or files that failed.
     """
-    if tile is not None:
-        check_tile(tile)
     save = [word.strip() for word in save.split(",")] if isinstance(save, str) else save
     for word in save:
         if word not in get_args(Output):
@@ -251,7 +207,7 @@ def predict(
     with Bar("predicting", len(images)) as bar:
         for path, outputs in planned.items():
             try:
-                prediction = model.predict(read_image(path), tile)
+                prediction = model.predict(read_image(path))
                 arrays = {word: getattr(prediction, word) for word in outputs}
                 for word, output in outputs.items():
                     write_image(output, arrays[word])

@@ -1,0 +1,143 @@
+"""Convolutions for float32 on the CPU: the same as torch's in float64, whichever way they are computed."""
+
+import copy
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from celladapt import convolution
+from celladapt.convolution import Conv2d, ConvTranspose2d
+from celladapt.networks import Discriminator, Segmenter, UNet
+
+winograd = pytest.importorskip("celladapt.winograd", reason="numba, which compiles the transforms, is not installed")
+
+
+def differences(layer: nn.Module, x: Tensor) -> dict[str, float]:
+    """Largest error of output and gradients against torch's own layer in float64, in standard deviations of the true value."""
+    own = torch.nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else torch.nn.Conv2d
+    true = copy.deepcopy(layer).double()
+    true.__class__ = own
+    results = []
+    for each, image in ((layer, x.clone()), (true, x.double())):
+        image.requires_grad_(True)
+        y = each(image)
+        torch.manual_seed(1)
+        y.backward(torch.randn(y.shape, dtype=torch.float64).to(y.dtype))
+        results.append({"y": y.detach(), "x": image.grad, **{name: p.grad for name, p in each.named_parameters()}})
+    return {name: float((results[0][name] - value).abs().max() / value.std()) for name, value in results[1].items()}
+
+
+@pytest.mark.parametrize("size", [(1, 24, 24), (2, 25, 50), (3, 17, 22), (1, 100, 9)])
+@pytest.mark.parametrize("channels", [(48, 64), (64, 48)])
+def test_winograd_is_the_convolution(size: tuple[int, int, int], channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_ENOUGH_TILES", 1)
+    monkeypatch.setattr(winograd, "CHUNK", 2**16)  # so that these images take several chunks
+    torch.manual_seed(0)
+    calls = count_calls(monkeypatch)
+    layer = Conv2d(*channels, 3, padding=1).to(memory_format=torch.channels_last)
+    x = torch.randn(size[0], channels[0], *size[1:])
+    assert max(differences(layer, x).values()) < 2e-4
+    assert calls == ["convolve", "image_gradient", "filter_gradient"]
+
+
+@pytest.mark.parametrize("size", [(1, 3, 20), (2, 18, 25), (1, 21, 50)])
+def test_winograd_without_rows_of_zeros(size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_ENOUGH_TILES", 1)
+    layer = Conv2d(48, 48, 3, padding=(0, 1))
+    x = torch.randn(size[0], 48, *size[1:])
+    with torch.inference_mode():
+        calls = count_calls(monkeypatch)
+        torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=(0, 1)), atol=1e-4, rtol=1e-4)
+    assert calls == ["convolve"]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    for name in ("convolve", "image_gradient", "filter_gradient"):
+        real = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *values, name=name, real=real: (calls.append(name), real(*values))[1])
+    return calls
+
+
+def test_one_filter_tap_moves_the_image() -> None:
+    """A filter that is 1 at its upper left and 0 elsewhere fetches the pixel above and to the left; zeros come in at the border."""
+    x = torch.arange(2 * 30.0).reshape(1, 2, 5, 6)
+    weight = torch.zeros(2, 2, 3, 3)
+    weight[0, 0, 0, 0] = weight[1, 1, 0, 0] = 1
+    expected = torch.zeros_like(x)
+    expected[..., 1:, 1:] = x[..., :-1, :-1]
+    torch.testing.assert_close(
+        winograd.convolve(x, weight, torch.tensor([0.0, 0.5])), expected + torch.tensor([0.0, 0.5]).view(1, 2, 1, 1), atol=1e-4, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 4, stride=2, padding=1), nn.Conv2d(8, 1, 1, bias=False), nn.ConvTranspose2d(8, 8, 2, stride=2)],
+    ids=["first", "discriminator", "head", "up"],
+)
+def test_filter_gradient_in_contiguous_layout_is_the_same(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "contiguous_is_faster", lambda: True)
+    layer = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    layer.__class__ = ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else Conv2d
+    x = torch.randn(2, layer.in_channels, 16, 24).to(memory_format=torch.channels_last)
+    assert max(differences(layer, x).values()) < 1e-4
+
+
+def test_without_numba_torch_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_calls(monkeypatch)
+    monkeypatch.setattr(convolution, "winograd", lambda: None)
+    assert max(differences(Conv2d(64, 64, 3, padding=1), torch.randn(1, 64, 32, 32)).values()) < 1e-4
+    assert not calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_arithmetic_is_torch_s_own(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_calls(monkeypatch)
+    layer, x = Conv2d(64, 64, 3, padding=1).to(dtype), torch.randn(1, 64, 32, 32, dtype=dtype)
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), atol=0, rtol=0)
+    assert not calls
+
+
+def test_autocast_is_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_calls(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Conv2d(64, 64, 3, padding=1)(torch.randn(1, 64, 32, 32)).dtype == torch.bfloat16
+    assert not calls
+
+
+def test_threads_do_not_change_the_result() -> None:
+    x, weight = torch.randn(1, 64, 40, 40), torch.randn(64, 64, 3, 3)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(winograd.convolve(x, weight))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
+
+
+def test_callers_at_once_get_their_own_results() -> None:
+    weight = torch.randn(64, 64, 3, 3)
+    images = [torch.randn(1, 64, 40, 40) for _ in range(4)]
+    alone = [winograd.convolve(x, weight) for x in images]
+    together: dict[int, Tensor] = {}
+    threads = [threading.Thread(target=lambda i=i: together.update({i: winograd.convolve(images[i], weight)})) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(4):
+        torch.testing.assert_close(together[i], alone[i], atol=1e-4, rtol=1e-5)
+
+
+def test_every_convolution_of_the_networks_may_take_the_fast_way() -> None:
+    for network in (Segmenter(4), UNet(1, 3, 4), Discriminator(4)):
+        layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+        assert layers
+        assert all(isinstance(layer, (Conv2d, ConvTranspose2d)) for layer in layers)
