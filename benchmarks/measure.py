@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from celladapt import __version__
 from celladapt.files import write_json
@@ -83,6 +84,14 @@ def product_peak(dtype: torch.dtype, device: torch.device) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     clock(lambda: a @ b, device)
     return 2 * side**3 / min(clock(lambda: a @ b, device) for _ in range(10)) / 1e9
+
+
+def plain_layers(network: nn.Module) -> nn.Module:
+    """``network`` itself, its convolutions now torch's own: what one would have without this package."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            layer.__class__ = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv2d
+    return network
 
 
 def conditions(device: torch.device | None = None, threads: int | None = None) -> dict[str, Any]:

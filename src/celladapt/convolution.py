@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _ENOUGH_CHANNELS = 48  # with fewer the transforms cost more than the products save
-_ENOUGH_TILES = 64  # with fewer the transform of the filters does
+_ENOUGH_TILES = 16  # with fewer the transform of the filters does
 
 
 @cache
@@ -43,7 +43,7 @@ class Conv2d(nn.Conv2d):
                     return module.convolve(x, self.weight, self.bias, self.padding[0])  # type: ignore[no-any-return]
                 if self.padding == (1, 1):
                     return _Winograd.apply(x, self.weight, self.bias, module)  # type: ignore[no-untyped-call, no-any-return]
-            if contiguous_is_faster():
+            if contiguous_is_faster() and self.kernel_size != (1, 1):
                 return _convolve(self, x, transposed=False)
         return super().forward(x)
 

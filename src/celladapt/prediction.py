@@ -2,7 +2,10 @@
 
 import glob
 import json
+import os
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -27,6 +30,7 @@ from celladapt.strips import GRID, SMALLEST, InStrips, spans
 
 Output = Literal["mask", "instances", "probability"]
 RECORD = "predictions.json"
+_WRITERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 FEATURE_BYTES = 2**25
 """Of the first block's output for one strip of rows."""
 
@@ -203,20 +207,36 @@ def predict(
         model = load_model(model)
     known = set(model.about.get("trained_on", ()))
     seen = [path.stem for path in images if digest(path) in known]
-    done, failed = [], []
-    with Bar("predicting", len(images)) as bar:
-        for path, outputs in planned.items():
+    done: list[Written] = []
+    failed: list[str] = []
+    waiting: deque[tuple[Path, Future[Written]]] = deque()
+    with Bar("predicting", len(images)) as bar, ThreadPoolExecutor(_WRITERS) as writers:
+
+        def finish() -> None:
+            path, written = waiting.popleft()
             try:
-                prediction = model.predict(read_image(path))
-                arrays = {word: getattr(prediction, word) for word in outputs}
-                for word, output in outputs.items():
-                    write_image(output, arrays[word])
-                areas = np.bincount(prediction.instances.ravel())[1:]
-                median = float(np.median(areas)) if areas.size else 0.0
-                done.append(Written(path, outputs, areas.size, float(prediction.mask.mean()), median))
+                done.append(written.result())
             except InputError as error:
                 failed.append(str(error))
             bar.step(path.name)
+
+        try:
+            for path, outputs in planned.items():
+                try:
+                    prediction = model.predict(read_image(path))
+                except InputError as error:
+                    failed.append(str(error))
+                    bar.step(path.name)
+                    continue
+                # Nuclei are found and files written while the network is at the next image; a few images wait at most.
+                waiting.append((path, writers.submit(_write, path, prediction, outputs)))
+                if len(waiting) > _WRITERS:
+                    finish()
+            while waiting:
+                finish()
+        except BaseException:
+            writers.shutdown(cancel_futures=True)
+            raise
     earlier = record_of(out)
     kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {path.stem for path in images}]
     if seen or earlier:
@@ -224,6 +244,14 @@ def predict(
     if failed:
         raise InputError(f"{len(failed)} of {len(images)} images failed, the others are in {out}: " + " ".join(failed))
     return done
+
+
+def _write(path: Path, prediction: Prediction, outputs: dict[str, Path]) -> Written:
+    for word, output in outputs.items():
+        write_image(output, getattr(prediction, word))
+    areas = np.bincount(prediction.instances.ravel())[1:]
+    median = float(np.median(areas)) if areas.size else 0.0
+    return Written(path, outputs, areas.size, float(prediction.mask.mean()), median)
 
 
 def record_of(folder: Path) -> dict[str, Any]:

@@ -60,12 +60,12 @@ def filter_gradient(x: Tensor, grad: Tensor) -> Tensor:
     image, above = _channels_last(x), _channels_last(grad)
     result = np.empty((k, 3, 3, c), np.float32)
     with _threads():
-        total = torch.zeros(POINTS, k, c)
+        total = torch.empty(POINTS, k, c)
         for first, count in _chunks(b, h, w, c, k):
             v, m = torch.empty(POINTS, count, c), torch.empty(POINTS, count, k)
             _of_tiles(image, v.numpy(), first, 1)
             _of_pixels(above, m.numpy(), first)
-            total.baddbmm_(m.transpose(1, 2), v)
+            total.baddbmm_(m.transpose(1, 2), v, beta=float(first > 0))  # beta 0 does not read what was there
         _to_filters(total.numpy(), result)
     return torch.from_numpy(result).permute(0, 3, 1, 2)
 
