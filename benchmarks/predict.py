@@ -12,7 +12,6 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from scipy import ndimage
 from torch import nn
 
 from benchmarks.measure import clock, conditions, paired, parser, peak_mib, publish
+from benchmarks.peers import monai
 from celladapt.data.normalise import Normalisation
-from celladapt.hardware import arithmetic, kept_memory, pick_device
+from celladapt.hardware import pick_device
 from celladapt.instances import to_instances
 from celladapt.networks import Segmenter, UNet
 from celladapt.prediction import Model
@@ -62,20 +62,6 @@ def plain_loop(network: nn.Module, image: NDArray[np.uint8], tile: int = 256) ->
             x = NORMALISATION(image[top : top + tile, left : left + tile])[None].to(device)
             out[top : top + tile, left : left + tile] = network(x)[0, 0].cpu().numpy()
     return out
-
-
-def monai(network: nn.Module, image: NDArray[np.uint8], window: int) -> Callable[[], object]:
-    """MONAI's sliding-window inferer, with gaussian blending."""
-    from monai.inferers import SlidingWindowInferer
-
-    device = next(network.parameters()).device
-    inferer = SlidingWindowInferer(roi_size=(window, window), sw_batch_size=1, overlap=0.25, mode="gaussian")
-
-    def run() -> object:
-        with torch.inference_mode(), arithmetic("auto", device), kept_memory():
-            return inferer(NORMALISATION(image)[None].to(device, memory_format=torch.channels_last), network).float().cpu().numpy()
-
-    return run
 
 
 def nuclei(side: int) -> NDArray[np.float32]:
@@ -132,7 +118,7 @@ def main() -> None:
             "share_of_mask_pixels_changed": float((fast.predict(image).mask != exact.mask).mean()),
         }
         if importlib.util.find_spec("monai"):
-            peers = {window: monai(fast.network, image, window) for window in ((64, 128) if a.quick else (512, 1024))}
+            peers = {window: monai(fast.network, image, window, NORMALISATION) for window in ((64, 128) if a.quick else (512, 1024))}
             best = min(peers, key=lambda window, peers=peers: clock(peers[window], device))
             widths[str(width)]["over_monai"] = {**paired(peers[best], ours, turns, device=device).record(), "window": best}
     map_of_nuclei = nuclei(side)
