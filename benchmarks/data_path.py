@@ -3,7 +3,7 @@
     python -m benchmarks.data_path --json data_path.json
 
 A folder of images as they come from a slide (1000 x 1000, PNG) is written for it. The headline ratio is the time of a step over the time of a batch at
-the two threads that training uses: above 1 the loader keeps ahead. Then the same with other numbers of threads, the first pass (that decodes), the share
+the threads that training uses (2, for a GPU 4): above 1 the loader keeps ahead. Then the same with other numbers of threads, the first pass (that decodes), the share
 of a real loop that is spent waiting, and what a cache holds that is smaller than the images.
 """
 
@@ -16,40 +16,22 @@ import numpy as np
 import torch
 
 from benchmarks.measure import clock, conditions, paired, parser, publish
+from benchmarks.noise import domain, pairs
 from benchmarks.train_step import ours
 from celladapt.data.folder import Folder
-from celladapt.data.images import write_image
-from celladapt.data.normalise import Normalisation
-from celladapt.data.pairs import Cache, Pairs, Stream
+from celladapt.data.pairs import Cache, Pairs
 from celladapt.hardware import pick_device
 
-NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
-
-def domain(root: Path, images: int, side: int) -> Folder:
-    """An annotated domain of noise."""
-    draw = np.random.default_rng(0)
-    for index in range(images):
-        write_image(root / "images" / f"{index:03d}.png", draw.integers(0, 256, (side, side, 3), dtype=np.uint8))
-        write_image(root / "masks" / f"{index:03d}.png", draw.integers(0, 2, (side, side)).astype(bool))
-    return Folder.open(root)
-
-
-def pairs(folder: Folder, crop: int, batch: int) -> Pairs:
-    """What training draws from, with the default augmentation."""
-    source, target = (Stream(folder, NORMALISATION, crop, "colour", (0, number)) for number in (0, 1))
-    return Pairs(source, target, batch)
-
-
-def drain(stream: Pairs, start: int, stop: int, workers: int) -> None:
+def drain(stream: Pairs, start: int, stop: int, workers: int, pinned: bool = False) -> None:
     """Draw the batches and throw them away."""
-    for _ in stream.between(start, stop, ahead=max(4, workers), workers=workers):
+    for _ in stream.between(start, stop, ahead=max(4, workers), workers=workers, pinned=pinned):
         pass
 
 
 def waiting_share(stream: Pairs, step: Callable[[], object], start: int, stop: int, device: torch.device) -> float:
     """Share of a training loop's time that it spends waiting for its next batch, the loader and the step sharing the machine as they do in training."""
-    batches = stream.between(start, stop)
+    batches = stream.on(device, start, stop)
     next(batches)
     waited = worked = 0.0
     while True:
@@ -76,8 +58,9 @@ def main() -> None:
     """Measure and publish."""
     a = parser(__doc__).parse_args()
     images, side, batches, turns = (4, 200, 10, 2) if a.quick else (24, 1000, 60, 5)
-    crop, batch, width = (64, 2, 8) if a.quick else (128, 4, 16)
     device = pick_device("auto")
+    gpu = device.type == "cuda"
+    crop, batch, width = (64, 2, 8) if a.quick else (256, 8, 64) if gpu else (128, 4, 16)  # the presets default and fast
     before = conditions(device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = domain(Path(temporary), images, side)
@@ -88,11 +71,11 @@ def main() -> None:
         step = ours(width, crop, batch, device).step
         several = lambda: [step() for _ in range(5)]  # noqa: E731
         by_workers = {}
-        for workers in (1, 2, 8):
-            times = paired(several, lambda workers=workers: drain(stream, batches, 2 * batches, workers), turns, device=device)
+        for workers in (1, 2, 4, 8):
+            times = paired(several, lambda workers=workers: drain(stream, batches, 2 * batches, workers, gpu), turns, device=device)
             by_workers[workers] = [ratio * batches / 5 for ratio in times.ratios], times.record()
         waited = waiting_share(stream, step, batches, 2 * batches, device)
-    ratios, record = by_workers[2]
+    ratios, record = by_workers[4 if gpu else 2]
     low, median, high = np.percentile(ratios, [25, 50, 75]).round(3).tolist()
     publish(
         a.json,

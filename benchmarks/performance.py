@@ -36,13 +36,40 @@ def train_step(r: Record) -> str:
     """The step's ratio, its arithmetic against the machine's, and where the time goes."""
     share = "\n".join(f"| `{one['operator']}` | {100 * one['share']:.0f} % |" for one in r["operators"])
     figures = rows(
-        ("plain step", f"{r['slow_seconds']:.2f} s, {r['plain_gflops']:.0f} GFLOP/s"),
-        ("our step", f"{r['fast_seconds']:.2f} s, {r['gflops']:.0f} GFLOP/s"),
+        ("plain step", f"{_time(r['slow_seconds'])}, {r['plain_gflops']:.0f} GFLOP/s"),
+        *(("plain step without TF32", _time(r[key])) for key in ("plain_without_tf32_seconds",) if key in r),
+        ("our step", f"{_time(r['fast_seconds'])}, {r['gflops']:.0f} GFLOP/s"),
         ("matrix products here, at best", f"{r['product_peak_gflops']:.0f} GFLOP/s"),
         ("share of that", f"{100 * r['share_of_peak']:.0f} %"),
         ("images a second", f"{r['images_per_second']:.1f}"),
+        *((f"{way} step", _way(one)) for way, one in r.get("ways", {}).items()),
+        *((f"`paper` preset on 400 × 400, {way}, projected", _run(one)) for way, one in r.get("paper", {}).items()),
     )
     return f"{headline(r)}\n\n{figures}\n\nWhere our step's time goes:\n\n| operator | share |\n|---|--:|\n{share}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+
+
+def _way(r: Record) -> str:
+    """One way of taking the step, alone and in training with images from files."""
+    if "failed" in r:
+        return f"failed: {r['failed']}"
+    low, high = r["quartiles"]
+    text = f"{r['ratio']:.2f}× the plain one ({low:.2f} to {high:.2f}), {_time(r['fast_seconds'])}"
+    if one := r.get("loop"):
+        text += f"; in training {one['images_per_second']:.0f} images/s, {100 * one['share_of_peak']:.0f} % of the best product"
+        text += f", GPU idle {100 * one['gpu_idle_share']:.0f} %, first step {one['first_step_seconds']:.0f} s"
+    return text
+
+
+def _run(r: Record) -> str:
+    """A whole run, from a few steps and one validation."""
+    if "failed" in r:
+        return f"failed: {r['failed']}"
+    parts = f"{r['steps']} steps of {_time(r['seconds_a_step'])}, {r['validations']} validations of {_time(r['validation_seconds'])}"
+    return f"{r['projected_seconds'] / 60:.1f} min ({parts}, first step {r['first_step_seconds']:.0f} s)"
 
 
 def data_path(r: Record) -> str:
