@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "augment": "flip",
     "precision": "bf16",
     "device": "cpu",
+    "compile": True,
     "lr_s": 0.25,
     "lr_d": 1e-7,
     "lr_r": 2.0,

@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from celladapt import hardware
 
@@ -25,6 +26,20 @@ def test_kept_memory_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPa
         work()
     assert [value for _, _, value in told[2:4]] == [2**25, 2**26]
     assert told[4:] == [("trim", 0, 0)]
+
+
+@pytest.mark.parametrize(("device", "before", "within"), [("cuda", False, True), ("cpu", False, False), ("cpu", True, True)])
+def test_convolutions_are_tried_on_a_gpu_and_the_setting_comes_back(monkeypatch: pytest.MonkeyPatch, device: str, before: bool, within: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+
+    @hardware.tried_convolutions(torch.device(device))
+    def work() -> None:
+        assert torch.backends.cudnn.benchmark is within
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        work()
+    assert torch.backends.cudnn.benchmark is before
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])

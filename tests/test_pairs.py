@@ -92,6 +92,20 @@ def test_between_may_be_left_early(target: Folder) -> None:
     stream.close()
 
 
+def test_a_gpu_copies_from_pinned_memory(target: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    pinned: list[Batch] = []
+    monkeypatch.setattr(Batch, "pinned", lambda self: pinned.append(self) or self)
+    monkeypatch.setattr(Batch, "to", lambda self, device: asked.append(device) or self)
+    for name, count in (("cpu", 0), ("cuda", 5)):
+        batches = list(pairs(target).on(torch.device(name), 2, 7))
+        assert all(equal(batch, pairs(target)[step]) for step, batch in enumerate(batches, start=2))
+        assert len(batches) == 5
+        assert len(pinned) == count
+        assert {device.type for device in asked} == {name}
+        asked.clear()
+
+
 def test_an_unreadable_image_stops_the_stream_with_its_name(target: Folder) -> None:
     target.images["c"].write_bytes(b"")
     with pytest.raises(InputError, match=r"c\.png"):

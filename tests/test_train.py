@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers import make_batch, make_method, step
+from torch._dynamo.utils import counters
 
 import celladapt
 from celladapt import adaptation
@@ -44,7 +48,10 @@ def same(one: Path, other: Path) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in ("log.jsonl", "validation.jsonl", "metrics.json"))
 
 
-def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [pytest.param((), id="eager"), pytest.param(("--compile",), id="compiled", marks=pytest.mark.slow)])
+def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(tiny_domains: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]) -> None:
+    if more and shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler to compile with")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # The process kills itself, unasked and unprepared, as it begins a step that is drawn anew in every test run.
@@ -54,14 +61,52 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(tiny_domains: tup
         "def fatal(*a):\n n[0] += 1\n return os.kill(os.getpid(), signal.SIGKILL) if n[0] == DOOMED else step(*a)\n"
         "train.take_step = fatal; sys.exit(main())"
     )
-    arguments = command(*tiny_domains, cut)[3:]
+    arguments = command(*tiny_domains, cut, *more)[3:]
     killed = subprocess.run([sys.executable, "-c", killer.replace("DOOMED", str(doomed)), *arguments], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (cut / "metrics.json").exists()
-    for arguments in (command(*tiny_domains, whole), [sys.executable, "-m", "celladapt", "adapt", "--resume", str(cut)]):
+    for arguments in (command(*tiny_domains, whole, *more), [sys.executable, "-m", "celladapt", "adapt", "--resume", str(cut)]):
         subprocess.run(arguments, env=environment, check=True, capture_output=True)
     assert same(whole, cut), f"killed at step {doomed}"
     assert Run.open(cut).finished
+
+
+def test_compiled_networks_train_as_plain_ones_do(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiler's last stage, which takes minutes of C++, left out."""
+    compiler, options = torch.compile, {**TINY, "steps": 6, "precision": "bf16", "batch_norm": "shared"}
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="aot_eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    logs = []
+    for name in ("compiled", "plain"):
+        run = celladapt.adapt(*tiny_domains, out=tmp_path / name, compile=name == "compiled", **options)
+        logs.append([json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()])
+    # The addition that check_compiler tries; S, R, and D once for each turn. Neither validation nor prediction compiles anything.
+    assert counters["stats"]["unique_graphs"] == 5
+    assert not counters["graph_break"]
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_compiled_code_computes_what_plain_code_does() -> None:
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler to compile with")
+    compiled, plain = make_method("cellseguda"), make_method("cellseguda")
+    for network in compiled.networks.values():
+        network.compile()
+    batches = [make_batch(size=2, seed=seed) for seed in range(3)]
+    for one, other in zip(step(compiled, *batches), step(plain, *batches), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_without_a_compiler_the_cure_is_named_before_anything_is_written(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    arguments = command(*tiny_domains, tmp_path / "run", "--compile", "--device=cpu")
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"celladapt: --compile does not work on this machine \(.*compiler.*\); install .* or leave --compile out\.\n", done.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

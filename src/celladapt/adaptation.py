@@ -20,7 +20,7 @@ from celladapt.data.images import read_image
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
 from celladapt.files import alone
-from celladapt.hardware import pick_device
+from celladapt.hardware import check_compiler, pick_device
 from celladapt.losses import Domain
 from celladapt.prediction import load_model
 from celladapt.preparation import set_up, usable_data
@@ -87,7 +87,9 @@ def prepare(config: Config, out: Path) -> Run:
     splits = make_splits(config, source, target)
     usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
     _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
-    pick_device(config.device)
+    device = pick_device(config.device)
+    if config.compile:
+        check_compiler(device)
     parallel.start()
     if parallel.rank() == 0:
         Run.create(out, config, *splits)

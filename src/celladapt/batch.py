@@ -25,6 +25,10 @@ class Batch:
     labelled_t: Tensor
     """[B] bool: which target images have a mask"""
 
+    def pinned(self) -> "Batch":
+        """The same batch in memory from which a GPU copies without holding up the host; only where there is a GPU."""
+        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``, images channels-last (the layout convolutions are fastest in)."""
         return Batch(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})

@@ -71,6 +71,31 @@ def kept_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def check_compiler(device: torch.device) -> None:
+    """Compile one addition for ``device``, which shows whatever torch.compile lacks there: compiler, headers, Triton, a GPU that is new enough.
+
+    Raises:
+        InputError: it does not work, with torch's reason and the cure.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # of several private types
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
+        cure = "install a C++ compiler and Python's headers (for a GPU Triton too), or leave --compile out"
+        raise InputError(f"--compile does not work on this machine ({reason}); {cure}.") from None
+
+
+@contextmanager
+def tried_convolutions(device: torch.device) -> Iterator[None]:
+    """Within it cuDNN tries its algorithms at each new size and keeps the fastest, which pays where sizes repeat; nothing on a CPU."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Versions and hardware, for ``run.json``."""
     from celladapt import __version__

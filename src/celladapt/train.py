@@ -1,5 +1,6 @@
 """The one loop: steps, validation, selection, checkpoints and the log. A method's equations are in its file, not here."""
 
+import copy
 import json
 import math
 import signal
@@ -21,6 +22,7 @@ from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
 from celladapt.files import write_text
+from celladapt.hardware import check_compiler, tried_convolutions
 from celladapt.losses import Domain
 from celladapt.methods import Method, Terms
 from celladapt.networks import Segmenter, with_statistics_of
@@ -62,10 +64,11 @@ def take_step(method: Method, batch: Batch, optimizers: Optimizers, arithmetic: 
         seen = (p_s, p_t) if "S" in turn.moves else (p_s.detach(), p_t.detach())
         with arithmetic():
             terms = turn.terms(batch, *seen)
-        values |= _finite(terms)
+        finite = _sent(terms)
         for name in turn.moves:
             optimizers[name].zero_grad()
         torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        values |= finite()
         for name in turn.moves:
             parallel.average_gradients(networks[name].parameters())
             optimizers[name].step()
@@ -76,12 +79,25 @@ def _run(network: nn.Module, images: Tensor, read: bool) -> Tensor:
     return network(images) if read else images[:, :1]
 
 
-def _finite(terms: Terms) -> dict[str, float]:
-    numbers = torch.stack([term.value.detach() for term in terms.values()]).tolist()  # one wait for the device, not one a term
-    for name, number in zip(terms, numbers, strict=True):
-        if not math.isfinite(number):
-            raise InputError(f"The loss term '{name}' became {number}; lower the learning rates (--lr-s, --lr-d) or use --precision float32.")
-    return dict(zip(terms, numbers, strict=True))
+def _sent(terms: Terms) -> Callable[[], dict[str, float]]:
+    """Send the values of ``terms`` to the host; what is returned waits for them, and on a GPU for nothing that was begun after them.
+
+    So the GPU has the backward pass to work on while the host reads the values and goes on.
+    """
+    numbers = torch.stack([term.value.detach() for term in terms.values()])  # one message, not one a term
+    sent = numbers.to("cpu", non_blocking=True)
+    arrival = torch.cuda.current_stream(numbers.device).record_event() if numbers.is_cuda else None
+
+    def finite() -> dict[str, float]:
+        if arrival is not None:
+            arrival.synchronize()
+        values: dict[str, float] = dict(zip(terms, sent.tolist(), strict=True))
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise InputError(f"The loss term '{name}' became {value}; lower the learning rates (--lr-s, --lr-d) or use --precision float32.")
+        return values
+
+    return finite
 
 
 def make_optimizers(method: Method, config: Config) -> dict[str, torch.optim.Optimizer]:
@@ -135,7 +151,7 @@ class Trainer:
         """Run to the last step; a finished run returns at once.
 
         Raises:
-            InputError: a loss term is not finite, or the checkpoint is damaged or of another run.
+            InputError: a loss term is not finite, the checkpoint is damaged or of another run, or ``--compile`` cannot work here.
             KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
         """
         self.method.networks.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -144,15 +160,21 @@ class Trainer:
             self._restore()
         if self.step == self.config.steps:
             return
+        if self.config.compile:
+            check_compiler(self.device)
+            for network in self.method.networks.values():
+                network.compile()
         main = parallel.rank() == 0
         with ExitStack() as stack:
+            if self.config.crop != "whole":  # whole images may come in many sizes
+                stack.enter_context(tried_convolutions(self.device))
             log = stack.enter_context(Log(self.path, self.step)) if main else None
             bar = stack.enter_context(Bar(self.label, self.config.steps, self.step, shown=main))
             stopped = stack.enter_context(stop_signals())
             began = time.monotonic()
-            for batch in self.pairs.between(self.step, self.config.steps):
+            for batch in self.pairs.on(self.device, self.step, self.config.steps):
                 set_rates(self.optimizers, self.config, self.step)
-                values = take_step(self.method, batch.to(self.device), self.optimizers, self.arithmetic)
+                values = take_step(self.method, batch, self.optimizers, self.arithmetic)
                 self.step += 1
                 last, stop = self.step == self.config.steps, parallel.any_process(stopped())
                 validate = last or self.step % self.config.validate_every == 0
@@ -174,9 +196,12 @@ class Trainer:
     def _validate(self, log: "Log") -> None:
         """Score this step's segmenter, and keep it if it is the best so far by the chosen criterion."""
         network: Segmenter = self.method.networks["S"]  # type: ignore[assignment]
+        # A copy in either case: it is not compiled, since what it sees comes in sizes of its own, and S stays in training mode.
         if self.config.batch_norm == "target":
             with self.arithmetic():
                 network = with_statistics_of(network, self.statistics())
+        else:
+            network = copy.deepcopy(network)
         network.eval()
         scores = self.validator(network)
         log.scores(self.step, scores)
@@ -190,7 +215,6 @@ class Trainer:
                 checkpoint.save(self.path / "reconstructor.safetensors", self.method.networks["R"].state_dict(), {"step": self.step})
         if self.config.keep_checkpoints:
             self._write_model(network, f"checkpoints/step_{self.step:06d}.safetensors")
-        self.method.networks.train()
 
     def _write_model(self, network: Segmenter, name: str) -> None:
         Model(network, self.normalisation, {**self.about, "step": self.step}).save(self.path / name)

@@ -47,10 +47,13 @@ def colour(image: Image, mask: Mask, rng: np.random.Generator, strength: float =
     top = float(np.iinfo(image.dtype).max)
     gain, offset = rng.uniform(-strength, strength, 2)
     gains, offsets = rng.uniform(-strength / 2, strength / 2, (2, 3))
-    if np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]):
+    channels = np.ascontiguousarray(image.transpose(2, 0, 1))  # numpy is several times faster over whole planes than over pixels of three
+    if np.array_equal(channels[0], channels[1]) and np.array_equal(channels[0], channels[2]):
         gains, offsets = gains[:1], offsets[:1]
-    x = image.astype(np.float32) * (1 + gain + gains).astype(np.float32) + (top * (offset + offsets)).astype(np.float32)
-    return x.clip(0, top).round().astype(image.dtype), mask
+    x = channels * (1 + gain + gains).astype(np.float32)[:, None, None]
+    x += (top * (offset + offsets)).astype(np.float32)[:, None, None]
+    np.rint(x.clip(0, top, out=x), out=x)
+    return x.astype(image.dtype).transpose(1, 2, 0), mask
 
 
 AUGMENTATIONS: dict[str, Callable[[Image, Mask, np.random.Generator], tuple[Image, Mask]]] = {"none": none, "flip": flip, "colour": colour}

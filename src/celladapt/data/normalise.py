@@ -35,8 +35,10 @@ class Normalisation:
 
     def __call__(self, image: NDArray[Any]) -> Tensor:
         """[H, W, 3] uint8 or uint16 -> [3, H, W] float32."""
-        x = (to_unit(image) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
+        x = to_unit(np.ascontiguousarray(image.transpose(2, 0, 1)))  # planes first: see ``augment.colour``
+        x -= np.array(self.mean, np.float32)[:, None, None]
+        x /= np.array(self.std, np.float32)[:, None, None]
+        return torch.from_numpy(x)
 
     def undo(self, x: Tensor) -> NDArray[np.uint8]:
         """[3, H, W] normalised -> [H, W, 3] uint8, clipped: to look at a reconstruction."""

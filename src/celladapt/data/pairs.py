@@ -121,14 +121,24 @@ class Pairs:
         image_t, mask_t, labelled_t = self._draw(self.target, numbers)
         return Batch(image_s, mask_s, image_t, mask_t, labelled_t)
 
-    def between(self, start: int, stop: int, ahead: int = 4, workers: int = 2) -> Iterator[Batch]:
+    def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
+        """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
+        gpu = device.type == "cuda"
+        for batch in self.between(start, stop, ahead=8 if gpu else 4, workers=4 if gpu else 2, pinned=gpu):
+            yield batch.to(device)
+
+    def between(self, start: int, stop: int, ahead: int = 4, workers: int = 2, pinned: bool = False) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1, prepared up to ``ahead`` of their use by ``workers`` threads."""
+
+        def prepare(step: int) -> Batch:
+            return self[step].pinned() if pinned else self[step]
+
         with ThreadPoolExecutor(workers, thread_name_prefix="pairs") as pool:
             waiting: list[Future[Batch]] = []
             try:
                 for step in range(start, stop + ahead):
                     if step < stop:
-                        waiting.append(pool.submit(self.__getitem__, step))
+                        waiting.append(pool.submit(prepare, step))
                     if step >= start + ahead:
                         yield waiting.pop(0).result()
             finally:

@@ -14,7 +14,7 @@ class CellSegSSDA(CellSegUDA):
     target_masks = True
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
-        """L_seg: source masks, and target masks where they exist (a sum over no image costs nothing)."""
-        labelled = b.labelled_t
-        target = soft_dice_loss(p_t[labelled], b.mask_t[labelled], sum_over_processes)
+        """L_seg: source masks, and target masks where they exist (without any the sums are 0, and so is the loss)."""
+        labelled = b.labelled_t.view(-1, 1, 1, 1)  # a factor: to pick images by it a GPU would have to wait for their number
+        target = soft_dice_loss(p_t * labelled, b.mask_t * labelled, sum_over_processes)
         return super().supervised_loss(b, p_s, p_t) + target

@@ -10,7 +10,7 @@ from celladapt.reporting.reading import mapping, number
 
 GAP = "Gap closed: share of the way from source_only to supervised, in IoU, from the means over seeds; of a gap that is not significant it means little."
 # Options in which runs of one benchmark may differ without being on another budget.
-ITS_OWN = {"source", "target", "method", "seed", "split", "device", "baseline", "keep_checkpoints", "checkpoint_every"}
+ITS_OWN = {"source", "target", "method", "seed", "split", "device", "compile", "baseline", "keep_checkpoints", "checkpoint_every"}
 
 
 def facts(grid: Grid) -> str:
