@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_ENOUGH_CHANNELS = 48  # with fewer the transforms cost more than the products save
+_ENOUGH_CHANNELS = 32  # with fewer the transforms cost more than the products save
 _ENOUGH_TILES = 16  # with fewer the transform of the filters does
 
 

@@ -22,7 +22,7 @@ from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
 from celladapt.files import write_text
-from celladapt.hardware import check_compiler, tried_convolutions
+from celladapt.hardware import check_compiler, kept_memory, tried_convolutions
 from celladapt.losses import Domain
 from celladapt.methods import Method, Terms
 from celladapt.networks import Segmenter, with_statistics_of
@@ -166,6 +166,8 @@ class Trainer:
                 network.compile()
         main = parallel.rank() == 0
         with ExitStack() as stack:
+            if self.device.type == "cpu":
+                stack.enter_context(kept_memory())
             if self.config.crop != "whole":  # whole images may come in many sizes
                 stack.enter_context(tried_convolutions(self.device))
             log = stack.enter_context(Log(self.path, self.step)) if main else None
