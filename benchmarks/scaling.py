@@ -101,8 +101,8 @@ def main() -> None:
             "gradient_bytes_a_step_at_published_width": {
                 name: sum(p.numel() * p.element_size() for p in network.parameters()) for name, network in networks.items()
             },
-            # S runs on both domains; each layer sums its count, mean and variance going forward, mean and variance going back.
-            "batch_norm_messages_a_step": (2 * layers["S"] + layers["R"]) * 5,
+            # S runs on both domains; each layer sends one message going forward (count, mean and variance) and one going back (two sums).
+            "batch_norm_messages_a_step": (2 * layers["S"] + layers["R"]) * 2,
             **before,
         },
     )

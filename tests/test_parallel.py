@@ -7,41 +7,85 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from helpers import make_batch, make_method, step
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-WORKER = """
-import sys
-sys.path.insert(0, {tests!r})
-import torch
-from helpers import make_batch, make_method, step
-from safetensors.torch import save_file
 from celladapt import parallel
 from celladapt.batch import Batch
 
-torch.set_num_threads(1)
-parallel.start()
-rank = parallel.rank()
-whole = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
-half = Batch(*(getattr(whole, name)[2 * rank : 2 * rank + 2] for name in Batch.__dataclass_fields__))
-method = make_method("cellsegssda")
-method.networks.double()
-step(method, half)
-save_file({{n: p.grad for n, p in method.networks.named_parameters()}}, f"{out}/rank{{rank}}.safetensors")
-"""
+LAYERS = {  # dtype, offset of the mean from zero, momentum
+    "float64": (torch.float64, 0.0, 0.1),
+    "cumulative": (torch.float64, 0.0, None),
+    "far from zero": (torch.float32, 1000.0, 0.1),
+    "bf16": (torch.bfloat16, 0.0, 0.1),
+}
+
+
+def in_two_processes(*arguments: str) -> list[str]:
+    """What two Python processes that may speak to each other print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [
+        subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    printed = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    return printed
+
+
+def work(name: str, out: Path) -> list[str]:
+    """Run the function ``name`` of this file in two processes."""
+    return in_two_processes(
+        "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_parallel as t; t.{name}({str(out)!r})"
+    )
+
+
+def count_messages() -> list[str]:
+    """From now on each message of this process leaves its function's name in the list."""
+    sent: list[str] = []
+
+    def counted(name: str) -> None:
+        send = getattr(dist, name)
+
+        def sending(*args: object, **kwargs: object) -> object:
+            sent.append(name)
+            return send(*args, **kwargs)
+
+        setattr(dist, name, sending)
+
+    for name in ("all_gather", "all_gather_into_tensor", "all_reduce", "barrier", "broadcast", "gather", "reduce", "reduce_scatter", "send"):
+        counted(name)
+    return sent
+
+
+def step_worker(out: str) -> None:
+    """A training step on this process's half of the batch."""
+    torch.set_num_threads(1)
+    parallel.start()
+    rank = parallel.rank()
+    whole = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
+    half = Batch(*(getattr(whole, name)[2 * rank : 2 * rank + 2] for name in Batch.__dataclass_fields__))
+    method = make_method("cellsegssda")
+    method.networks.double()
+    sent = count_messages()
+    step(method, half)
+    layers = {name: sum(isinstance(module, parallel.BatchNorm2d) for module in method.networks[name].modules()) for name in "SR"}
+    runs = 2 * layers["S"] + layers["R"]  # S on both domains
+    # Each run of a layer sends one message each way, so does each of two Dice losses, and each of two turns sends its gradients.
+    assert sorted(sent) == ["all_gather"] * runs + ["all_reduce"] * (runs + 2 * 2 + 2)
+    save_file({n: p.grad for n, p in method.networks.named_parameters() if p.grad is not None}, f"{out}/rank{rank}.safetensors")
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     method = make_method("cellsegssda")
     method.networks.double()
     step(method, make_batch(labelled=(True, False, False, True), dtype=torch.float64))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = WORKER.format(tests=str(Path(__file__).parent), out=str(tmp_path))
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-    workers = [subprocess.Popen([sys.executable, "-c", code], env={**environment, "RANK": str(rank)}) for rank in range(2)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    work("step_worker", tmp_path)
     for rank in range(2):
         grads = load_file(tmp_path / f"rank{rank}.safetensors")
         for name, parameter in method.networks.named_parameters():
@@ -49,21 +93,60 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-7, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def through_layer(layer: str, images: slice, exactly: bool = False) -> dict[str, Tensor]:
+    """One pass forward and back of ``images`` out of five whose means differ; ``exactly`` does the same numbers in float64."""
+    dtype, offset, momentum = LAYERS[layer]
+    draw = torch.Generator().manual_seed(0)
+    x, dy = torch.randn(2, 5, 3, 6, 7, generator=draw, dtype=torch.float64)
+    x, dy = ((z.to(dtype).double() if exactly else z.to(dtype))[images] for z in (x + offset + torch.arange(5).view(-1, 1, 1, 1), dy))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    norm = parallel.BatchNorm2d(3, momentum=momentum).to(torch.promote_types(x.dtype, torch.float32))
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -2.0, 0.5]))
+        norm.bias.copy_(torch.tensor([3.0, 0.0, -1.0]))
+    y = norm(x)
+    y.backward(dy)
+    assert x.grad is not None
+    for result in (y, x.grad):
+        assert result.dtype == x.dtype
+        assert result.is_contiguous(memory_format=torch.channels_last)
+    results = {"y": y, "dx": x.grad, "dweight": norm.weight.grad, "dbias": norm.bias.grad, "mean": norm.running_mean, "var": norm.running_var}
+    return {name: value.detach().contiguous() for name, value in results.items() if value is not None}
+
+
+def layer_worker(out: str) -> None:
+    """Each of ``LAYERS`` on this process's images, three or two."""
+    torch.set_num_threads(1)
+    parallel.start()
+    rank, sent = parallel.rank(), count_messages()
+    results = {layer: through_layer(layer, (slice(0, 3), slice(3, 5))[rank]) for layer in LAYERS}
+    assert sent == ["all_gather", "all_reduce"] * len(LAYERS)
+    save_file({f"{layer} {name}": value for layer in LAYERS for name, value in results[layer].items()}, f"{out}/rank{rank}.safetensors")
+
+
+def test_batch_normalisation_in_two_processes_equals_one_of_the_joint_batch(tmp_path: Path) -> None:
+    work("layer_worker", tmp_path)
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
+    for layer, (dtype, _, _) in LAYERS.items():
+        for name, expected in through_layer(layer, slice(0, 5), exactly=True).items():
+            key = f"{layer} {name}"
+            if name in ("y", "dx"):
+                result = torch.cat([first[key], second[key]])
+            elif name in ("dweight", "dbias"):  # of this process's images alone: gradients are averaged later
+                result = first[key] + second[key]
+            else:
+                result = first[key]
+                torch.testing.assert_close(result, second[key], rtol=0, atol=0)
+            tolerance = {torch.float64: 1e-12, torch.float32: 3e-4, torch.bfloat16: 1e-2}[dtype]
+            torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}")
+
+
 def test_two_processes_train_validate_and_resume(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     source, target = tiny_domains
-    out, environment = (
-        tmp_path / "run",
-        {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
-    )
+    out = tmp_path / "run"
     small = ["--preset", "fast", "--steps", "4", "--width", "4", "--crop", "32", "--batch-size", "2", "--validate-every", "2", "--no-baseline"]
     for arguments in ([f"--source={source}", f"--target={target}", *small, f"--out={out}"], [f"--resume={out}"]):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            environment["MASTER_PORT"] = str(free.getsockname()[1])
-        command = [sys.executable, "-m", "celladapt", "adapt", *arguments]
-        workers = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True) for rank in range(2)]
-        printed = [worker.communicate(timeout=120)[0] for worker in workers]
-        assert [worker.returncode for worker in workers] == [0, 0]
+        printed = in_two_processes("-m", "celladapt", "adapt", *arguments)
         assert "report" in printed[0]
         assert printed[1] == ""
     assert len((out / "validation.jsonl").read_text().splitlines()) == 2

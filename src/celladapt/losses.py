@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from enum import IntEnum
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,8 +34,8 @@ def soft_dice_loss(p: Tensor, y: Tensor, total: Callable[[Tensor], Tensor] = _id
 
     Source: Haq and Huang 2020, segmentation loss.
     """
-    intersection = total((p * y).sum())
-    return 1 - (2 * intersection + 1) / (total(p.sum()) + total(y.sum()) + 1)
+    sums = total(torch.stack([(p * y).sum(), p.sum() + y.sum()]))
+    return 1 - (2 * sums[0] + 1) / (sums[1] + 1)
 
 
 def domain_loss(logits: Tensor, domain: Domain) -> Tensor:

@@ -6,10 +6,13 @@ Launched by ``torchrun`` or ``accelerate launch``; a plain ``python`` or ``cella
 import os
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def start() -> None:
@@ -68,18 +71,58 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over all processes, in one flat message."""
+    """Replace each gradient by its mean over all processes, in one flat message however many networks the parameters are of."""
     if world_size() == 1:
         return
     grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
-    for g, mean in zip(grads, torch.split(flat / world_size(), [g.numel() for g in grads]), strict=True):
+    flat /= world_size()
+    for g, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
         g.copy_(mean.view_as(g))
 
 
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # The normalised x, and count, mean and variance (biased) over all processes.
+        channels = x.shape[1]
+        unused = torch.zeros(2, channels, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)  # whose dtype the statistics take
+        mine = torch.cat([unused.new_full((1,), x.numel() // channels), *torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)])
+        everyone = mine.new_empty(world_size(), len(mine))
+        dist.all_gather(list(everyone), mine)
+        counts, means, variances = torch.split(everyone, [1, channels, channels], dim=1)
+        # Chan's formula: squares about each process's own mean keep their digits where the mean is large.
+        n = counts.sum()
+        mean = (counts * means).sum(0) / n
+        var = (counts * (variances + (means - mean).square())).sum(0) / n
+        ctx.save_for_backward(x, weight, n, mean, (var + eps).rsqrt())
+        ctx.mark_non_differentiable(n, mean, var)
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps), n, mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        # With z the normalised x before weight and bias:  dx = weight / std · (dy - Σ dy / n - z · Σ (dy · z) / n), sums over all processes.
+        x, weight, n, mean, invstd = ctx.saved_tensors
+        # Of this process alone the two sums are the gradients of weight and bias; ``average_gradients`` sees to the others.
+        sums = torch.ops.aten.native_batch_norm_backward(dy, x, weight, None, None, mean, invstd, True, 0.0, [False, True, True])[1:]
+        total = torch.cat(sums)
+        dist.all_reduce(total)
+        sum_dyz, sum_dy = total.chunk(2)
+        of_dy = weight * invstd
+        of_x = -of_dy * invstd * sum_dyz / n
+        constant = -of_dy * sum_dy / n - of_x * mean
+        dx = torch.addcmul(_per_channel(constant), x, _per_channel(of_x)).addcmul_(dy, _per_channel(of_dy))
+        return dx.to(x.dtype), *sums, None
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    return x.view(1, -1, 1, 1)
+
+
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the batch of all processes; ``torch.nn.BatchNorm2d`` when there is only one.
+    """Batch normalisation over the batch of all processes, one message each way; ``torch.nn.BatchNorm2d`` when there is only one.
 
     Torch's SyncBatchNorm runs on GPUs only; this one runs anywhere and keeps the two-process test honest.
     """
@@ -91,11 +134,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         """``x`` [B, C, H, W] -> the same shape, normalised per channel."""
         if not self.training or not self.across_processes or world_size() == 1:
             return super().forward(x)
-        shape = (1, -1, 1, 1)
-        y = x.to(torch.promote_types(x.dtype, torch.float32))
-        n = sum_over_processes(y.new_tensor(float(y.numel() // y.shape[1])))
-        mean = sum_over_processes(y.sum((0, 2, 3))) / n
-        var = sum_over_processes((y - mean.view(shape)).square().sum((0, 2, 3))) / n
+        y, n, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -104,5 +143,4 @@ class BatchNorm2d(nn.BatchNorm2d):
             momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), momentum)
-        y = (y - mean.view(shape)) * (var.view(shape) + self.eps).rsqrt()
-        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return cast(Tensor, y)

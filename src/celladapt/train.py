@@ -69,8 +69,8 @@ def take_step(method: Method, batch: Batch, optimizers: Optimizers, arithmetic: 
             optimizers[name].zero_grad()
         torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         values |= finite()
+        parallel.average_gradients(parameter for name in turn.moves for parameter in networks[name].parameters())
         for name in turn.moves:
-            parallel.average_gradients(networks[name].parameters())
             optimizers[name].step()
     return values
 
