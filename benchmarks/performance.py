@@ -84,13 +84,16 @@ def data_path(r: Record) -> str:
 
 
 def predict(r: Record) -> str:
-    """Ratios by width, MONAI, nuclei, and the curve over image sizes."""
+    """Ratios by width, peers, nuclei, and the curve over image sizes."""
     lines = []
     for width, one in r["widths"].items():
         text = f"{one['megapixels_per_second']:.2f} MP/s, {one['ratio']:.2f}× the plain loop ({one['quartiles'][0]:.2f} to {one['quartiles'][1]:.2f})"
         if peer := one.get("over_monai"):
-            text += f", {peer['ratio']:.2f}× MONAI with windows of {peer['window']} ({peer['quartiles'][0]:.2f} to {peer['quartiles'][1]:.2f})"
-        changed = f"against float32 {100 * one['share_of_mask_pixels_changed']:.2f} % of the mask's pixels change"
+            text += f", {_peer('MONAI', peer)}"
+        if peer := one.get("over_instanseg"):
+            ours, its = (f"{flop / 1e3:.0f}" for flop in peer["flop_per_pixel"])
+            text += f", {_peer('InstanSeg', peer)}, {peer['ratio_per_flop']:.2f}× for the same arithmetic ({ours} kFLOP a pixel against its {its})"
+        changed = f"{100 * one['share_of_mask_pixels_changed']:.2f} % of the mask's pixels differ from the whole image in float32"
         lines.append((f"width {width}", f"{text}; {changed} (random weights)"))
     i = r["instances"]
     shares = ", ".join(f"{100 * share:.0f} % of the network's time at width {width}" for width, share in i["over_network"].items())
@@ -101,6 +104,10 @@ def predict(r: Record) -> str:
     )
     head = "| image | seconds | MP/s | peak MiB of the process | MiB of image and answer |\n|---|--:|--:|--:|--:|"
     return f"{headline(r)}\n\n{rows(*lines)}\n\nCost over image size, width 16, the probability map alone, each in a process of its own:\n\n{head}\n{curve}"
+
+
+def _peer(name: str, r: Record) -> str:
+    return f"{r['ratio']:.2f}× {name} with windows of {r['window']} ({r['quartiles'][0]:.2f} to {r['quartiles'][1]:.2f})"
 
 
 def startup(r: Record) -> str:

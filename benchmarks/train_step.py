@@ -13,6 +13,7 @@ runs once on each image (2), R once (1), and each goes backward once (6). The di
 import statistics
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +23,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measure import clock, conditions, paired, parser, product_peak, publish
+from benchmarks.measure import clock, conditions, paired, parser, plain_layers, product_peak, publish
 from benchmarks.noise import domain, pairs
 from benchmarks.training_loop import loop, on_gpu, whole_run
 from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec, preset_options, with_options
-from celladapt.hardware import arithmetic, pick_device, tried_convolutions, uses_bf16
+from celladapt.convolution import winograd
+from celladapt.hardware import arithmetic, kept_memory, pick_device, tried_convolutions, uses_bf16
 from celladapt.methods import build
 from celladapt.train import make_optimizers, take_step
 
@@ -73,6 +75,7 @@ def plain(width: int, side: int, batch: int, device: torch.device) -> Side:
     """The same step in float32 and the usual memory layout, in the order of the released script."""
     torch.manual_seed(0)
     method = build(MethodSpec.parse("cellseguda"), width)
+    plain_layers(method.networks)
     S, D, R = (method.networks[name].to(device).train() for name in "SDR")
     adam_s, adam_d, adam_r = (torch.optim.Adam(network.parameters(), lr=rate) for network, rate in ((S, 5e-4), (D, 1e-3), (R, 1e-3)))
 
@@ -183,10 +186,11 @@ def main() -> None:
     peak = product_peak(dtype, device)
     slow = plain(*size, device).step
     offered: list[Way] = ["eager", "compiled"] if gpu or a.compile else ["eager"]
-    with tried_convolutions(device):  # for both sides
+    with tried_convolutions(device), nullcontext() if gpu else kept_memory():  # for both sides
         ways = {way: attempted(lambda way=way: measured(way, slow, size, device, turns, peak)) for way in offered}
     best = max((way for way in offered if "ratio" in ways[way]), key=lambda way: ways[way]["ratio"])
-    what = f"training step, width {size[0]}, {size[1]} x {size[1]}, batch {size[2]}"
+    how = "bf16" if dtype == torch.bfloat16 else "float32 with Winograd's convolutions" if winograd() and not gpu else "float32"
+    what = f"training step, width {size[0]}, {size[1]} x {size[1]}, batch {size[2]}, {how}"
     record = {**ways[best], "what": f"{what}, {best}" if len(offered) > 1 else what, "product_peak_gflops": peak, **before}
     if len(offered) > 1:
         record["ways"] = ways

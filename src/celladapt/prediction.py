@@ -90,7 +90,7 @@ class Model:
         strips = spans(len(rows), self._rows_at_a_time(len(columns)))
         probability, done = np.empty((h, w), np.float32), 0
         with torch.inference_mode(), kept_memory() if self.device.type == "cpu" else nullcontext():
-            inputs = (self._input(image[rows[strip]][:, columns]) for strip in strips)
+            inputs = (self._input(image[rows[strip]].take(columns, axis=1) if len(columns) > w else image[rows[strip]]) for strip in strips)
             for piece in InStrips(self._fast())(inputs, len(strips)):
                 part = probability[done : done + len(piece)]
                 part[:] = piece[: len(part), :w].cpu().numpy()

@@ -17,8 +17,8 @@ SMALLEST = 2 * GRID
 LAG = GRID - 2
 """Rows that the first strip is longer than the others: two convolutions lag two rows, so that at every level an even number of rows is left to pool."""
 
-Part = tuple[list[Tensor], bool]
-"""Channels of an input: pieces [1, C, rows, W], one below the other, and whether their ReLU is still to be taken."""
+Part = list[Tensor]
+"""Some channels of an input, in pieces [1, C, rows, W] one below the other."""
 
 
 def spans(height: int, rows: int) -> list[slice]:
@@ -51,23 +51,22 @@ class InStrips:
             [rows, W] float32.
         """
         for number, strip in enumerate(strips, start=1):
-            y = self._level(0, strip, False, last=number == count)
+            y = self._level(0, strip, last=number == count)
             if y.shape[2]:
-                logits = self.network.head(F.relu(y, inplace=True))
+                logits = self.network.head(y)
                 yield torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))[0, 0]
 
-    def _level(self, level: int, x: Tensor, relu: bool, last: bool) -> Tensor:
-        """Rows of ``x``, ReLU to be taken or not, through this level and all below; the last ReLU is left to be taken."""
-        x = self.down[level]([([x], relu)], last)
+    def _level(self, level: int, x: Tensor, last: bool) -> Tensor:
+        """Rows of ``x`` through this level and all below."""
+        x = self.down[level]([[x]], last)
         if level == DEPTH:
             return x
         self.skips[level].append(x)
-        # ReLU and maximum change places, so that it is taken of a quarter of the pixels.
         pooled = F.max_pool2d(x, 2) if x.shape[2] else x[..., ::2]
-        below = self._level(level + 1, pooled, True, last)
+        below = self._level(level + 1, pooled, last)
         number = DEPTH - 1 - level
-        up = self.network.up[number](F.relu(below, inplace=True)) if below.shape[2] else below[:, :, :0].repeat(1, 1, 1, 2)
-        return self.merge[number]([(self._skipped(level, up.shape[2]), True), ([up], False)], last)
+        up = self.network.up[number](below) if below.shape[2] else below.repeat(1, 1, 1, 2)
+        return self.merge[number]([self._skipped(level, up.shape[2]), [up]], last)
 
     def _skipped(self, level: int, rows: int) -> list[Tensor]:
         """The oldest ``rows`` of what waits at ``level``."""
@@ -82,39 +81,40 @@ class InStrips:
 
 
 class _Block:
-    """(3x3 convolution, ReLU) twice, the second ReLU left to be taken."""
+    """(3x3 convolution, ReLU) twice."""
 
     def __init__(self, block: DoubleConv) -> None:
         first, second = (layer for layer in block if isinstance(layer, nn.Conv2d))
-        self.first, self.second = _Rows(first), _Rows(second)
+        self.first, self.second = _Rows(first), _Rows(second, relu=True)
 
     def __call__(self, parts: list[Part], last: bool) -> Tensor:
-        return self.second([([self.first(parts, last)], True)], last)
+        return F.relu(self.second([[self.first(parts, last)]], last), inplace=True)
 
 
 class _Rows:
-    """A 3x3 convolution of rows that come in pieces."""
+    """A 3x3 convolution of rows that come in pieces, or of what ReLU leaves of them."""
 
-    def __init__(self, layer: nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Conv2d, relu: bool = False) -> None:
         self.layer = copy.copy(layer)
         self.layer.padding = (0, 1)
+        self.relu = relu
         self.above: Tensor | None = None
 
     def __call__(self, parts: list[Part], last: bool) -> Tensor:
         """As many rows [1, K, rows, W] as can be told from ``parts``, whose channels are put side by side, and all before."""
-        like = parts[-1][0][-1]
-        rows, before = sum(piece.shape[2] for piece in parts[-1][0]), 1 if self.above is None else self.above.shape[2]
+        like = parts[-1][-1]
+        rows, before = sum(piece.shape[2] for piece in parts[-1]), 1 if self.above is None else self.above.shape[2]
         shape = (1, self.layer.in_channels, before + rows + last, like.shape[3])
         x = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
         x[:, :, :before] = 0 if self.above is None else self.above
         if last:
             x[:, :, -1] = 0
         channel = 0
-        for pieces, relu in parts:  # written to where they are needed below the rows above, so that nothing has to be moved there
+        for pieces in parts:  # written to where they are needed below the rows above, so that nothing has to be moved there
             row = before
             for piece in pieces:
                 into = x[:, channel : channel + piece.shape[1], row : row + piece.shape[2]]
-                torch.clamp_min(piece, 0, out=into) if relu else into.copy_(piece)
+                torch.clamp_min(piece, 0, out=into) if self.relu else into.copy_(piece)
                 row += piece.shape[2]
             channel += pieces[0].shape[1] if pieces else 0
         self.above = x[:, :, -2:].clone()
