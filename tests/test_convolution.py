@@ -56,6 +56,7 @@ def test_winograd_without_rows_of_zeros(size: tuple[int, int, int], monkeypatch:
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
+    convolution.winograd()  # which tries it out once
     for name in ("convolve", "image_gradient", "filter_gradient"):
         real = getattr(winograd, name)
         monkeypatch.setattr(winograd, name, lambda *values, name=name, real=real: (calls.append(name), real(*values))[1])
@@ -85,6 +86,53 @@ def test_filter_gradient_in_contiguous_layout_is_the_same(layer: nn.Module, monk
     layer.__class__ = ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else Conv2d
     x = torch.randn(2, layer.in_channels, 16, 24).to(memory_format=torch.channels_last)
     assert max(differences(layer, x).values()) < 1e-4
+
+
+def test_an_in_place_activation_may_follow() -> None:
+    layer, x = Conv2d(64, 64, 3, padding=1), torch.randn(1, 64, 32, 32)
+    F.relu(layer(x), inplace=True).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv2d(64, 64, 3, padding=1), (64, 32, 32)),
+        (Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), (1, 8, 32, 32)),
+        (Conv2d(8, 8, 3, padding="same"), (1, 8, 32, 32)),
+        (Conv2d(64, 64, 3, padding=1, groups=2), (1, 64, 32, 32)),
+        (ConvTranspose2d(8, 8, 2, stride=2, groups=2), (1, 8, 16, 16)),
+        (ConvTranspose2d(8, 8, 2, stride=2), (8, 16, 16)),
+    ],
+    ids=["unbatched", "reflect", "same", "groups", "transposed groups", "transposed unbatched"],
+)
+def test_other_kinds_of_layers_are_torch_s_own(layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "contiguous_is_faster", lambda: True)
+    calls = count_calls(monkeypatch)
+    assert max(differences(layer, torch.randn(shape)).values()) < 1e-4
+    assert not calls
+
+
+def test_a_numba_that_does_not_work_costs_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("no locator available for the cache")
+
+    monkeypatch.setattr(winograd, "convolve", broken)
+    convolution.winograd.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="no locator available"):
+            assert convolution.winograd() is None
+        assert Conv2d(64, 64, 3, padding=1)(torch.randn(1, 64, 32, 32)).shape == (1, 64, 32, 32)
+    finally:
+        convolution.winograd.cache_clear()
+
+
+def test_the_same_bits_each_time() -> None:
+    x, weight = torch.randn(1, 64, 40, 40), torch.randn(64, 64, 3, 3)
+    for gradient in (winograd.convolve, winograd.image_gradient):
+        assert gradient(x, weight).equal(gradient(x, weight))
+    assert winograd.filter_gradient(x, x).equal(winograd.filter_gradient(x, x))
 
 
 def test_without_numba_torch_convolves(monkeypatch: pytest.MonkeyPatch) -> None:

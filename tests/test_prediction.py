@@ -1,6 +1,7 @@
 """From images to masks and nuclei: strips that agree with the whole, every kind of image, and what is written where."""
 
 import copy
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from celladapt import prediction
 from celladapt.convolution import Conv2d
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.networks import Segmenter, UNet
-from celladapt.prediction import FEATURE_BYTES, Model, find_images, load_model, predict
+from celladapt.prediction import Model, find_images, load_model, predict
 from celladapt.strips import GRID, LAG, SMALLEST, spans
 
 NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
@@ -84,7 +86,7 @@ def test_strips_equal_the_whole(model: Model, shape: tuple[int, int], rows: int,
 
 
 def test_nothing_is_computed_twice(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many rows go through each level in strips as in the whole image, plus the two that a convolution keeps for the next strip."""
+    """As much comes out of every convolution in strips as in the whole image."""
     seen: list[int] = []
     real = Conv2d.forward
     monkeypatch.setattr(Conv2d, "forward", lambda layer, x: (seen.append((y := real(layer, x)).shape[2] * y.shape[3] * y.shape[1]), y)[1])
@@ -117,11 +119,15 @@ def test_an_odd_number_of_rows_to_pool_would_not(model: Model, monkeypatch: pyte
     assert np.abs(different - whole).max() > 1e-3
 
 
-def test_memory_is_that_of_a_strip_however_high_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    for width, w in ((4, 64), (16, 2048), (64, 20_000)):
-        rows = Model(Segmenter(width), NORMALISATION, precision="float32")._rows_at_a_time(w)
-        assert rows % GRID == 0
-        assert rows == 2 * SMALLEST or rows * w * width * 4 <= FEATURE_BYTES
+def test_no_layer_sees_more_than_a_strip_however_high_the_image(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = Conv2d.forward
+    monkeypatch.setattr(Conv2d, "forward", lambda layer, x: (seen.append(x.numel()), real(layer, x))[1])
+    monkeypatch.setattr("celladapt.prediction.FEATURE_BYTES", 64 * 64 * 4 * 4)  # 64 rows of 64 pixels at width 4
+    for height in (320, 1600):
+        model.predict(picture(1, height, 64))
+        # The last merge joins two maps of width 4; with the last strip comes what lagged, at most the 107 rows that S looks down.
+        assert 8 * 64 * 64 < max(seen) < 8 * (64 + 107 + 3) * 64
 
 
 def test_a_model_whose_weights_change_predicts_with_the_new_ones(model: Model) -> None:
@@ -368,3 +374,66 @@ def test_files_that_would_write_the_same_output_are_refused(model: Model, images
     with pytest.raises(InputError, match=r"c\.tif and .*c\.png would write the same output"):
         predict(model, [images, tmp_path / "other"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# --- finding nuclei and writing beside the network --------------------------------------------------
+
+
+def test_outputs_come_in_order_however_long_each_takes(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(7):
+        write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 30 + number))
+    second = threading.Event()
+    real = prediction._write
+
+    def slow_first(path: Path, *rest: object) -> prediction.Written:
+        if path.stem == "0":
+            assert second.wait(60), "the second image is written while the first one is"
+        if path.stem == "1":
+            second.set()
+        return real(path, *rest)
+
+    monkeypatch.setattr(prediction, "_WRITERS", 3)
+    monkeypatch.setattr(prediction, "_write", slow_first)
+    written = predict(model, tmp_path / "in", tmp_path / "out")
+    assert [one.image.stem for one in written] == list("0123456")
+    assert all(read_mask(one.outputs["instances"]).shape == (30, 30 + number) for number, one in enumerate(written))
+
+
+def test_a_large_image_waits_for_the_others_to_be_written(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 30))
+    running: list[str] = []
+    most: list[int] = []
+    real = prediction._write
+
+    def counted(path: Path, *rest: object) -> prediction.Written:
+        running.append(path.stem)
+        most.append(len(running))
+        try:
+            return real(path, *rest)
+        finally:
+            running.remove(path.stem)
+
+    monkeypatch.setattr(prediction, "_WRITERS", 3)
+    monkeypatch.setattr(prediction, "_WAITING_PIXELS", 1000)
+    monkeypatch.setattr(prediction, "_write", counted)
+    assert len(predict(model, tmp_path / "in", tmp_path / "out")) == 4
+    assert max(most) == 1
+
+
+@pytest.mark.parametrize("error", [InputError("disk full"), RuntimeError("a fault")])
+def test_one_failure_costs_no_other_image(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    for number in range(5):
+        write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 30))
+    real = prediction._write
+
+    def failing(path: Path, *rest: object) -> prediction.Written:
+        if path.stem == "4":
+            raise error
+        return real(path, *rest)
+
+    monkeypatch.setattr(prediction, "_WRITERS", 2)
+    monkeypatch.setattr(prediction, "_write", failing)
+    with pytest.raises(type(error), match=str(error)):
+        predict(model, tmp_path / "in", tmp_path / "out", save="mask")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"{number}_mask.png" for number in range(4)]

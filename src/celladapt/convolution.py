@@ -2,8 +2,11 @@
 
 - 3x3 convolutions between enough channels go by Winograd's algorithm, where numba is installed (the extra ``cpu``).
 - The gradient of the filter is computed in contiguous layout on processors without AVX-512: there oneDNN is four times slower in channels-last.
+
+Neither has a second derivative.
 """
 
+import warnings
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,11 +22,16 @@ _ENOUGH_TILES = 16  # with fewer the transform of the filters does
 
 @cache
 def winograd() -> ModuleType | None:
-    """The module, or None where numba is not installed."""
+    """The module, or None where numba is not installed or does not work, of which it warns."""
     if find_spec("numba") is None:
         return None
-    from celladapt import winograd as module
+    try:
+        from celladapt import winograd as module
 
+        module.convolve(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 3, 3))
+    except Exception as error:  # an installation can fail in many ways, and none may cost a run
+        warnings.warn(f"numba does not work here, so convolutions are slower than they could be ({error}).", RuntimeWarning, stacklevel=2)
+        return None
     return module
 
 
@@ -37,13 +45,13 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, K, H', W']."""
-        if _float32_on_cpu(x, self.weight):
+        if _is_ours(self, x):
             if self._suits_winograd(x) and (module := winograd()):
                 if not torch.is_grad_enabled():
                     return module.convolve(x, self.weight, self.bias, self.padding[0])  # type: ignore[no-any-return]
                 if self.padding == (1, 1):
                     return _Winograd.apply(x, self.weight, self.bias, module)  # type: ignore[no-untyped-call, no-any-return]
-            if contiguous_is_faster() and self.kernel_size != (1, 1):
+            if torch.is_grad_enabled() and contiguous_is_faster() and self.kernel_size != (1, 1):
                 return _convolve(self, x, transposed=False)
         return super().forward(x)
 
@@ -64,17 +72,24 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, C, H, W] -> [B, K, H', W']."""
-        if output_size is None and _float32_on_cpu(x, self.weight) and contiguous_is_faster():
+        if output_size is None and _is_ours(self, x) and torch.is_grad_enabled() and contiguous_is_faster():
             return _convolve(self, x, transposed=True)
         return super().forward(x, output_size)
 
 
-def _float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
+def _is_ours(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
+    """Whether ``layer`` computes plainly in float32 on the CPU, and is of a kind that the networks here have."""
+    weight = layer.weight
     return (
         x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and x.ndim == 4
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 

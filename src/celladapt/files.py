@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,12 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # a folder that cannot be written shows here, whatever error the writer would make of it
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         try:
             yield temporary
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # some writers make private files, which colleagues could not read
+            os.chmod(temporary, mode)  # some writers make private files, which colleagues could not read
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -71,12 +73,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def now() -> str:

@@ -6,6 +6,8 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -108,5 +110,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.processor() or platform.machine()})",
         "bf16": has_bf16(device),
         "threads": torch.get_num_threads(),
+        "numba": version("numba") if find_spec("numba") else None,
         "command": " ".join(sys.argv),
     }

@@ -6,7 +6,7 @@ Launched by ``torchrun`` or ``accelerate launch``; a plain ``python`` or ``cella
 import os
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,6 +82,11 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         g.copy_(mean.view_as(g))
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _Normalise.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call, no-any-return]
+
+
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -134,7 +139,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         """``x`` [B, C, H, W] -> the same shape, normalised per channel."""
         if not self.training or not self.across_processes or world_size() == 1:
             return super().forward(x)
-        y, n, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        y: Tensor
+        y, n, mean, var = _normalise(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -143,4 +149,4 @@ class BatchNorm2d(nn.BatchNorm2d):
             momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), momentum)
-        return cast(Tensor, y)
+        return y

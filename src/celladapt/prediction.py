@@ -31,6 +31,7 @@ from celladapt.strips import GRID, SMALLEST, InStrips, spans
 Output = Literal["mask", "instances", "probability"]
 RECORD = "predictions.json"
 _WRITERS = max(1, min(4, (os.cpu_count() or 1) // 2))
+_WAITING_PIXELS = 2**26
 FEATURE_BYTES = 2**25
 """Of the first block's output for one strip of rows."""
 
@@ -102,7 +103,8 @@ class Model:
 
     def _rows_at_a_time(self, w: int) -> int:
         width = int(self.network.head.in_channels)
-        return max(2 * SMALLEST, FEATURE_BYTES // (w * width * self._dtype.itemsize) // GRID * GRID)
+        limit = FEATURE_BYTES * (8 if self.device.type == "cuda" else 1)  # a GPU has no cache to stay in, and wants large pieces
+        return max(SMALLEST, limit // (w * width * self._dtype.itemsize) // GRID * GRID)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -209,34 +211,32 @@ def predict(
     seen = [path.stem for path in images if digest(path) in known]
     done: list[Written] = []
     failed: list[str] = []
-    waiting: deque[tuple[Path, Future[Written]]] = deque()
+    waiting: deque[tuple[Path, int, Future[Written]]] = deque()
     with Bar("predicting", len(images)) as bar, ThreadPoolExecutor(_WRITERS) as writers:
 
         def finish() -> None:
-            path, written = waiting.popleft()
+            path, _, written = waiting.popleft()
             try:
                 done.append(written.result())
             except InputError as error:
                 failed.append(str(error))
             bar.step(path.name)
 
-        try:
-            for path, outputs in planned.items():
-                try:
-                    prediction = model.predict(read_image(path))
-                except InputError as error:
-                    failed.append(str(error))
-                    bar.step(path.name)
-                    continue
-                # Nuclei are found and files written while the network is at the next image; a few images wait at most.
-                waiting.append((path, writers.submit(_write, path, prediction, outputs)))
-                if len(waiting) > _WRITERS:
-                    finish()
-            while waiting:
+        for path, outputs in planned.items():
+            try:
+                prediction = model.predict(read_image(path))
+            except InputError as error:
+                failed.append(str(error))
+                bar.step(path.name)
+                continue
+            # Nuclei are found and files written while the network is at the next image. Few and small images wait, so that memory is bounded.
+            pixels = prediction.probability.size
+            while waiting and (len(waiting) >= _WRITERS or pixels + sum(size for _, size, _ in waiting) > _WAITING_PIXELS):
                 finish()
-        except BaseException:
-            writers.shutdown(cancel_futures=True)
-            raise
+            waiting.append((path, pixels, writers.submit(_write, path, prediction, outputs)))
+            del prediction
+        while waiting:
+            finish()
     earlier = record_of(out)
     kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {path.stem for path in images}]
     if seen or earlier:

@@ -151,7 +151,7 @@ class Trainer:
         """Run to the last step; a finished run returns at once.
 
         Raises:
-            InputError: a loss term is not finite, the checkpoint is damaged or of another run, or ``--compile`` cannot work here.
+            InputError: a loss term is not finite, or the checkpoint is damaged or of another run.
             KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
         """
         self.method.networks.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -161,9 +161,7 @@ class Trainer:
         if self.step == self.config.steps:
             return
         if self.config.compile:
-            check_compiler(self.device)
-            for network in self.method.networks.values():
-                network.compile()
+            self._compile()
         main = parallel.rank() == 0
         with ExitStack() as stack:
             if self.device.type == "cpu":
@@ -194,6 +192,15 @@ class Trainer:
                     raise KeyboardInterrupt
                 bar.step("  ".join(f"{name} {value:.3g}" for name, value in values.items()))
         parallel.wait()
+
+    def _compile(self) -> None:
+        try:
+            check_compiler(self.device)
+        except InputError as error:  # a run that was begun elsewhere need not end for it
+            say(f"{error} Training goes on without.")
+            return
+        for network in self.method.networks.values():
+            network.compile()
 
     def _validate(self, log: "Log") -> None:
         """Score this step's segmenter, and keep it if it is the best so far by the chosen criterion."""

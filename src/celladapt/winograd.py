@@ -10,6 +10,7 @@ those of bf16.
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -58,7 +59,7 @@ def filter_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """Of ``convolve`` with respect to ``weight``: ``x`` [B, C, H, W] and ``grad`` [B, K, H, W] -> [K, C, 3, 3] in channels-last layout."""
     (b, c, h, w), k = x.shape, grad.shape[1]
     image, above = _channels_last(x), _channels_last(grad)
-    result = np.empty((k, 3, 3, c), np.float32)
+    result = torch.empty((k, c, 3, 3), memory_format=torch.channels_last)
     with _threads():
         total = torch.empty(POINTS, k, c)
         for first, count in _chunks(b, h, w, c, k):
@@ -66,20 +67,21 @@ def filter_gradient(x: Tensor, grad: Tensor) -> Tensor:
             _of_tiles(image, v.numpy(), first, 1)
             _of_pixels(above, m.numpy(), first)
             total.baddbmm_(m.transpose(1, 2), v, beta=float(first > 0))  # beta 0 does not read what was there
-        _to_filters(total.numpy(), result)
-    return torch.from_numpy(result).permute(0, 3, 1, 2)
+        _to_filters(total.numpy(), _channels_last(result))
+    return result
 
 
 def _through(x: Tensor, filters: Tensor, offset: Array, above: int) -> Tensor:
     """``x`` [B, C, H, W] and transformed ``filters`` [36, C, K] -> [B, K, H + 2 above - 2, W]."""
     (b, c, h, w), k = x.shape, filters.shape[2]
     h += 2 * above - 2
-    image, result = _channels_last(x), np.empty((b, h, w, k), np.float32)
+    image, result = _channels_last(x), torch.empty((b, k, h, w), memory_format=torch.channels_last)
+    pixels = _channels_last(result)
     for first, count in _chunks(b, h, w, c, k):
         v = torch.empty(POINTS, count, c)
         _of_tiles(image, v.numpy(), first, above)
-        _to_pixels(torch.bmm(v, filters).numpy(), offset, result, first)
-    return torch.from_numpy(result).permute(0, 3, 1, 2)
+        _to_pixels(torch.bmm(v, filters).numpy(), offset, pixels, first)
+    return result
 
 
 def _transformed(weight: Tensor, turned: bool) -> Tensor:
@@ -98,19 +100,21 @@ def _chunks(b: int, h: int, w: int, c: int, k: int) -> Iterator[tuple[int, int]]
 
 
 def _channels_last(x: Tensor) -> Array:
+    """[B, H, W, C]; the memory of ``x`` itself where that is its layout."""
     array: Array = x.detach().permute(0, 2, 3, 1).contiguous().numpy()
     return array
 
 
-class _threads:
+@contextmanager
+def _threads() -> Iterator[None]:
     """As many threads as torch uses, one caller at a time."""
-
-    def __enter__(self) -> None:
-        _one_caller.acquire()
+    with _one_caller:
+        before = numba.get_num_threads()
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-
-    def __exit__(self, *_: object) -> None:
-        _one_caller.release()
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
 
 
 # Of the type of the data: a Python number would make numba compute in float64.
