@@ -1,7 +1,7 @@
 """Torch's convolutions, with two changes for float32 on the CPU, where torch leaves most time on the table. Everywhere else they are torch's own.
 
 - 3x3 convolutions between enough channels go by Winograd's algorithm, where numba is installed (the extra ``cpu``).
-- The gradient of the filter is computed in contiguous layout on processors without AVX-512: there oneDNN is four times slower in channels-last.
+- The gradient of the filter is computed in contiguous layout where torch's best instructions are AVX2: there oneDNN is four times slower in channels-last.
 
 Neither has a second derivative.
 """
