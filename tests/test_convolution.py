@@ -45,7 +45,7 @@ def test_winograd_is_the_convolution(size: tuple[int, int, int], channels: tuple
 
 @pytest.mark.parametrize("size", [(1, 3, 20), (2, 18, 25), (1, 21, 50)])
 def test_winograd_without_rows_of_zeros(size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "_ENOUGH_TILES", 1)
+    monkeypatch.setattr(convolution, "_ENOUGH_WORK", 1)
     layer = Conv2d(48, 48, 3, padding=(0, 1))
     x = torch.randn(size[0], 48, *size[1:])
     with torch.inference_mode():
@@ -148,6 +148,16 @@ def test_other_arithmetic_is_torch_s_own(dtype: torch.dtype, monkeypatch: pytest
     layer, x = Conv2d(64, 64, 3, padding=1).to(dtype), torch.randn(1, 64, 32, 32, dtype=dtype)
     torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), atol=0, rtol=0)
     assert not calls
+
+
+def test_a_small_image_does_not_wait_for_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_calls(monkeypatch)
+    layer = Conv2d(64, 64, 3, padding=1)
+    with torch.inference_mode():
+        layer(torch.randn(1, 64, 64, 64))
+        assert not calls
+        layer(torch.randn(1, 64, 96, 96))
+    assert calls == ["convolve"]
 
 
 def test_autocast_is_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:

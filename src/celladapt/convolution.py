@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_ENOUGH_CHANNELS = {
-    True: 32,
-    False: 48,
-}  # with and without gradients, which gain the most; with fewer the transforms cost more than the products save
+_ENOUGH_CHANNELS = 32  # with fewer the transforms cost more than the products save
 _ENOUGH_TILES = 16  # with fewer the transform of the filters does
+_ENOUGH_TO_PREDICT = 48  # channels, where there are no gradients, which gain the most
+_ENOUGH_WORK = 5e8  # operations of a layer in prediction; of a small image numba would take longer to load than it saves
 
 
 @cache
@@ -60,14 +59,13 @@ class Conv2d(nn.Conv2d):
 
     def _suits_winograd(self, x: Tensor) -> bool:
         shape = (self.kernel_size, self.stride, self.padding[1:], self.dilation, self.groups, self.padding_mode)
-        if (
-            shape != ((3, 3), (1, 1), (1,), (1, 1), 1, "zeros")
-            or self.padding[0] not in (0, 1)
-            or min(self.in_channels, self.out_channels) < _ENOUGH_CHANNELS[torch.is_grad_enabled()]
-        ):
+        if shape != ((3, 3), (1, 1), (1,), (1, 1), 1, "zeros") or self.padding[0] not in (0, 1):
             return False
         b, _, h, w = x.shape
-        return b * -(-h // 4) * -(-w // 4) >= _ENOUGH_TILES
+        tiles, fewest = b * -(-h // 4) * -(-w // 4), min(self.in_channels, self.out_channels)
+        if torch.is_grad_enabled():
+            return fewest >= _ENOUGH_CHANNELS and tiles >= _ENOUGH_TILES
+        return fewest >= _ENOUGH_TO_PREDICT and 2 * 9 * 16 * tiles * self.in_channels * self.out_channels >= _ENOUGH_WORK
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
