@@ -22,14 +22,13 @@ from scipy import ndimage
 from torch import nn
 
 from benchmarks.measure import clock, conditions, paired, parser, peak_mib, plain_layers, publish
+from benchmarks.noise import NORMALISATION
 from benchmarks.peers import flop_per_pixel, installed, instanseg, instanseg_network, monai
-from celladapt.data.normalise import Normalisation
 from celladapt.hardware import pick_device
 from celladapt.instances import to_instances
 from celladapt.networks import Segmenter, UNet
 from celladapt.prediction import Model
 
-NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 DRAW = 0
 
 

@@ -188,6 +188,8 @@ def main() -> None:
     offered: list[Way] = ["eager", "compiled"] if gpu or a.compile else ["eager"]
     with tried_convolutions(device), nullcontext() if gpu else kept_memory():  # for both sides
         ways = {way: attempted(lambda way=way: measured(way, slow, size, device, turns, peak)) for way in offered}
+    if not any("ratio" in one for one in ways.values()):
+        raise SystemExit(f"no step could be measured: {ways['eager']['failed']}")
     best = max((way for way in offered if "ratio" in ways[way]), key=lambda way: ways[way]["ratio"])
     how = "bf16" if dtype == torch.bfloat16 else "float32 with Winograd's convolutions" if winograd() and not gpu else "float32"
     what = f"training step, width {size[0]}, {size[1]} x {size[1]}, batch {size[2]}, {how}"
