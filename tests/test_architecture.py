@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import celladapt
@@ -68,3 +70,9 @@ def test_no_part_of_the_documentation_is_left_to_be_filled_in() -> None:
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"<!-- begin (\S+) -->\s*<!-- end", text), file
         assert not re.search(r"^[A-Z]{4,}$", text, flags=re.MULTILINE), file
+
+
+def test_no_compiler_is_loaded_before_it_is_needed() -> None:
+    """Loading either takes a second, which a small prediction would spend for nothing."""
+    script = "import sys, celladapt.prediction, celladapt.train; print([name for name in ('numba', 'torch._dynamo') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip() == "[]"

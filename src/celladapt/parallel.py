@@ -4,8 +4,9 @@ Launched by ``torchrun`` or ``accelerate launch``; a plain ``python`` or ``cella
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,9 +83,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         g.copy_(mean.view_as(g))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _Normalise.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call, no-any-return]
+@cache
+def _normalise() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """What torch.compile leaves alone; made at its first use, because that loads the compiler."""
+    return torch.compiler.disable(_Normalise.apply)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Normalise(torch.autograd.Function):
@@ -140,7 +142,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not self.training or not self.across_processes or world_size() == 1:
             return super().forward(x)
         y: Tensor
-        y, n, mean, var = _normalise(x, self.weight, self.bias, self.eps)
+        y, n, mean, var = _normalise()(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
