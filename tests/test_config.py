@@ -26,6 +26,7 @@ OTHER: dict[str, Any] = {
     "select": "snd",
     "batch_norm": "shared",
     "augment": "flip",
+    "ema": 0.5,
     "precision": "bf16",
     "device": "cpu",
     "compile": True,
@@ -238,6 +239,7 @@ def test_preset_paper_is_the_published_recipe() -> None:
         "validate_every": 500,
         "select": "labelled",
         "batch_norm": "shared",
+        "ema": 0,
         "precision": "float32",
     }
     assert {name: getattr(config, name) for name in published} == published

@@ -1,11 +1,12 @@
 """The contract that every file in methods/ keeps, and who moves by which term."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_batch, make_method, step
+from helpers import make_batch, make_method, part, step, teacher_of
 
 from celladapt import checkpoint, methods
 from celladapt.batch import Batch
@@ -48,13 +49,14 @@ def test_contract(name: str, tmp_path: Path) -> None:
 def test_finite_in_bf16(name: str) -> None:
     method = make_method(name)
     optimizers = make_optimizers(method, Config())
-    values = take_step(method, make_batch(labelled=(True,)), optimizers, lambda: torch.autocast("cpu", torch.bfloat16))
+    values = take_step(method, make_batch(labelled=(True,)), optimizers, lambda: torch.autocast("cpu", torch.bfloat16), teacher_of(method))
     assert all(math.isfinite(value) for value in values.values())
 
 
 # Which networks a term sends a gradient to, when the loop evaluates its turn.
 WHO_MOVES = {
     "source_only": {"seg": {"S"}},
+    "mean_teacher": {"seg": {"S"}, "classical": {"S"}, "self": {"S"}},
     "supervised": {"seg": {"S"}},
     "cellseguda": {"dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "adv": {"S"}, "rec": {"S", "R"}},
     "cellsegssda": {"dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "adv": {"S"}, "rec": {"S", "R"}},
@@ -78,6 +80,7 @@ def test_who_moves(name: str) -> None:
 def _terms(method: methods.Method, batch: Batch, number: int) -> methods.Terms:
     """A turn's terms, seen as the loop shows them."""
     turn = method.turns[number]
+    batch = replace(batch, teacher_t=teacher_of(method)(batch.plain_t))
     method.networks.requires_grad_(True)
     p_s, p_t = method.networks["S"](batch.image_s), method.networks["S"](batch.image_t)
     for name, network in method.networks.items():
@@ -106,7 +109,7 @@ def test_semi_supervised_uses_only_the_labelled_images_of_a_mixed_batch() -> Non
 def test_unsupervised_methods_do_not_feel_target_masks(name: str) -> None:
     seen, hidden = make_method(name), make_method(name)
     batch = make_batch(labelled=(True,) * 4)
-    bare = Batch(batch.image_s, batch.mask_s, batch.image_t, torch.zeros_like(batch.mask_t), torch.zeros(4, dtype=torch.bool))
+    bare = replace(batch, mask_t=torch.zeros_like(batch.mask_t), labelled_t=torch.zeros(4, dtype=torch.bool))
     assert step(seen, batch) == step(hidden, bare)
 
 

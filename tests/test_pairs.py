@@ -17,6 +17,7 @@ from celladapt.data.normalise import Normalisation, to_unit
 from celladapt.data.pairs import Cache, Pairs, Stream
 from celladapt.errors import InputError
 
+TENSORS = [f.name for f in fields(Batch) if f.name != "progress"]
 PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -53,7 +54,7 @@ def pairs(folder: Folder, batch_size: int = 2, seed: int = 3, **kwargs: int) -> 
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Batch))
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in TENSORS)
 
 
 def which(images: torch.Tensor) -> list[int]:
@@ -125,7 +126,7 @@ def test_slots_of_two_processes_are_one_process_of_twice_the_batch(target: Folde
     one = pairs(target, batch_size=4)
     two = [pairs(target, batch_size=2, rank=rank, processes=2) for rank in range(2)]
     for step in (0, 1, 7):
-        together = Batch(**{f.name: torch.cat([getattr(p[step], f.name) for p in two]) for f in fields(Batch)})
+        together = Batch(**{name: torch.cat([getattr(p[step], name) for p in two]) for name in TENSORS})
         assert equal(together, one[step])
 
 
@@ -142,7 +143,8 @@ def test_masks_are_cut_and_turned_with_their_images(target: Folder) -> None:
     for augment in ("none", "flip", "colour"):
         stream, _ = streams(target.subset(target.labelled), side=32, augment=augment)
         for n in range(12):
-            image, mask, labelled = stream[n]
+            image, plain, mask, _, labelled = stream[n]
+            assert torch.equal(image, plain)
             assert image.shape == (3, 32, 32)
             assert image.dtype == mask.dtype == torch.float32
             assert mask.shape == (1, 32, 32)
@@ -155,7 +157,7 @@ def test_masks_are_cut_and_turned_with_their_images(target: Folder) -> None:
 
 def test_crops_reach_every_corner(target: Folder) -> None:
     stream, _ = streams(target.subset(["c"]), side=32, augment="none")  # 64 x 48
-    tops = {round(255 * float(stream[n][0][1, 0, 0])) for n in range(400)}
+    tops = {round(255 * float(stream[n].image[1, 0, 0])) for n in range(400)}
     assert tops == set(range(64 - 32 + 1))
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from helpers import make_batch, make_method, step
+from helpers import make_batch, make_method, part, step
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from celladapt import parallel
-from celladapt.batch import Batch
 
 LAYERS = {  # dtype, offset of the mean from zero, momentum
     "float64": (torch.float64, 0.0, 0.1),
@@ -69,7 +68,7 @@ def step_worker(out: str) -> None:
     parallel.start()
     rank = parallel.rank()
     whole = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
-    half = Batch(*(getattr(whole, name)[2 * rank : 2 * rank + 2] for name in Batch.__dataclass_fields__))
+    half = part(whole, slice(2 * rank, 2 * rank + 2))
     method = make_method("cellsegssda")
     method.networks.double()
     sent = count_messages()

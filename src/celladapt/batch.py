@@ -1,6 +1,7 @@
 """What one training step sees."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -25,13 +26,27 @@ class Batch:
     labelled_t: Tensor
     """[B] bool: which target images have a mask"""
 
+    plain_t: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 32, 32))
+    """[B, 3, H', W']: the same target crops before their appearance was changed; what a teacher looks at. Batch 0 where the method has none."""
+    teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
+    """[B, 1, H', W'] in [0, 1]: the teacher's prediction for ``plain_t``, cut from the graph; the loop fills it in."""
+    classical_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
+    """[B, 1, H', W'] in {0, 1}: what the classical segmentation, which learns nothing, sees in ``plain_t``. Batch 0 where the method has no use for it."""
+    progress: float = 1.0
+    """Share of the training that is done, in [0, 1]; the loop fills it in."""
+
     def pinned(self) -> "Batch":
         """The same batch in memory from which a GPU copies without holding up the host; only where there is a GPU."""
-        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``, images channels-last (the layout convolutions are fastest in)."""
-        return Batch(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
+        return self._each(lambda x: _move(x, device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        changed = {id(x): change(x) for x in tensors.values()}  # image_t and plain_t may be one
+        return replace(self, **{name: changed[id(x)] for name, x in tensors.items()})
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

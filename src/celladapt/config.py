@@ -77,8 +77,10 @@ class Config:
     """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper)."""
     batch_norm: Literal["shared", "target"] = "target"
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training images (AdaBN)."""
-    augment: Literal["none", "flip", "colour"] = "colour"
-    """Augmentation of both domains: none, flips and quarter turns, or those with brightness and contrast changes per channel."""
+    augment: Literal["none", "flip", "colour", "appearance"] = "colour"
+    """Augmentation of both domains: none, flips and quarter turns, those with brightness and contrast changes per channel, or with other sizes, stains and contrasts."""
+    ema: float = 0.99
+    """Validate and predict with the average of S over the steps, of this decay (0.99: about the last hundred); 0 takes S as it is."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the convolutions: bf16 where the hardware has it, or as named."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -122,6 +124,8 @@ class Config:
         for name in positive:
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0 and finite.")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--ema is {self.ema}; it must be at least 0 and below 1.")
         if self.crop != "whole" and self.crop < 32:
             raise InputError(f"--crop is {self.crop}; it must be at least 32 pixels, or 'whole'.")
         if not (0 <= self.val_fraction < 1 and 0 <= self.test_fraction < 1 and self.val_fraction + self.test_fraction < 1):

@@ -62,16 +62,24 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [B, inputs, H, W] -> [B, outputs, H, W], no output activation."""
         h, w = x.shape[-2:]
+        return self.decode(self.encode(x))[..., :h, :w]
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """``x`` [B, inputs, H, W], padded first -> what each level on the way down sees, [B, w_level, H / 2**level, W / 2**level]; the last is the bottom."""
         x = pad_to_multiple(x, 2**DEPTH)
-        skips = []
+        levels: list[Tensor] = []
         for level, block in enumerate(self.down):
-            x = block(x if level == 0 else F.max_pool2d(x, 2))  # [B, w_level, H / 2**level, W / 2**level]
-            skips.append(x)
-        skips.pop()
+            x = block(x if level == 0 else F.max_pool2d(x, 2))
+            levels.append(x)
+        return levels
+
+    def decode(self, levels: list[Tensor]) -> Tensor:
+        """What ``encode`` gave -> [B, outputs, H, W] of the padded size."""
+        *skips, x = levels
         for up, merge in zip(self.up, self.merge, strict=True):
             x = merge(torch.cat([skips.pop(), up(x)], dim=1))  # back up, one level a turn
-        x = self.head(x)  # [B, outputs, H, W] of the padded size
-        return x[..., :h, :w]
+        out: Tensor = self.head(x)
+        return out
 
 
 class Segmenter(UNet):

@@ -63,7 +63,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     normalise_s = Normalisation.of(source.image(stem) for stem in split_s.train)
     normalise_t = Normalisation.of(target.image(stem) for stem in split_t.train)
     stream_s = Stream(train_s, normalise_s, config.crop, config.augment, (config.seed, 0))
-    stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1))
+    stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1), classical=method.classical)
     pairs = Pairs(
         stream_s if Domain.SOURCE in method.reads else None,
         stream_t if Domain.TARGET in method.reads else None,
@@ -75,7 +75,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
 
     def statistics() -> Iterator[Tensor]:
         for k in range(STATISTICS_BATCHES):
-            yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size))[0].to(device, memory_format=torch.channels_last)
+            yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
     if config.select == "labelled":
         notes.append(

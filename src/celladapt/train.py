@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -34,7 +34,9 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 Arithmetic = Callable[[], AbstractContextManager[Any]]
 
 
-def take_step(method: Method, batch: Batch, optimizers: Optimizers, arithmetic: Arithmetic = nullcontext) -> dict[str, float]:
+def take_step(
+    method: Method, batch: Batch, optimizers: Optimizers, arithmetic: Arithmetic = nullcontext, teacher: nn.Module | None = None
+) -> dict[str, float]:
     """One training step: every turn of ``method``, in order.
 
     S runs once per image. In a turn that does not move S its predictions are cut from the graph; since S has not moved and has no dropout,
@@ -45,6 +47,7 @@ def take_step(method: Method, batch: Batch, optimizers: Optimizers, arithmetic: 
         batch: images and masks, see ``Batch``.
         optimizers: one for each network, by name.
         arithmetic: context of the forward passes (bf16 autocast or nothing).
+        teacher: predicts ``batch.plain_t`` where the method is taught; in training mode, and not moved here.
 
     Returns:
         Log name -> value of each term, unweighted.
@@ -54,6 +57,10 @@ def take_step(method: Method, batch: Batch, optimizers: Optimizers, arithmetic: 
     """
     networks = method.networks
     networks["S"].requires_grad_(True)
+    if method.taught:
+        assert teacher is not None
+        with torch.no_grad(), arithmetic():
+            batch = replace(batch, teacher_t=teacher(batch.plain_t))
     with arithmetic():
         p_s = _run(networks["S"], batch.image_s, Domain.SOURCE in method.reads)
         p_t = _run(networks["S"], batch.image_t, Domain.TARGET in method.reads)
@@ -115,6 +122,22 @@ def set_rates(optimizers: Optimizers, config: Config, step: int) -> None:
             group["lr"] = rates[name[0]] * factor
 
 
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average of the weights, θ_avg <- d·θ_avg + (1 - d)·θ (Tarvainen and Valpola 2017); d grows to ``decay`` over the first steps.
+
+    Args:
+        average: moved.
+        network: of the same shape; its running statistics are taken as they are.
+        decay: in [0, 1); 0 copies.
+        step: how many came before.
+    """
+    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for mine, its in zip(average.buffers(), network.buffers(), strict=True):
+        mine.copy_(its)
+
+
 @dataclass
 class Picked:
     """The checkpoint to keep, so far."""
@@ -156,6 +179,7 @@ class Trainer:
         """
         self.method.networks.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizers = make_optimizers(self.method, self.config)
+        self.average: Segmenter = copy.deepcopy(self.method.networks["S"]).requires_grad_(False)  # type: ignore[assignment]
         if (self.path / "last.safetensors").exists():
             self._restore()
         if self.step == self.config.steps:
@@ -174,7 +198,9 @@ class Trainer:
             began = time.monotonic()
             for batch in self.pairs.on(self.device, self.step, self.config.steps):
                 set_rates(self.optimizers, self.config, self.step)
-                values = take_step(self.method, batch, self.optimizers, self.arithmetic)
+                batch = replace(batch, progress=self.step / self.config.steps)
+                values = take_step(self.method, batch, self.optimizers, self.arithmetic, self.average)
+                follow(self.average, self.method.networks["S"], self.config.ema, self.step)
                 self.step += 1
                 last, stop = self.step == self.config.steps, parallel.any_process(stopped())
                 validate = last or self.step % self.config.validate_every == 0
@@ -204,13 +230,12 @@ class Trainer:
 
     def _validate(self, log: "Log") -> None:
         """Score this step's segmenter, and keep it if it is the best so far by the chosen criterion."""
-        network: Segmenter = self.method.networks["S"]  # type: ignore[assignment]
-        # A copy in either case: it is not compiled, since what it sees comes in sizes of its own, and S stays in training mode.
+        # A copy in either case, as the average stays in training mode.
         if self.config.batch_norm == "target":
             with self.arithmetic():
-                network = with_statistics_of(network, self.statistics())
+                network = with_statistics_of(self.average, self.statistics())
         else:
-            network = copy.deepcopy(network)
+            network = copy.deepcopy(self.average)
         network.eval()
         scores = self.validator(network)
         log.scores(self.step, scores)
@@ -230,10 +255,14 @@ class Trainer:
 
     def _save(self) -> None:
         about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked)}
-        checkpoint.save_training(self.path / "last.safetensors", self.method.networks, self.optimizers, about)
+        checkpoint.save_training(self.path / "last.safetensors", self._networks, self.optimizers, about)
+
+    @property
+    def _networks(self) -> nn.ModuleDict:
+        return nn.ModuleDict({**self.method.networks, "average": self.average})
 
     def _restore(self) -> None:
-        about = checkpoint.load_training(self.path / "last.safetensors", self.method.networks, self.optimizers)
+        about = checkpoint.load_training(self.path / "last.safetensors", self._networks, self.optimizers)
         self.step, self.seconds, self.picked = about["step"], about["seconds"], Picked(**about["picked"])
         if self.step < self.config.steps and parallel.rank() == 0:
             say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")

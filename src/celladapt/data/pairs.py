@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celladapt.batch import Batch
-from celladapt.data.augment import AUGMENTATIONS, crop
+from celladapt.classical import classical_mask
+from celladapt.data.augment import AUGMENTATIONS, appearance, crop, zoomed_crop
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
@@ -27,24 +28,24 @@ from celladapt.errors import InputError
 class Cache:
     """Decoded images and masks of one folder, the least recently used dropped beyond ``limit`` bytes."""
 
-    def __init__(self, folder: Folder, limit: int = 2 * 2**30) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Folder, limit: int = 2 * 2**30, classical: bool = False) -> None:
+        self.folder, self.limit, self.classical = folder, limit, classical
         self._held: OrderedDict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
         self.bytes = 0
         self._lock = Lock()
 
     def __getitem__(self, stem: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Image [H, W, 3] uint8 or uint16, and foreground [H, W] (empty where the folder has no mask for it)."""
+        """Image [H, W, 3] uint8 or uint16, and masks [H, W, 2]: foreground (empty where the folder has no mask for it), classical (empty unless asked for)."""
         with self._lock:
             if stem in self._held:
                 self._held.move_to_end(stem)
                 return self._held[stem]
-        if stem in self.folder.masks:
-            image, labels = self.folder.pair(stem)
-            mask = labels > 0
-        else:
-            image = self.folder.image(stem)
-            mask = np.zeros(image.shape[:2], bool)
+        image, labels = self.folder.pair(stem) if stem in self.folder.masks else (self.folder.image(stem), None)
+        mask = np.zeros((*image.shape[:2], 2), bool)
+        if labels is not None:
+            mask[..., 0] = labels > 0
+        if self.classical:
+            mask[..., 1] = classical_mask(image)
         with self._lock:
             if stem not in self._held:
                 self._held[stem] = (image, mask)
@@ -65,32 +66,52 @@ class Stream:
     augment: str
     seed: tuple[int, int]
     """The run's seed and the domain's number."""
+    classical: bool = False
+    """Whether the classical segmentation of each image goes along."""
     cache: Cache = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", Cache(self.folder))
+        object.__setattr__(self, "cache", Cache(self.folder, classical=self.classical))
 
     def stem(self, n: int) -> str:
         """Image of draw ``n``: every epoch is one random order of all images."""
         epoch, place = divmod(n, len(self.folder))
         return list(self.folder.images)[int(_order(len(self.folder), (*self.seed, epoch))[place])]
 
-    def __getitem__(self, n: int) -> tuple[Tensor, Tensor, bool]:
-        """Draw ``n``: image [3, H, W] normalised, mask [1, H, W] float32 in {0, 1}, whether it is labelled."""
+    def __getitem__(self, n: int) -> "Draw":
+        """Draw ``n``."""
         stem = self.stem(n)
-        image, mask = self.cache[stem]
+        image, masks = self.cache[stem]
         rng = np.random.default_rng((*self.seed, n, 1))
         if self.side != "whole":
-            image, mask = crop(image, mask, self.side, rng)
-        image, mask = AUGMENTATIONS[self.augment](image, mask, rng)
-        return self.normalisation(image), torch.from_numpy(mask.astype(np.float32))[None], stem in self.folder.masks
+            image, masks = (zoomed_crop if self.augment == "appearance" else crop)(image, masks, self.side, rng)
+        image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
+        plain = self.normalisation(image)
+        changed = appearance(plain, rng) if self.augment == "appearance" else plain
+        mask, classical = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32)).split(1)
+        return Draw(changed, plain, mask, classical, torch.tensor(stem in self.folder.masks))
 
-    def draw(self, numbers: range) -> tuple[Tensor, Tensor, Tensor]:
-        """Images [B, 3, H, W], masks [B, 1, H, W] and labelled [B] of the draws in ``numbers``."""
-        images, masks, labelled = zip(*(self[n] for n in numbers), strict=True)
-        if len({image.shape for image in images}) > 1:
+    def draw(self, numbers: range) -> "Draw":
+        """The draws in ``numbers``, one batch."""
+        draws = [self[n] for n in numbers]
+        if len({draw.image.shape for draw in draws}) > 1:
             raise InputError(f"{self.folder.root} has images of different sizes, which cannot share a batch whole; use --crop or --batch-size 1.")
-        return torch.stack(images), torch.stack(masks), torch.tensor(labelled)
+        return Draw(*(torch.stack(tensors) for tensors in zip(*draws, strict=True)))
+
+
+class Draw(NamedTuple):
+    """One crop of an image, or [B, ...] of several."""
+
+    image: Tensor
+    """[3, H, W] normalised"""
+    plain: Tensor
+    """The same before its appearance was changed."""
+    mask: Tensor
+    """[1, H, W] float32 in {0, 1}"""
+    classical: Tensor
+    """[1, H, W] float32 in {0, 1}"""
+    labelled: Tensor
+    """Bool: whether there is a mask."""
 
 
 @lru_cache(maxsize=16)
@@ -117,9 +138,8 @@ class Pairs:
         """The batch of training step ``step`` (from 0)."""
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
-        image_s, mask_s, _ = self._draw(self.source, numbers)
-        image_t, mask_t, labelled_t = self._draw(self.target, numbers)
-        return Batch(image_s, mask_s, image_t, mask_t, labelled_t)
+        s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.plain, classical_t=t.classical)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
@@ -146,7 +166,8 @@ class Pairs:
                     future.cancel()
 
     @staticmethod
-    def _draw(stream: Stream | None, numbers: range) -> tuple[Tensor, Tensor, Tensor]:
-        if stream is None:
-            return torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.bool)
-        return stream.draw(numbers)
+    def _draw(stream: Stream | None, numbers: range) -> Draw:
+        if stream is not None:
+            return stream.draw(numbers)
+        images, masks = torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32)
+        return Draw(images, images, masks, masks, torch.zeros(0, dtype=torch.bool))

@@ -59,6 +59,10 @@ class Method(ABC):
     """Whose images a step needs. S is not run on the other domain."""
     target_masks: ClassVar[bool] = False
     """Whether the method is given target masks at all."""
+    taught: ClassVar[bool] = False
+    """Whether a teacher, the average of S over the steps (``--ema``), predicts ``plain_t`` for it in every step."""
+    classical: ClassVar[bool] = False
+    """Whether a step needs the classical segmentation of the target images."""
     equations: ClassVar[Mapping[str, str]]
     """Log name of every term -> what it is, in one line."""
 
