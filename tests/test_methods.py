@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_batch, make_method, part, step, teacher_of
+from helpers import make_batch, make_method, step, teacher_of
 
 from celladapt import checkpoint, methods
 from celladapt.batch import Batch

@@ -46,7 +46,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         changed = {id(x): change(x) for x in tensors.values()}  # image_t and plain_t may be one
-        return replace(self, **{name: changed[id(x)] for name, x in tensors.items()})
+        return replace(self, **{name: changed[id(x)] for name, x in tensors.items()})  # type: ignore[arg-type]
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

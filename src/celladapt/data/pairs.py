@@ -88,7 +88,7 @@ class Stream:
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         plain = self.normalisation(image)
         changed = appearance(plain, rng) if self.augment == "appearance" else plain
-        mask, classical = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32)).split(1)
+        mask, classical = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))[:, None]
         return Draw(changed, plain, mask, classical, torch.tensor(stem in self.folder.masks))
 
     def draw(self, numbers: range) -> "Draw":

@@ -11,7 +11,6 @@ finds in the plain one. w rises from 0 to 1 over the first part of the training,
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from celladapt.batch import Batch
