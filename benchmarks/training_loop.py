@@ -91,7 +91,7 @@ def whole_run(
         found = loop(training, stream, device, steps)
         drawn = stream[0]
     image, mask = drawn.image_s[0], drawn.mask_s[0, 0] > 0
-    held = [Held([image] * count, [mask] * count) for count in (source, target)]
+    held = [Held([image] * count, [mask] * count, [mask] * count) for count in (source, target)]
     validator = Validator(*held, device, partial(arithmetic, config.precision, device))
     network = copy.deepcopy(training.networks["S"]).eval()
     assert isinstance(network, Segmenter)

@@ -27,6 +27,9 @@ OTHER: dict[str, Any] = {
     "batch_norm": "shared",
     "augment": "flip",
     "ema": 0.5,
+    "match": False,
+    "labelled_share": 0.25,
+    "fallback": False,
     "precision": "bf16",
     "device": "cpu",
     "compile": True,
@@ -240,6 +243,9 @@ def test_preset_paper_is_the_published_recipe() -> None:
         "select": "labelled",
         "batch_norm": "shared",
         "ema": 0,
+        "match": False,
+        "labelled_share": 0,
+        "fallback": False,
         "precision": "float32",
     }
     assert {name: getattr(config, name) for name in published} == published

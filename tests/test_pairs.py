@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from celladapt.batch import Batch
+from celladapt.classical import classical_mask
 from celladapt.data.augment import AUGMENTATIONS, colour, crop, flip
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
@@ -75,6 +76,40 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(target: Folder) -> None:
     assert all(equal(a, b) for a, b in zip(whole[4:], resumed, strict=True))
     assert not any(equal(a, b) for a, b in zip(whole, pairs(target, seed=4).between(0, 9), strict=True))
     assert not equal(whole[0], whole[1])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.2), (0.25, 0.25), (0.5, 0.5), (1.0, 1.0)])
+def test_few_labelled_images_are_drawn_more_often(tmp_path: Path, share: float, expected: float) -> None:
+    folder = domain(tmp_path, [(33, 33)] * 5, labelled={3})
+    stream = Stream(folder, PLAIN, 32, "none", (3, 1), labelled_share=share)
+    drawn = [stream.stem(n) for n in range(400)]
+    assert drawn.count("d") / 400 == pytest.approx(expected, abs=0.005)
+    if share < 1:
+        counts = [drawn.count(stem) for stem in "abce"]
+        assert max(counts) - min(counts) <= 1, "the others share the rest evenly"
+    assert all("d" in drawn[n : n + 4] for n in range(0, 400, 4)) == (share >= 0.25)
+
+
+def test_where_many_are_labelled_all_are_drawn_alike(target: Folder) -> None:
+    plain, shared = (Stream(target, PLAIN, 32, "none", (3, 1), labelled_share=share) for share in (0.0, 0.5))
+    assert [plain.stem(n) for n in range(50)] == [shared.stem(n) for n in range(50)]
+
+
+def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: Path) -> None:
+    image, mask = coded(np.random.default_rng(0), 60, 50)
+    image[..., 1:] = image[..., :1]
+    write_image(tmp_path / "images" / "a.png", image)
+    folder = Folder.open(tmp_path)
+    stream = Stream(folder, PLAIN, 32, "flip", (3, 1), classical=True)
+    whole = classical_mask(image)
+    assert 0.2 < whole.mean() < 0.6
+    assert (whole == mask).mean() < 1
+    placed = np.dstack([whole * 255, *[np.zeros_like(image[..., 0])] * 2]).astype(np.uint8)
+    write_image(tmp_path / "other" / "images" / "a.png", placed)
+    where = Stream(Folder.open(tmp_path / "other"), PLAIN, 32, "flip", (3, 1))
+    for n in range(8):
+        assert torch.equal(stream[n].classical[0], where[n].image[0])
+        assert not stream[n].mask.any()
 
 
 def test_source_and_target_draw_independently(target: Folder) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from celladapt.selection import consistency, entropy, infomax, pixel_entropy, snd
+from celladapt.selection import RING, agreement, consistency, contrast, entropy, infomax, pixel_entropy, scores, snd
 
 
 def maps(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
@@ -100,3 +100,51 @@ def test_consistency() -> None:
     assert consistency(half + equal[:1], other + equal[:1]) == pytest.approx(0.75, abs=1e-4)
     with pytest.raises(ValueError, match="argument 2"):
         consistency(half, [])
+
+
+def disc(side: int = 64, radius: float = 12) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    return (torch.hypot(y - side / 2, x - side / 2) <= radius).float()
+
+
+def test_agreement_is_the_mean_iou_with_the_witness() -> None:
+    p = torch.tensor([[0.9, 0.6, 0.1, 0.2]])
+    c = torch.tensor([[True, False, False, False]])
+    assert agreement([p, p], [c, p >= 0.5]) == pytest.approx((0.5 + 1) / 2)
+
+
+def test_contrast_by_hand() -> None:
+    """Nuclei of 3 in every channel on a ground of 0, with one ground pixel of the ring raised: d² and v are worked out below."""
+    mask = disc()
+    image = (3 * mask).expand(3, -1, -1).clone()
+    assert contrast([mask], [image]) == pytest.approx(1)  # each side of one colour
+    near = int((mask[32] > 0).nonzero()[-1]) + 2
+    image[:, 32, near] = 6
+    ring = sum(
+        1
+        for y in range(64)
+        for x in range(64)
+        if not mask[y, x] and mask[max(0, y - RING) : y + RING + 1, max(0, x - RING) : x + RING + 1].any()
+    )
+    mean, variance = 6 / ring, 36 / ring * (1 - 1 / ring) * ring / (ring - 1)
+    d2, v = 3 * (3 - mean) ** 2, 3 * variance / 2
+    assert contrast([mask], [image]) == pytest.approx(d2 / (d2 + v), rel=1e-5)
+
+
+def test_contrast_sees_outlines_that_are_nowhere_and_masks_that_are_empty_or_full() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = disc().expand(3, -1, -1) + 0.3 * torch.randn(3, 64, 64, generator=generator)
+    true, shifted = contrast([disc()], [image]), contrast([disc().roll(15, 0)], [image])
+    assert true > 0.7 > 0.4 > shifted
+    assert contrast([torch.zeros(64, 64)], [image]) == contrast([torch.ones(64, 64)], [image]) == 0
+
+
+def test_every_criterion_of_a_segmenter_that_sees_brightness() -> None:
+    images = [disc().expand(3, -1, -1), disc(40, 8).expand(3, -1, -1)]
+    found = scores(lambda x: x[0].clamp(0.02, 0.98), images, [image[0] > 0.5 for image in images])
+    assert set(found) == {"infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast"}
+    assert found["agreement"] == 1
+    assert found["zoom"] > 0.97
+    assert found["contrast"] == pytest.approx(1)
+    blind = scores(lambda x: torch.full(x.shape[1:], 0.02), images, [image[0] > 0.5 for image in images])
+    assert blind["agreement"] == blind["contrast"] == 0

@@ -1,6 +1,8 @@
 """From two folders to a finished run folder: split, train, evaluate on held-out target images, report."""
 
 import copy
+import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -20,15 +22,18 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
-from celladapt.files import alone
+from celladapt.files import alone, atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.losses import Domain
 from celladapt.prediction import load_model
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
+from celladapt.quality import Expectation, expected_iou
 from celladapt.run import Run
 from celladapt.train import Trainer
 
+MARGIN = 0.0
+"""Source-only is kept where its expected IoU is above that of the adapted model by more than this."""
 _WIDE = 32  # from this width on most of a step is spent in convolutions that Winograd's algorithm serves
 
 
@@ -166,7 +171,7 @@ def _stages(run: Run) -> None:
     method = methods.find(config.spec.name)
     if config.baseline and method.reads == {Domain.SOURCE, Domain.TARGET}:
         if not (run.baseline.path / "config.toml").exists() and parallel.rank() == 0:
-            Run.create(run.baseline.path, replace(config, method="source_only", target_labels="100%", baseline=False), *run.splits)
+            Run.create(run.baseline.path, baseline_of(config), *run.splits)
         parallel.wait()
         if not run.baseline.finished and parallel.rank() == 0:
             say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
@@ -180,13 +185,37 @@ def _stages(run: Run) -> None:
         parallel.wait()
 
 
+def baseline_of(config: Config) -> Config:
+    """The source-only run that a run with ``config`` is held against."""
+    return replace(config, method="source_only", target_labels="100%", baseline=False)
+
+
 def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
-    """Evaluate the selected model, with the R of the same step where the method has one."""
+    """Evaluate the selected model, with the R of the same step where the method has one; or source-only's, where that promises more."""
     config = run.config
     assert config.target
+    expected, reconstruct = _expectation(run, trainer.picked.step), _reconstruction(run, trainer)
+    before = run.baseline.record.get("expected")
+    fell_back = False
+    if config.fallback and before and before["iou"] > expected.iou + MARGIN:
+        fell_back = True
+        with atomic(run.path / "model.safetensors") as temporary:
+            shutil.copy(run.baseline.path / "model.safetensors", temporary)
+        notes = [
+            *notes,
+            f"Adapting did not help, as far as that can be told without masks (expected IoU {expected.iou:.2f} against {before['iou']:.2f}), "
+            "so the SOURCE-ONLY model was kept: it is what is scored and shown here.",
+        ]
+        expected, reconstruct = Expectation(**before), None
     model = load_model(run.path, config.device, config.precision)
-    facts = {"seconds": round(trainer.seconds, 1), "selected": asdict(trainer.picked)}
-    conclude(run, Folder.open(config.target), model.predict, _reconstruction(run, trainer), notes, **facts)
+    facts = {"seconds": round(trainer.seconds, 1), "selected": asdict(trainer.picked), "expected": asdict(expected), "fell_back": fell_back}
+    conclude(run, Folder.open(config.target), model.predict, reconstruct, notes, **facts)
+
+
+def _expectation(run: Run, step: int) -> Expectation:
+    """What the criteria promise of the model of ``step``."""
+    lines = (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    return expected_iou(next(scores for scores in map(json.loads, lines) if scores["step"] == step))
 
 
 def _reconstruction(run: Run, trainer: Trainer) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:

@@ -3,7 +3,8 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from celladapt import methods as known
-from celladapt.adaptation import make_splits, prepare
+from celladapt.adaptation import baseline_of, make_splits, prepare
 from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
 from celladapt.config import Config, MethodSpec, preset_options, with_options
@@ -22,6 +23,7 @@ from celladapt.data.split import group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
 from celladapt.files import alone, write_text
+from celladapt.losses import Domain
 from celladapt.prediction import Prediction
 from celladapt.progress import say
 from celladapt.reporting import report
@@ -175,11 +177,15 @@ def benchmark(
         learned = {cell.name: cell for cell in done.cells if cell.method != CLASSICAL}
         runs = {name: cell.run for name, cell in learned.items()}
         done.write()
-        for name, failure in carry_out_all(runs, jobs or sensible_jobs(runs)):
-            learned[name].failure = failure
-            if failure is not None:
-                say(f"FAILED {name}: {failure.sentence}")
-            done.write()
+        # Source-only first, where others fall back to it: it is then trained once.
+        first = {name: run for name, run in runs.items() if not run.config.baseline}
+        for wave in (first, {name: run for name, run in runs.items() if name not in first}):
+            _lend_baselines(wave, first)
+            for name, failure in carry_out_all(wave, jobs or sensible_jobs(runs)) if wave else ():
+                learned[name].failure = failure
+                if failure is not None:
+                    say(f"FAILED {name}: {failure.sentence}")
+                done.write()
         report(out)
     return done
 
@@ -190,7 +196,10 @@ def _plan(pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str]
     for source, target in ((Path(source).absolute(), Path(target).absolute()) for source, target in pairs):
         for method in dict.fromkeys((CLASSICAL, *methods)):
             for seed in range(1 if method == CLASSICAL else seeds):
-                config = with_options(Config(), {**options, "source": source, "target": target, "method": method, "seed": seed, "baseline": False})
+                cell_options = {"fallback": False, **options, "source": source, "target": target, "method": method, "seed": seed, "baseline": False}
+                config = with_options(Config(), cell_options)
+                if config.fallback and method != CLASSICAL and known.find(config.spec.name).reads == {Domain.SOURCE, Domain.TARGET}:
+                    config = replace(config, baseline=True)  # what it falls back to
                 place = f"{source.name}-to-{target.name}", method.replace(":", "_").replace("%", "pct"), f"seed{seed}"
                 cell = Cell(f"{source.name} → {target.name}", method, seed, config, Run(out.joinpath(*place)))
                 if method != CLASSICAL:
@@ -201,6 +210,19 @@ def _plan(pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str]
     if len({cell.name for cell in cells}) < len(cells):
         raise InputError("--pairs names one pair twice, or two pairs whose folders have the same names; give each folder a name of its own.")
     return cells
+
+
+def _lend_baselines(borrowers: Mapping[str, Run], lenders: Mapping[str, Run]) -> None:
+    """Give each run that needs a source-only baseline a copy of the finished run that is just that, if there is one."""
+    finished = [run for run in lenders.values() if run.finished]
+    for borrower in borrowers.values():
+        if borrower.config.baseline and not borrower.baseline.path.exists():
+            same = [run for run in finished if run.config == baseline_of(borrower.config) and run.splits == borrower.splits]
+            if same:
+                temporary = borrower.path / "baseline.part"
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.copytree(same[0].path, temporary)
+                temporary.rename(borrower.baseline.path)
 
 
 def _begin(cell: Cell) -> None:

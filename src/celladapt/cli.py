@@ -81,6 +81,7 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         Run folder to continue where it stopped; takes no other option.
     """
     from celladapt import adaptation
+    from celladapt.quality import Expectation
 
     options = _chosen(config)
     if resume is not None:
@@ -95,6 +96,11 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         _print(scores_table(run))
     else:
         _print("scores  none: the target has no annotated test images")
+    if expected := run.record.get("expected"):
+        _print(
+            f"quality {Expectation(**expected).words}"
+            + ("; adapting did not help, the source-only model was kept" if run.record.get("fell_back") else "")
+        )
     _print(f"model   {run.path}", f"report  {run.report}", f"next    celladapt predict {run.path} IMAGES --out MASKS")
 
 
@@ -129,13 +135,14 @@ def predict(
     precision
         auto (bf16 where the hardware has it), float32 or bf16.
     """
-    from celladapt import prediction
+    from celladapt import expectation, prediction
 
     if not inputs:
         raise InputError("Name at least one image, folder or glob to predict.")
     loaded = prediction.load_model(model, device, precision)
     for written in prediction.predict(loaded, inputs, out, save, overwrite):
         _print(f"{written.image.name}: {written.nuclei} nuclei of median {written.median_area:.0f} px², {written.foreground:.1%} of the image")
+    _print(expectation.expected_quality(loaded, inputs).words)
 
 
 @app.command

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from celladapt.errors import InputError
 
-Criterion = Literal["infomax", "snd", "entropy", "consistency", "last", "labelled"]
+Criterion = Literal["expected", "infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "last", "labelled"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,14 @@ class Config:
     """Seed of the split; its own, so that runs with several seeds are compared on the same test images."""
     target_labels: str = "100%"
     """Share (10%) or number (5) of the target training masks that a method which reads them may use; the rest is hidden."""
-    select: Criterion = "infomax"
+    labelled_share: float = 0.5
+    """Share of the target images in a batch that have a mask, where few have one and the method reads it; 0 draws all images alike."""
+    select: Criterion = "expected"
     """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper)."""
     batch_norm: Literal["shared", "target"] = "target"
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training images (AdaBN)."""
+    match: bool = True
+    """Show source images in the target's look: grey or inverted if it is, and with nuclei of its size, as far as that can be told without masks."""
     augment: Literal["none", "flip", "colour", "appearance"] = "colour"
     """Augmentation of both domains: none, flips and quarter turns, those with brightness and contrast changes per channel, or with other sizes, stains and contrasts."""
     ema: float = 0.99
@@ -113,6 +117,8 @@ class Config:
     """Keep the segmenter of every validation, to study the selection afterwards."""
     baseline: bool = True
     """Train source-only with the same budget too, so that the report shows what adapting changed."""
+    fallback: bool = True
+    """Keep the source-only model where, without labels, the adapted one does not look better; needs --baseline."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -124,6 +130,8 @@ class Config:
         for name in positive:
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0 and finite.")
+        if not 0 <= self.labelled_share <= 1:
+            raise InputError(f"--labelled-share is {self.labelled_share}; it must be from 0 to 1.")
         if not 0 <= self.ema < 1:
             raise InputError(f"--ema is {self.ema}; it must be at least 0 and below 1.")
         if self.crop != "whole" and self.crop < 32:

@@ -141,7 +141,8 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "auto") 
         path = path / "model.safetensors"
     tensors, about = checkpoint.load(path)
     try:
-        width, normalisation = int(about["width"]), Normalisation(*(tuple(about["normalisation"][key]) for key in ("mean", "std")))
+        width, normalised = int(about["width"]), about["normalisation"]
+        normalisation = Normalisation(tuple(normalised["mean"]), tuple(normalised["std"]), bool(normalised.get("grey", False)))
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path} is not a model (its header lacks the width or the normalisation); give a run folder or its model.safetensors."

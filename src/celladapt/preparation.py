@@ -1,6 +1,7 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from celladapt import methods, parallel
+from celladapt.classical import classical_mask
 from celladapt.config import Config
 from celladapt.data.folder import Folder
+from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream
 from celladapt.data.split import Split, choose_labelled, group_pattern, groups_of
@@ -60,10 +63,14 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         if not usable and parallel.rank() == 0:
             say(f"{target.root} has no mask to train with: without one, {config.method} is the method without target labels.")
 
+    shown, grey = _as_the_target(config, method, train_s, target.subset(split_t.train))
+    if shown.words:
+        notes.append(f"Source images were shown {shown.words}, to look like the target's.")
+    source, train_s = replace(source, shown=shown), replace(train_s, shown=shown)
     normalise_s = Normalisation.of(source.image(stem) for stem in split_s.train)
-    normalise_t = Normalisation.of(target.image(stem) for stem in split_t.train)
+    normalise_t = Normalisation.of((target.image(stem) for stem in split_t.train), grey)
     stream_s = Stream(train_s, normalise_s, config.crop, config.augment, (config.seed, 0))
-    stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1), classical=method.classical)
+    stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1), method.classical, config.labelled_share)
     pairs = Pairs(
         stream_s if Domain.SOURCE in method.reads else None,
         stream_t if Domain.TARGET in method.reads else None,
@@ -82,7 +89,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
         )
     held_s = _held(source.subset(split_s.val), normalise_s, config.validation_images, masks=True, crop=config.crop)
-    held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled", crop=config.crop)
+    held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled", crop=config.crop, classical=True)
     compute = partial(arithmetic, config.precision, device)
     if parallel.rank() == 0:
         run.note(
@@ -107,6 +114,14 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     label = f"{config.method}, seed {config.seed}"
     validator = Validator(held_s, held_t, device, compute)
     return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes
+
+
+def _as_the_target(config: Config, method: methods.Method, source: Folder, target: Folder) -> tuple[Match, bool]:
+    """How to show the source, and whether the target must do without its colours because the source has none."""
+    if not (config.match and Domain.SOURCE in method.reads):
+        return Match(), False
+    looks = look_of(source), look_of(target)
+    return match(*looks), looks[0].grey and not looks[1].grey
 
 
 def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:
@@ -138,7 +153,7 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
     return train_s, train_t, seen_t, usable
 
 
-def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str) -> Held:
+def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str, classical: bool = False) -> Held:
     """At most ``most`` images, evenly chosen, of crop training only their middle, four crops wide, so that validation stays short and bounded."""
     stems = list(folder.images)
     stems = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, min(most, len(stems))).round().astype(int))]
@@ -151,7 +166,7 @@ def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop
         top, left = (max(0, (n - 4 * crop) // 2) for n in array.shape[:2])
         return array[top : top + 4 * crop, left : left + 4 * crop]
 
-    if not masks:
-        return Held([normalise(middle(folder.image(stem))) for stem in stems])
-    pairs = [folder.pair(stem) for stem in stems]
-    return Held([normalise(middle(image)) for image, _ in pairs], [torch.from_numpy(middle(mask) > 0) for _, mask in pairs])
+    images = [folder.image(stem) for stem in stems]
+    truth = [torch.from_numpy(middle(folder.pair(stem)[1]) > 0) for stem in stems] if masks else ()
+    opinions = [torch.from_numpy(middle(classical_mask(image))) for image in images] if classical else ()
+    return Held([normalise(middle(image)) for image in images], truth, opinions)

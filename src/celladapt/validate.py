@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from celladapt import selection
 from celladapt.metrics import foreground
 from celladapt.networks import Segmenter
+from celladapt.quality import expected_iou
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,15 @@ class Held:
     """[3, H, W] each, normalised."""
     masks: Sequence[Tensor] = ()
     """[H, W] bool each, or none at all."""
+    classical: Sequence[Tensor] = ()
+    """[H, W] bool each, the classical segmentation; for the target."""
 
 
 @dataclass(frozen=True)
 class Validator:
     """Scores S on held-out images; higher is better for every key.
 
-    Always: ``infomax``, ``snd``, ``entropy``, ``consistency`` on the target, and ``source_iou`` where source masks are at hand.
+    Always: what ``selection.scores`` has on the target, ``expected`` (the IoU that they promise), and ``source_iou`` where source masks are at hand.
     ``labelled`` (mean target IoU) only where target masks were handed in, which is the labelled pick.
     """
 
@@ -39,18 +43,12 @@ class Validator:
     @torch.inference_mode()
     def __call__(self, network: Segmenter) -> dict[str, float]:
         """Score ``network``, which is in evaluation mode."""
-        maps = [self._probability(network, x) for x in self.target.images]
-        perturbed = [self._probability(network, perturb(x)).flip(-1) for x in self.target.images]
-        scores = {
-            "infomax": selection.infomax(maps),
-            "snd": selection.snd(maps),
-            "entropy": selection.entropy(maps),
-            "consistency": selection.consistency(maps, perturbed),
-        }
+        scores = selection.scores(partial(self._probability, network), self.target.images, self.target.classical)
+        scores["expected"] = expected_iou(scores).iou
         if self.source.masks:
             scores["source_iou"] = self._iou([self._probability(network, x) for x in self.source.images], self.source.masks)
         if self.target.masks:
-            scores["labelled"] = self._iou(maps, self.target.masks)
+            scores["labelled"] = self._iou([self._probability(network, x) for x in self.target.images], self.target.masks)
         return scores
 
     def _probability(self, network: Segmenter, x: Tensor) -> Tensor:
@@ -62,9 +60,3 @@ class Validator:
     def _iou(maps: Sequence[Tensor], masks: Sequence[Tensor]) -> float:
         scores = [foreground((p >= 0.5).numpy(), mask.numpy()).iou for p, mask in zip(maps, masks, strict=True)]
         return float(sum(scores) / len(scores))
-
-
-def perturb(x: Tensor) -> Tensor:
-    """A mirrored copy with 10 % less contrast and a fixed faint noise (0.1 standard deviations): [3, H, W] -> the same shape."""
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    return 0.9 * x.flip(-1) + 0.1 * noise

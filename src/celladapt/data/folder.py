@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,16 @@ from celladapt.errors import InputError
 
 NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
 NO_IMAGE_FOR_MASK = ("is a mask without an image of the same name", "add the image or delete the mask")
+
+
+class Shown(Protocol):
+    """A way of showing images and masks, see ``look.Match``."""
+
+    def image(self, image: NDArray[Any]) -> NDArray[Any]:
+        """(H, W, 3) uint8 or uint16 -> the same dtype."""
+
+    def mask(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """(H, W) labels -> labels of the size that ``image`` gives."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,8 @@ class Folder:
     root: Path
     images: dict[str, Path]
     masks: dict[str, Path]
+    shown: "Shown | None" = None
+    """What is done to every image and mask that is read; None: they are as they are."""
 
     @classmethod
     def open(cls, root: Path) -> "Folder":
@@ -99,7 +111,8 @@ class Folder:
     def image(self, stem: str) -> NDArray[Any]:
         """(H, W, 3) uint8 or uint16; see `read_image`."""
         self._known([stem])
-        return read_image(self.images[stem])
+        image = read_image(self.images[stem])
+        return image if self.shown is None else self.shown.image(image)
 
     def mask(self, stem: str) -> NDArray[np.int32]:
         """(H, W) int32 labels, 0 = background; see `read_mask`.
@@ -109,7 +122,8 @@ class Folder:
         """
         if stem not in self.masks:
             raise InputError(f"{self.root} has no mask for {stem}; add masks/{stem}.png or leave the image unlabelled.")
-        return read_mask(self.masks[stem])
+        mask = read_mask(self.masks[stem])
+        return mask if self.shown is None else self.shown.mask(mask)
 
     def pair(self, stem: str) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """Image (H, W, 3) and mask (H, W).

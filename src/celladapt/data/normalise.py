@@ -21,21 +21,23 @@ class Normalisation:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    grey: bool = False
+    """Whether the mean of the channels is taken first: for a target in colour and a source that has none."""
 
     @classmethod
-    def of(cls, images: Iterable[NDArray[Any]]) -> "Normalisation":
+    def of(cls, images: Iterable[NDArray[Any]], grey: bool = False) -> "Normalisation":
         """Statistics over all pixels of ``images``, each [H, W, 3] uint8 or uint16, read one at a time."""
         count, total, squares = 0, np.zeros(3), np.zeros(3)
         for image in images:
-            pixels = to_unit(image).reshape(-1, 3).astype(np.float64)
+            pixels = _unit(image.transpose(2, 0, 1), grey).reshape(3, -1).T.astype(np.float64)
             count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))  # a constant channel must not divide by 0
-        return cls(tuple(mean.tolist()), tuple(std.tolist()))
+        return cls(tuple(mean.tolist()), tuple(std.tolist()), grey)
 
     def __call__(self, image: NDArray[Any]) -> Tensor:
         """[H, W, 3] uint8 or uint16 -> [3, H, W] float32."""
-        x = to_unit(np.ascontiguousarray(image.transpose(2, 0, 1)))  # planes first: see ``augment.colour``
+        x = _unit(np.ascontiguousarray(image.transpose(2, 0, 1)), self.grey)  # planes first: see ``augment.colour``
         x -= np.array(self.mean, np.float32)[:, None, None]
         x /= np.array(self.std, np.float32)[:, None, None]
         return torch.from_numpy(x)
@@ -44,3 +46,9 @@ class Normalisation:
         """[3, H, W] normalised -> [H, W, 3] uint8, clipped: to look at a reconstruction."""
         unit = x.float().cpu().numpy().transpose(1, 2, 0) * np.array(self.std, np.float32) + np.array(self.mean, np.float32)
         return np.asarray((unit.clip(0, 1) * 255).round(), dtype=np.uint8)
+
+
+def _unit(planes: NDArray[Any], grey: bool) -> NDArray[np.float32]:
+    """(3, H, W) uint8 or uint16 -> float32 in [0, 1], of its own."""
+    x = to_unit(planes)
+    return np.repeat(x.mean(0, keepdims=True), 3, axis=0) if grey else x

@@ -68,15 +68,27 @@ class Stream:
     """The run's seed and the domain's number."""
     classical: bool = False
     """Whether the classical segmentation of each image goes along."""
+    labelled_share: float = 0.0
+    """At least this share of the draws are of images with a mask, where there are any."""
     cache: Cache = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", Cache(self.folder, classical=self.classical))
 
     def stem(self, n: int) -> str:
-        """Image of draw ``n``: every epoch is one random order of all images."""
-        epoch, place = divmod(n, len(self.folder))
-        return list(self.folder.images)[int(_order(len(self.folder), (*self.seed, epoch))[place])]
+        """Image of draw ``n``: every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
+        labelled = self.folder.labelled
+        if not len(labelled) < self.labelled_share * len(self.folder) or not labelled:
+            return self._in_order(list(self.folder.images), n, self.seed)
+        before, own = int(n * self.labelled_share), int((n + 1) * self.labelled_share)
+        if own > before:
+            return self._in_order(labelled, before, (*self.seed, 2))
+        return self._in_order([stem for stem in self.folder.images if stem not in self.folder.masks], n - before, self.seed)
+
+    @staticmethod
+    def _in_order(stems: list[str], n: int, seed: tuple[int, ...]) -> str:
+        epoch, place = divmod(n, len(stems))
+        return stems[int(_order(len(stems), (*seed, epoch))[place])]
 
     def __getitem__(self, n: int) -> "Draw":
         """Draw ``n``."""

@@ -11,6 +11,7 @@ finds in the plain one. w rises from 0 to 1 over the first part of the training,
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from celladapt.batch import Batch
@@ -33,6 +34,10 @@ class MeanTeacherOptions:
     """Weight of the loss against the classical segmentation."""
     fade: float = 0.6
     """Share of the training over which that weight fades out; 0 keeps it."""
+    agree: float = 0.0
+    """x"""
+    warm: float = 0.0
+    """x"""
     sure: float = 0.5
     """Pixels count where |2·T(I_t) - 1| is at least this."""
 
@@ -62,10 +67,13 @@ class MeanTeacher(Method):
         c, q = self.options, b.teacher_t
         sure = ((2 * q - 1).abs() >= c.sure).to(p_t.dtype)
         w = math.exp(-5 * (1 - min(1.0, b.progress / RAMP)) ** 2)
+        keep = 1 - ((q - b.classical_t).abs() > c.agree).to(p_t.dtype) if c.agree and b.progress > RAMP else torch.ones_like(p_t)
         v = max(0.0, 1 - b.progress / c.fade) if c.fade else 1.0
+        if b.progress < c.warm:
+            v = 0.0
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
-            "classical": Term(v * c.lambda_cls, soft_dice_loss(p_t, b.classical_t, sum_over_processes)),
+            "classical": Term(v * c.lambda_cls, soft_dice_loss(p_t * keep, b.classical_t * keep, sum_over_processes)),
             "self": Term(w * c.lambda_st, soft_dice_loss(p_t * sure, (q >= 0.5) * sure, sum_over_processes)),
         }
 

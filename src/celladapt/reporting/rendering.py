@@ -21,6 +21,10 @@ CRITERIA = {
     "snd": "Soft neighbourhood density of target predictions (Saito et al., ICCV 2021). Uses no labels.",
     "entropy": "Minus the mean entropy of target predictions: high means sure, which can also be surely wrong. Uses no labels.",
     "consistency": "Agreement of target predictions with those for mirrored, fainter, noisy copies. Uses no labels.",
+    "zoom": "Agreement of target predictions with those for copies at three quarters of the size. Uses no labels.",
+    "agreement": "IoU of target predictions with a classical segmentation, which learns nothing. Uses no labels.",
+    "contrast": "How well target predictions divide nuclei from what surrounds them in colour and brightness. Uses no labels.",
+    "expected": "IoU to expect on the target, from all criteria together. Uses no labels.",
     "source_iou": "Foreground IoU on the source validation images.",
     "labelled": "Foreground IoU on the annotated target validation images. Uses target labels.",
 }

@@ -15,6 +15,7 @@ from celladapt.reporting.rendering import PAGE_BYTES, render
 EXAMPLES = 6
 EMPTY, FULL = 0.001, 0.9  # foreground shares beyond which a prediction of nuclei is suspect
 FEW_IMAGES = 5
+POOR = 0.5  # expected IoU below which masks are not to be trusted unseen
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def run_page(folder: Path) -> str:
         counts=_counts(run),
         comparison=_comparison(run, baseline),
         agreement=_agreement(run, baseline),
+        expected=_expected(run),
         warnings=[str(note) for note in sequence(run.info.get("notes"))] + run.faults + _warnings(run, baseline),
         examples=examples(run, baseline),
         losses=_losses(run),
@@ -151,6 +153,12 @@ def _agreement(run: Run, baseline: Run | None) -> float | None:
     return fmean(overlaps) if overlaps else None
 
 
+def _expected(run: Run) -> dict[str, float] | None:
+    """The IoU that is expected without masks, with its interval."""
+    values = {str(name): value for name, item in mapping(run.info.get("expected")).items() if (value := number(item)) is not None}
+    return values if {"iou", "low", "high"} <= values.keys() else None
+
+
 def _losses(run: Run) -> list[dict[str, Any]]:
     """One panel per logged term, those that the method explains first and in its order."""
     terms = {str(name): str(text) for name, text in mapping(run.info.get("terms")).items()}
@@ -202,6 +210,8 @@ def _warnings(run: Run, baseline: Run | None) -> list[str]:
             result.append(
                 "The selected step is the last one validated: the criterion may not have peaked yet, and more steps may give a better model."
             )
+    if (expected := _expected(run)) and expected["iou"] < POOR:
+        result.append("The IoU that is expected without masks is low: look at the predictions one by one before using them.")
     if run.scores:
         images = len(run.scores.images)
         if 0 < images < FEW_IMAGES:

@@ -1,0 +1,152 @@
+"""How well can the IoU on a target be told without its masks? Fit, and check on targets left out.
+
+    celladapt benchmark ... --keep-checkpoints --out GRID
+    python -m benchmarks.quality GRID [GRID ...] [--into docs/results.md] [--write]
+
+Every kept checkpoint of every run is a point: its criteria on unlabelled validation images, and its mean IoU on the test images. A target is left out with
+all pairs that lead to it, the rest is fitted, and the target's checkpoints are predicted. ``--write`` stores the fit to all points as
+``src/celladapt/quality.json``, with the interval's radius from the points left out.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.documents import put
+from benchmarks.selection import trajectory
+from celladapt.files import write_json
+from celladapt.run import Run
+
+CRITERIA = ("infomax", "entropy", "consistency", "zoom", "agreement", "contrast")
+RIDGE = 1.0
+COVERED = 0.9
+FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One checkpoint."""
+
+    pair: str
+    method: str
+    seed: str
+    step: int
+    scores: dict[str, float]
+    iou: float
+
+    @property
+    def target(self) -> str:
+        """What the pair leads to."""
+        return self.pair.split(" → ")[1]
+
+
+def points(grids: list[Path]) -> list[Point]:
+    """Every kept checkpoint of some benchmark folders."""
+    found = []
+    for grid in grids:
+        with open(grid / "cells.csv", encoding="utf-8") as file:
+            cells = [cell for cell in csv.DictReader(file) if (grid / cell["run"] / "checkpoints").is_dir()]
+        for cell in cells:
+            run = Run(grid / cell["run"])
+            lines = map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())
+            scores = {line["step"]: line for line in lines}
+            for step, kept in trajectory(run).items():
+                found.append(Point(cell["pair"], cell["method"], cell["seed"], step, scores[step], kept["iou"]))
+    return found
+
+
+def fit(known: list[Point]) -> dict[str, Any]:
+    """Ridge regression of the logit of the IoU on standardised criteria; each pair weighs the same, however many checkpoints it has."""
+    x = np.array([[point.scores[name] for name in CRITERIA] for point in known])
+    y = _logit(np.array([point.iou for point in known]))
+    pairs = [point.pair for point in known]
+    weight = np.array([1 / pairs.count(pair) for pair in pairs])
+    weight /= weight.sum()
+    mean = weight @ x
+    scale = np.sqrt(weight @ (x - mean) ** 2) + 1e-9
+    z, intercept = (x - mean) / scale, float(weight @ y)
+    gram = z.T @ (weight[:, None] * z) + RIDGE / len(set(pairs)) * np.eye(len(CRITERIA))
+    weights = np.linalg.solve(gram, z.T @ (weight * (y - intercept)))
+    criteria = [[name, *map(float, numbers)] for name, *numbers in zip(CRITERIA, mean, scale, x.min(0), x.max(0), strict=True)]
+    return {"criteria": criteria, "weights": weights.tolist(), "intercept": intercept}
+
+
+def predicted(fitted: dict[str, Any], known: list[Point]) -> NDArray[np.float64]:
+    """Expected IoU of each point, as ``celladapt.quality`` would give it."""
+    x = np.array([[np.clip(point.scores[name], low, high) for name, _, _, low, high in fitted["criteria"]] for point in known])
+    mean, scale = (np.array([row[at] for row in fitted["criteria"]]) for at in (1, 2))
+    return 1 / (1 + np.exp(-(fitted["intercept"] + (x - mean) / scale @ np.array(fitted["weights"]))))
+
+
+def left_out(known: list[Point]) -> NDArray[np.float64]:
+    """Expected IoU of each point by a fit to the points of all other targets."""
+    result = np.zeros(len(known))
+    for target in {point.target for point in known}:
+        mine = [i for i, point in enumerate(known) if point.target == target]
+        others = [point for point in known if point.target != target]
+        result[mine] = predicted(fit(others), [known[i] for i in mine])
+    return result
+
+
+def radius(errors: NDArray[np.float64]) -> float:
+    """The split-conformal quantile of absolute errors."""
+    ordered = np.sort(np.abs(errors))
+    return float(ordered[min(len(ordered) - 1, int(np.ceil(COVERED * (len(ordered) + 1))) - 1)])
+
+
+def table(known: list[Point], guess: NDArray[np.float64]) -> str:
+    """Markdown: for each pair the error of the estimate, and what share of the checkpoints an interval from the other targets covers."""
+    iou = np.array([point.iou for point in known])
+    lines = ["| pair | checkpoints | IoU | expected | mean absolute error | in the interval | rank correlation |", "|---|--:|--:|--:|--:|--:|--:|"]
+    inside = []
+    for pair in dict.fromkeys(point.pair for point in known):
+        mine = np.array([point.pair == pair for point in known])
+        elsewhere = np.array([point.target != pair.split(" → ")[1] for point in known])
+        covered = np.abs(guess - iou)[mine] <= radius((guess - iou)[elsewhere])
+        inside.append(covered.mean())
+        numbers = f"{iou[mine].mean():.3f} | {guess[mine].mean():.3f} | {np.abs(guess - iou)[mine].mean():.3f} | {covered.mean():.0%}"
+        lines.append(f"| {pair} | {mine.sum()} | {numbers} | {_rank_correlation(guess[mine], iou[mine]):.2f} |")
+    errors = [np.abs(guess - iou)[np.array([point.pair == pair for point in known])].mean() for pair in dict.fromkeys(p.pair for p in known)]
+    whole = f"{statistics.mean(errors):.3f} | {statistics.mean(inside):.0%} | {_rank_correlation(guess, iou):.2f}"
+    return "\n".join([*lines, f"| **mean over pairs** | {len(known)} | {iou.mean():.3f} | {guess.mean():.3f} | {whole} |"]) + "\n"
+
+
+def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    p = p.clip(0.02, 0.98)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def _rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else float("nan")
+
+
+def main() -> None:
+    """Print the table, or put it into a document, and store the fit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grids", type=Path, nargs="+")
+    parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin quality --> ... <!-- end quality -->")
+    parser.add_argument("--write", action="store_true", help=f"store the fit as {FILE.name}")
+    a = parser.parse_args()
+    known = points(a.grids)
+    guess = left_out(known)
+    if a.into:
+        put(a.into, "quality", table(known, guess))
+    else:
+        print(table(known, guess), end="")
+    if a.write:
+        errors = guess - np.array([point.iou for point in known])
+        rests_on = {"pairs": sorted({point.pair for point in known}), "checkpoints": len(known), "covered": COVERED}
+        write_json(FILE, {**fit(known), "radius": radius(errors), **rests_on})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What sets two domains apart before anything is learned: colour, polarity and the size of nuclei. The source can be shown in the target's.
+
+The source's look is read off its masks. The target has none, so that the classical segmentation stands in: it need not find every nucleus for that, but
+the side that nuclei are on, and how large most of what it found is.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from celladapt.classical import classical_mask
+from celladapt.data.folder import Folder
+from celladapt.instances import label_components, to_instances
+
+MOST_IMAGES = 16
+SIDE = 1024  # px: of a larger image its middle is looked at
+LARGEST_ZOOM = 2.0
+"""A ratio of sizes beyond this is more often a wrong estimate than true."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a domain's nuclei look."""
+
+    grey: bool
+    """Whether the channels of every image are equal."""
+    bright: bool
+    """Whether nuclei are brighter than what is around them."""
+    diameter: float
+    """Of the nucleus that the median pixel of all nuclei lies in, px: crumbs of a bad segmentation count by their area alone. 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What is done to images and masks of the source so that they look like the target's."""
+
+    grey: bool = False
+    inverted: bool = False
+    zoom: float = 1.0
+    """Enlargement."""
+
+    def image(self, image: NDArray[Any]) -> NDArray[Any]:
+        """(H, W, 3) uint8 or uint16 -> the same dtype, (H · zoom, W · zoom, 3)."""
+        if self.grey:
+            image = np.repeat(np.rint(image.mean(2, keepdims=True)).astype(image.dtype), 3, axis=2)
+        if self.inverted:
+            image = np.iinfo(image.dtype).max - image
+        return image if self.zoom == 1 else enlarged(image, self._shape(image.shape))
+
+    def mask(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """(H, W) labels -> (H · zoom, W · zoom), each pixel the nearest one's."""
+        if self.zoom == 1:
+            return labels
+        rows, columns = (((np.arange(to) + 0.5) * n / to).astype(int) for n, to in zip(labels.shape, self._shape(labels.shape), strict=True))
+        return np.asarray(labels[rows][:, columns])
+
+    def _shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        return max(1, round(shape[0] * self.zoom)), max(1, round(shape[1] * self.zoom))
+
+    @property
+    def words(self) -> str:
+        """What was done, for people; empty where nothing was."""
+        done = [
+            word
+            for word, is_done in (("grey", self.grey), ("inverted", self.inverted), (f"at {self.zoom:.2f} times its size", self.zoom != 1))
+            if is_done
+        ]
+        return ", ".join(done)
+
+
+def enlarged(image: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """(H, W, C) uint8 or uint16 at another height and width, bilinear, without aliasing."""
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))[None]
+    grown = F.interpolate(planes, shape, mode="bilinear", antialias=True)[0].numpy()
+    return np.asarray(np.rint(grown).astype(image.dtype).transpose(1, 2, 0))
+
+
+def look_of(folder: Folder) -> Look:
+    """The look of ``folder`` by at most ``MOST_IMAGES`` of its images, evenly chosen: by their masks where it has any, else by the classical segmentation.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    stems = list(folder.masks or folder.images)
+    stems = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, min(MOST_IMAGES, len(stems))).round().astype(int))]
+    areas: list[NDArray[np.int64]] = []
+    differences: list[float] = []
+    grey = True
+    for stem in stems:
+        if stem in folder.masks:
+            image, mask = folder.pair(stem)
+            image, labels = _middle(image), label_components(_middle(mask))
+        else:
+            image = _middle(folder.image(stem))
+            labels = to_instances(classical_mask(image))
+        grey = grey and np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2])
+        areas.append(np.bincount(labels.ravel())[1:])
+        inside, light = labels > 0, image.mean(2)
+        if 0 < inside.sum() < inside.size:
+            differences.append(float(light[inside].mean() - light[~inside].mean()))
+    return Look(bool(grey), sum(differences) > 0, _diameter(np.concatenate(areas)))
+
+
+def _middle(array: NDArray[Any]) -> NDArray[Any]:
+    top, left = (max(0, (n - SIDE) // 2) for n in array.shape[:2])
+    return array[top : top + SIDE, left : left + SIDE]
+
+
+def _diameter(areas: NDArray[np.int64]) -> float:
+    areas = np.sort(areas[areas > 0])
+    if not areas.size:
+        return 0.0
+    filled = np.cumsum(areas)
+    return float(2 * np.sqrt(areas[np.searchsorted(filled, filled[-1] / 2)] / np.pi))
+
+
+def match(source: Look, target: Look) -> Match:
+    """How to show the source so that it looks like the target."""
+    zoom = target.diameter / source.diameter if source.diameter and target.diameter else 1.0
+    zoom = float(np.clip(zoom, 1 / LARGEST_ZOOM, LARGEST_ZOOM))
+    return Match(target.grey and not source.grey, source.bright != target.bright, 1.0 if 0.9 < zoom < 1.1 else round(zoom, 2))

@@ -1,0 +1,51 @@
+"""What to expect of a model on images without masks, before anybody looks at them."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from celladapt import selection
+from celladapt.classical import classical_mask
+from celladapt.data.images import read_image
+from celladapt.hardware import arithmetic
+from celladapt.prediction import Model, find_images
+from celladapt.quality import Expectation, expected_iou
+
+MOST_IMAGES = 8
+SIDE = 512  # px: of a larger image its middle is looked at
+
+
+def expected_quality(model: Model, inputs: str | Path | Iterable[str | Path]) -> Expectation:
+    """Expected IoU of ``model`` on images, by at most ``MOST_IMAGES`` of them, evenly chosen.
+
+    Args:
+        model: any.
+        inputs: as ``predict`` takes them; no mask is read.
+
+    Raises:
+        InputError: there is no image, or none of those chosen can be read.
+    """
+    files = find_images(inputs)
+    files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(MOST_IMAGES, len(files))).round().astype(int))]
+    images = [read_image(path) for path in files]
+    opinions = [torch.from_numpy(_middle(classical_mask(image)).copy()) for image in images]
+    normalised = [model.normalisation(_middle(image)) for image in images]
+    return expected_iou(selection.scores(partial(_probability, model), normalised, opinions))
+
+
+@torch.inference_mode()
+def _probability(model: Model, x: Tensor) -> Tensor:
+    with arithmetic(model.precision, model.device):
+        p: Tensor = model.network(x[None].to(model.device, memory_format=torch.channels_last))
+    return p[0, 0].float().cpu()
+
+
+def _middle(array: NDArray[Any]) -> NDArray[Any]:
+    top, left = (max(0, (n - SIDE) // 2) for n in array.shape[:2])
+    return array[top : top + SIDE, left : left + SIDE]

@@ -1,0 +1,50 @@
+"""How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the criteria of ``selection`` alone.
+
+A ridge regression from the criteria to the logit of the IoU, fitted to checkpoints of many runs on pairs of annotated domains (``benchmarks.quality`` writes
+``quality.json``). The interval is that of split conformal prediction (Vovk et al. 2005; Lei et al. 2018) over whole pairs left out: a new pair is to the
+fitted ones as each of them was to the others.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+LOW = 0.5
+"""An expected IoU below this is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Expected foreground IoU on unlabelled images, each in [0, 1]."""
+
+    iou: float
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        text = f"expected IoU {self.iou:.2f} ({self.low:.2f} to {self.high:.2f}), estimated without masks"
+        return text + (": low, look at the masks before using them" if self.iou < LOW else "")
+
+
+def expected_iou(scores: Mapping[str, float]) -> Expectation:
+    """What IoU to expect where ``selection.scores`` gave ``scores``.
+
+    Raises:
+        KeyError: a criterion is missing.
+    """
+    c = calibration()
+    x = [(min(max(scores[name], low), high) - mean) / scale for name, mean, scale, low, high in c["criteria"]]
+    iou = 1 / (1 + math.exp(-(c["intercept"] + sum(w * v for w, v in zip(c["weights"], x, strict=True)))))
+    return Expectation(iou, max(0.0, iou - c["radius"]), min(1.0, iou + c["radius"]))
+
+
+@cache
+def calibration() -> dict[str, Any]:
+    """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` of the interval, and what they rest on."""
+    return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

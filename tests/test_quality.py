@@ -1,0 +1,48 @@
+"""The IoU to expect without masks."""
+
+import math
+
+import pytest
+
+from celladapt import quality
+from celladapt.quality import Expectation, expected_iou
+
+PLAIN = {"criteria": [["agreement", 0.5, 0.25, 0.0, 1.0], ["contrast", 0.4, 0.1, 0.2, 0.6]], "weights": [1.0, 0.5], "intercept": 0.2, "radius": 0.1}
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "calibration", lambda: PLAIN)
+
+
+@pytest.mark.usefixtures("plain")
+def test_by_hand() -> None:
+    found = expected_iou({"agreement": 0.75, "contrast": 0.5, "other": 9.0})
+    iou = 1 / (1 + math.exp(-(0.2 + 1.0 * 1 + 0.5 * 1)))
+    assert found == Expectation(pytest.approx(iou), pytest.approx(iou - 0.1), pytest.approx(iou + 0.1))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_criterion_beyond_what_was_fitted_counts_as_the_nearest_that_was() -> None:
+    assert expected_iou({"agreement": 0.5, "contrast": 99.0}) == expected_iou({"agreement": 0.5, "contrast": 0.6})
+
+
+@pytest.mark.usefixtures("plain")
+def test_the_interval_stays_in_0_to_1() -> None:
+    best, worst = expected_iou({"agreement": 1.0, "contrast": 0.6}), expected_iou({"agreement": 0.0, "contrast": 0.2})
+    assert best.high <= 1
+    assert worst.low >= 0
+
+
+def test_a_low_one_warns() -> None:
+    assert "low" in Expectation(0.3, 0.1, 0.5).words
+    assert "low" not in Expectation(0.8, 0.7, 0.9).words
+
+
+def test_the_stored_fit_tells_nothing_from_something() -> None:
+    """A segmenter that sees nothing is not promised what one that fits the image and the witness is."""
+    names = [row[0] for row in quality.calibration()["criteria"]]
+    nothing = expected_iou(dict.fromkeys(names, 0.0) | {"entropy": -0.05})
+    good = expected_iou(dict.fromkeys(names, 0.9) | {"entropy": -0.1, "infomax": 0.4, "snd": 5.0})
+    assert nothing.iou < 0.3
+    assert good.iou > 0.6
