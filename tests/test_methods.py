@@ -13,6 +13,7 @@ from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec
 from celladapt.errors import InputError
 from celladapt.losses import Domain
+from celladapt.methods.weakuda import trust
 from celladapt.train import make_optimizers, take_step
 
 ALL = [*methods.names(), "cellseguda:lambda_rec=0"]
@@ -56,6 +57,8 @@ def test_finite_in_bf16(name: str) -> None:
 # Which networks a term sends a gradient to, when the loop evaluates its turn.
 WHO_MOVES = {
     "source_only": {"seg": {"S"}},
+    "weakuda": {"seg": {"S"}, "cls": {"S"}},
+    "weakssda": {"seg": {"S"}, "cls": {"S"}},
     "mean_teacher": {"seg": {"S"}, "classical": {"S"}, "self": {"S"}},
     "supervised": {"seg": {"S"}},
     "cellseguda": {"dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "adv": {"S"}, "rec": {"S", "R"}},
@@ -80,7 +83,7 @@ def test_who_moves(name: str) -> None:
 def _terms(method: methods.Method, batch: Batch, number: int) -> methods.Terms:
     """A turn's terms, seen as the loop shows them."""
     turn = method.turns[number]
-    batch = replace(batch, teacher_t=teacher_of(method)(batch.plain_t))
+    batch = replace(batch, teacher_t=0.1 + 0.8 * batch.classical_t)  # a teacher that agrees, so that every term is at work
     method.networks.requires_grad_(True)
     p_s, p_t = method.networks["S"](batch.image_s), method.networks["S"](batch.image_t)
     for name, network in method.networks.items():
@@ -88,21 +91,59 @@ def _terms(method: methods.Method, batch: Batch, number: int) -> methods.Terms:
     return turn.terms(batch, *((p_s, p_t) if "S" in turn.moves else (p_s.detach(), p_t.detach())))
 
 
-def test_semi_supervised_without_labels_is_unsupervised() -> None:
-    uda, ssda = make_method("cellseguda"), make_method("cellsegssda")
+@pytest.mark.parametrize("family", ["cellseg", "weak"])
+def test_semi_supervised_without_labels_is_unsupervised(family: str) -> None:
+    uda, ssda = make_method(f"{family}uda"), make_method(f"{family}ssda")
     batches = [make_batch(seed=seed) for seed in range(3)]
     assert step(uda, *batches) == step(ssda, *batches)
     assert all(torch.equal(a, b) for a, b in zip(weights(uda).values(), weights(ssda).values(), strict=True))
 
 
-def test_semi_supervised_uses_only_the_labelled_images_of_a_mixed_batch() -> None:
-    method, batch = make_method("cellsegssda"), make_batch(labelled=(True, False, True))
+@pytest.mark.parametrize("name", ["cellsegssda", "weakssda"])
+def test_semi_supervised_uses_only_the_labelled_images_of_a_mixed_batch(name: str) -> None:
+    method, batch = make_method(name), make_batch(labelled=(True, False, True))
     p_s, p_t = torch.rand(2, 4, 1, 32, 32)
     loss = method.supervised_loss(batch, p_s, p_t)  # type: ignore[attr-defined]
     p, y = p_t[[0, 2]], batch.mask_t[[0, 2]]
     dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
     source = 1 - (2 * (p_s * batch.mask_s).sum() + 1) / (p_s.sum() + batch.mask_s.sum() + 1)
     torch.testing.assert_close(loss, source + dice)
+
+
+def weak_batch(progress: float = 1.0) -> Batch:
+    """Two images of four pixels, the second one labelled; the teacher and the classical segmentation share one pixel of three."""
+    c = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
+    t = torch.tensor([[0.1, 0.9, 0.9, 0.1]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
+    plain = make_batch(size=2)
+    return replace(plain, classical_t=c, teacher_t=t, labelled_t=torch.tensor([False, True]), mask_t=torch.zeros_like(c), progress=progress)
+
+
+def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_is_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b: 1.0)
+    p = torch.tensor([[0.2, 0.7, 0.6, 0.3]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
+
+    def cls(name: str, doubt: float) -> float:
+        batch = weak_batch()
+        terms = make_method(f"{name}:doubt={doubt}").turns[0].terms(batch, torch.zeros_like(batch.mask_s), p)
+        return float(terms["cls"].value)
+
+    both = 1 - (2 * 0.6 * 2 + 1) / ((0.2 + 0.6) * 2 + 2 + 1)  # pixels 0 and 2 of both images
+    one = 1 - (2 * 0.6 + 1) / (0.2 + 0.6 + 1 + 1)
+    everything = 1 - (2 * (0.6 + 0.3) * 2 + 1) / ((0.2 + 0.7 + 0.6 + 0.3) * 2 + 4 + 1)
+    assert cls("weakuda", 0.75) == pytest.approx(both, abs=1e-6)
+    assert cls("weakssda", 0.75) == pytest.approx(one, abs=1e-6)
+    assert cls("weakuda", 1) == pytest.approx(everything, abs=1e-6)
+
+
+def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
+    batch = weak_batch()
+    assert trust(batch) == 0  # r = 1/3
+    assert trust(replace(batch, teacher_t=batch.classical_t)) == 1
+    half = replace(batch, teacher_t=torch.tensor([0.1, 0.1, 0.9, 0.1]).view(1, 1, 1, 4).repeat(2, 1, 1, 1))
+    assert float(trust(half)) == pytest.approx((0.5 - 0.4) / 0.3)
+    assert trust(replace(batch, teacher_t=batch.classical_t, progress=0.1)) == 0, "the source teaches first"
+    nothing = torch.zeros_like(batch.classical_t)
+    assert trust(replace(batch, teacher_t=nothing, classical_t=nothing)) == 0
 
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if not methods.find(n).target_masks])

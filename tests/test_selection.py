@@ -121,10 +121,7 @@ def test_contrast_by_hand() -> None:
     near = int((mask[32] > 0).nonzero()[-1]) + 2
     image[:, 32, near] = 6
     ring = sum(
-        1
-        for y in range(64)
-        for x in range(64)
-        if not mask[y, x] and mask[max(0, y - RING) : y + RING + 1, max(0, x - RING) : x + RING + 1].any()
+        1 for y in range(64) for x in range(64) if not mask[y, x] and mask[max(0, y - RING) : y + RING + 1, max(0, x - RING) : x + RING + 1].any()
     )
     mean, variance = 6 / ring, 36 / ring * (1 - 1 / ring) * ring / (ring - 1)
     d2, v = 3 * (3 - mean) ** 2, 3 * variance / 2

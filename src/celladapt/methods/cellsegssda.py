@@ -14,7 +14,11 @@ class CellSegSSDA(CellSegUDA):
     target_masks = True
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
-        """L_seg: source masks, and target masks where they exist (without any the sums are 0, and so is the loss)."""
-        labelled = b.labelled_t.view(-1, 1, 1, 1)  # a factor: to pick images by it a GPU would have to wait for their number
-        target = soft_dice_loss(p_t * labelled, b.mask_t * labelled, sum_over_processes)
-        return super().supervised_loss(b, p_s, p_t) + target
+        """L_seg: source masks, and target masks where they exist."""
+        return super().supervised_loss(b, p_s, p_t) + labelled_dice(b, p_t)
+
+
+def labelled_dice(b: Batch, p_t: Tensor) -> Tensor:
+    """Soft Dice over the labelled target images of the batch; without any the sums are 0, and so is the loss."""
+    labelled = b.labelled_t.view(-1, 1, 1, 1)  # a factor: to pick images by it a GPU would have to wait for their number
+    return soft_dice_loss(p_t * labelled, b.mask_t * labelled, sum_over_processes)

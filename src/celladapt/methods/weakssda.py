@@ -1,0 +1,21 @@
+"""WeakSSDA: WeakUDA, and the masks of those target images that have one, in place of their weak labels."""
+
+from torch import Tensor
+
+from celladapt.batch import Batch
+from celladapt.methods.cellsegssda import labelled_dice
+from celladapt.methods.weakuda import WeakUDA
+
+
+class WeakSSDA(WeakUDA):
+    """Semi-supervised: L_seg gains the soft Dice loss over the labelled target images of the batch. Without any it is WeakUDA."""
+
+    target_masks = True
+
+    def believed(self, b: Batch) -> Tensor:
+        """As in WeakUDA, but nowhere in an image that has a mask."""
+        return super().believed(b) & ~b.labelled_t.view(-1, 1, 1, 1)
+
+    def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
+        """L_seg: source masks, and target masks where they exist."""
+        return super().supervised_loss(b, p_s, p_t) + labelled_dice(b, p_t)

@@ -1,0 +1,84 @@
+"""WeakUDA: weak target labels from a classical segmentation, trusted as far as a mean teacher agrees.
+
+    L = L_seg + w(r) · lambda_cls · L_cls
+        L_seg = soft Dice of S(I_s) against Y_s
+        L_cls = soft Dice of S(I_t) against C(I_t), over the pixels that the teacher does not deny
+        r     = IoU of [T(I_t) >= 1/2] and C(I_t) over the batch;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
+
+C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). Its mistakes are not those of a network trained on
+the source: where two so different witnesses agree, both are likely to be right, and then C's outlines are of the target while S's are of the source. T is the
+average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first fifth of the training w is 0, so that T learns from the source alone what a
+nucleus is; if C sees something else in the target, r stays low and S remains a source-only network. A pixel with |T(I_t) - C(I_t)| > doubt is left out as a
+mistake of C. The idea of two views that teach each other where they agree is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from celladapt.batch import Batch
+from celladapt.losses import soft_dice_loss
+from celladapt.methods import Method, Term, Terms, Turn
+from celladapt.networks import Segmenter
+from celladapt.parallel import sum_over_processes
+
+WARM_UP = 0.2
+"""Share of the training in which the source alone teaches."""
+STRANGERS, FRIENDS = 0.4, 0.7
+"""Agreement r up to which the classical segmentation is not believed at all, and from which on it is believed fully."""
+
+
+@dataclass(frozen=True)
+class WeakUDAOptions:
+    """Weight of the classical segmentation, and when it is not believed."""
+
+    lambda_cls: float = 1.0
+    """Weight of the loss against the classical segmentation."""
+    doubt: float = 0.8
+    """A pixel is left out where the teacher is further than this from the classical segmentation; 1 believes it everywhere."""
+
+
+class WeakUDA(Method):
+    """Unsupervised: target masks are never read."""
+
+    Options = WeakUDAOptions
+    taught = classical = True
+    equations = {
+        "seg": "L_seg: soft Dice of S against the masks",
+        "cls": "L_cls: soft Dice of S on the target against the classical segmentation, but for pixels that the teacher denies",
+    }
+
+    def __init__(self, width: int, options: WeakUDAOptions) -> None:
+        self.options = options
+        self.networks = nn.ModuleDict({"S": Segmenter(width)})
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """S alone."""
+        return (Turn(("S",), self.segmenter_terms),)
+
+    def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
+        """L_seg + w(r) · lambda_cls · L_cls"""
+        believed = self.believed(b).to(p_t.dtype)
+        weak = soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)
+        return {
+            "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
+            "cls": Term(self.options.lambda_cls, trust(b) * weak),
+        }
+
+    def believed(self, b: Batch) -> Tensor:
+        """[B, 1, H, W] bool: pixels whose weak label counts."""
+        return (b.teacher_t - b.classical_t).abs() <= self.options.doubt
+
+    def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
+        """L_seg: the source masks alone."""
+        return soft_dice_loss(p_s, b.mask_s, sum_over_processes)
+
+
+def trust(b: Batch) -> Tensor:
+    """w(r), a scalar in [0, 1]; 0 during the warm-up."""
+    taught, classical = b.teacher_t >= 0.5, b.classical_t >= 0.5
+    both, either = sum_over_processes(torch.stack([(taught & classical).sum(), (taught | classical).sum()]).to(b.classical_t.dtype))
+    r = both / either.clamp(min=1)
+    return ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1) * (b.progress >= WARM_UP)

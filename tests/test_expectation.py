@@ -1,0 +1,92 @@
+"""What is promised of a model without masks: falling back to source-only, and what `predict` says."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import celladapt
+from celladapt import adaptation
+from celladapt.checkpoint import load
+from celladapt.cli import main
+from celladapt.data.images import read_image, write_image
+from celladapt.errors import InputError
+from celladapt.expectation import expected_quality
+from celladapt.quality import Expectation
+from celladapt.run import Run
+
+TINY: dict[str, Any] = {"preset": "fast", "steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 3}
+
+
+def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, before: float, after: float, **options: Any) -> Run:
+    """A run of which source-only was promised the IoU ``before`` and the adapted model ``after``."""
+    monkeypatch.setattr(adaptation, "_expectation", lambda run, step: Expectation(before if run.config.method == "source_only" else after, 0.1, 0.9))
+    return celladapt.adapt(*domains, method="cellseguda", out=out, **TINY, **options)
+
+
+def test_where_adapting_promises_less_source_only_is_kept_and_said(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = adapted(tiny_domains, tmp_path / "run", monkeypatch, before=0.7, after=0.6)
+    weights, about = load(run.path / "model.safetensors")
+    kept, _ = load(run.baseline.path / "model.safetensors")
+    assert about["method"] == "source_only"
+    assert weights.keys() == kept.keys()
+    assert all((weights[name] == kept[name]).all() for name in kept)
+    assert run.metrics == run.baseline.metrics
+    assert run.record["fell_back"]
+    assert run.record["expected"] == asdict(Expectation(0.7, 0.1, 0.9))
+    assert "SOURCE-ONLY model was kept" in run.report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("after", "fallback"), [(0.8, True), (0.6, False)])
+def test_else_the_adapted_model_is(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float, fallback: bool
+) -> None:
+    run = adapted(tiny_domains, tmp_path / "run", monkeypatch, before=0.7, after=after, fallback=fallback)
+    assert load(run.path / "model.safetensors")[1]["method"] == "cellseguda"
+    assert not run.record["fell_back"]
+    assert run.record["expected"]["iou"] == after
+
+
+def test_in_a_benchmark_methods_are_themselves_unless_asked(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {name: value for name, value in TINY.items() if name != "preset"}
+    plain = celladapt.benchmark([tiny_domains], ["source_only", "cellseguda"], tmp_path / "plain", seeds=1, **options)
+    assert not any((cell.run.baseline.path).exists() or cell.run.config.fallback for cell in plain.cells)
+    safe = celladapt.benchmark([tiny_domains], ["source_only", "cellseguda"], tmp_path / "safe", seeds=1, fallback=True, **options)
+    runs = {cell.method: cell.run for cell in safe.cells}
+    assert runs["cellseguda"].baseline.record == runs["source_only"].record, "lent, not trained twice"
+    assert not runs["source_only"].baseline.path.exists()
+
+
+def test_predict_tells_what_to_expect(tiny_domains: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = celladapt.adapt(*tiny_domains, method="source_only", out=tmp_path / "run", **TINY)
+    assert main(["predict", str(run.path), str(tiny_domains[1]), "--out", str(tmp_path / "masks")]) == 0
+    expected = expected_quality(run.model, tiny_domains[1])
+    assert capsys.readouterr().out.splitlines()[-1] == expected.words
+    assert 0 <= expected.low <= expected.iou <= expected.high <= 1
+
+
+def test_the_expectation_reads_no_mask_and_names_a_broken_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    run = celladapt.adapt(*tiny_domains, method="source_only", out=tmp_path / "run", **TINY)
+    target = tiny_domains[1]
+    before = expected_quality(run.model, target)
+    for file in (target / "masks").iterdir():
+        file.unlink()
+    assert expected_quality(run.model, target) == before
+    next((target / "images").iterdir()).write_bytes(b"no image")
+    with pytest.raises(InputError, match="target"):
+        expected_quality(run.model, target)
+
+
+def test_of_a_large_image_the_middle_is_looked_at(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    run = celladapt.adapt(*tiny_domains, method="source_only", out=tmp_path / "run", **TINY)
+    image = read_image(next((tiny_domains[1] / "images").iterdir()))
+    large = np.tile(image, (10, 9, 1))
+    write_image(tmp_path / "large.png", large)
+    found = expected_quality(run.model, tmp_path / "large.png")
+    large[:60], large[-60:] = 0, 0  # beyond the middle
+    write_image(tmp_path / "other.png", large)
+    assert found.iou == pytest.approx(expected_quality(run.model, tmp_path / "other.png").iou, abs=0.1)
