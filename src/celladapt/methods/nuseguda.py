@@ -11,7 +11,7 @@ With F(I) the features at the bottom of S, D_feature their discriminator and D_i
           L_translated = soft Dice of S(R(S(I_s))) against Y_s
 
 R has learnt to draw a target image from a prediction, so R(S(I_s)) is the source with the target's look. D_image sees what the paper calls the
-reconstructed image, R(S(I_t)), and not the translation, which no real image stands beside. L_image and L_translated move S and R both: the gradient
+reconstructed image, R(S(I_t)), and not the translation, which profits only through R. L_image and L_translated move S and R both: the gradient
 of L_translated goes through the translated image on purpose, since it holds R to drawing nuclei where S saw them; that the two agree on a
 picture of their own is what D_image and L_rec are against. All discriminators move first, in one turn.
 """
