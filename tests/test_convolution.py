@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from celladapt import convolution
 from celladapt.convolution import Conv2d, ConvTranspose2d
+from celladapt.losses import r1_penalty
 from celladapt.networks import Discriminator, Segmenter, UNet
 
 winograd = pytest.importorskip("celladapt.winograd", reason="numba, which compiles the transforms, is not installed")
@@ -199,3 +200,18 @@ def test_every_convolution_of_the_networks_may_take_the_fast_way() -> None:
         layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
         assert layers
         assert all(isinstance(layer, (Conv2d, ConvTranspose2d)) for layer in layers)
+
+
+def test_the_discriminator_has_a_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "contiguous_is_faster", lambda: True)
+    torch.manual_seed(0)
+    D = Discriminator(32).to(memory_format=torch.channels_last)
+    true, p = copy.deepcopy(D).double(), torch.rand(2, 1, 64, 96)
+    r1_penalty(D, p).backward()
+    r1_penalty(true, p.double()).backward()
+    for (name, mine), theirs in zip(D.named_parameters(), true.parameters(), strict=True):
+        if "bias" in name:
+            assert theirs.grad is None or not theirs.grad.any(), "a LeakyReLU's slope has no derivative"
+        else:
+            assert mine.grad is not None
+            torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.std()))

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from celladapt.losses import Domain, domain_loss, soft_dice_loss
+from celladapt.losses import Domain, domain_loss, r1_penalty, self_information, soft_dice_loss
 
 
 def test_soft_dice_by_hand() -> None:
@@ -42,3 +43,29 @@ def test_domain_loss_by_hand(domain: Domain, by_hand: float) -> None:
 def test_an_undecided_discriminator_costs_log_two_either_way() -> None:
     zeros = torch.zeros(1, 1, 2, 2)
     assert domain_loss(zeros, Domain.SOURCE).item() == pytest.approx(math.log(2)) == domain_loss(zeros, Domain.TARGET).item()
+
+
+def test_self_information_by_hand() -> None:
+    p = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(1, 1, 1, 4)
+    nucleus, background = self_information(p)[0, :, 0]
+    assert nucleus.tolist() == pytest.approx([0, math.log(4) / 4, math.log(2) / 2, 0])
+    assert background.tolist() == pytest.approx([0, 0.75 * math.log(4 / 3), math.log(2) / 2, 0])
+
+
+def test_self_information_of_a_saturated_sigmoid_has_a_gradient_of_zero() -> None:
+    logits = torch.tensor([-200.0, 0.0, 200.0]).view(1, 1, 1, 3).requires_grad_()
+    self_information(torch.sigmoid(logits))[:, 0].sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.flatten().tolist() == pytest.approx([0, (math.log(2) - 1) / 4, 0])  # d/dp = -log p - 1, times p·(1 - p)
+
+
+def test_r1_of_a_linear_discriminator_by_hand() -> None:
+    D, p = nn.Conv2d(1, 1, 2, stride=2), torch.rand(3, 1, 2, 2)
+    with torch.no_grad():
+        D.weight.copy_(torch.tensor([1.0, -2.0, 0.0, 2.0]).view(1, 1, 2, 2))
+    penalty = r1_penalty(D, p)
+    assert penalty.item() == pytest.approx(1 + 4 + 4)  # ‖w‖² whatever p is
+    penalty.backward()
+    assert D.weight.grad is not None
+    assert D.weight.grad.flatten().tolist() == pytest.approx([2, -4, 0, 4])
+    assert r1_penalty(D, torch.rand(1, 1, 8, 6)).item() == pytest.approx(9), "a larger image of the same is no steeper"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from celladapt.networks import Discriminator, Segmenter, UNet, folded, pad_to_multiple, with_statistics_of
+from celladapt.networks import Discriminator, FeatureDiscriminator, Segmenter, UNet, folded, pad_to_multiple, with_statistics_of
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,28 @@ def test_padding_leaves_the_image_where_it_was() -> None:
 
 def test_the_discriminator_map_is_a_thirty_second() -> None:
     assert Discriminator(4)(torch.rand(2, 1, 128, 96)).shape == (2, 1, 4, 3)
+
+
+def test_features_are_the_bottom_of_the_u_and_leave_the_prediction_as_it_is() -> None:
+    network, x = Segmenter(4).eval(), torch.randn(2, 3, 70, 33)
+    p, features = network(x, features=True)
+    assert torch.equal(p, network(x))
+    assert torch.equal(features, network.encode(x)[-1])
+    assert features.shape == (2, 32, 5, 3)
+    assert FeatureDiscriminator(4)(features).shape == (2, 1, 5, 3)
+
+
+def test_a_place_at_the_bottom_sees_140_pixels() -> None:
+    network = Segmenter(2).eval().double()
+    x = torch.rand(1, 3, 320, 320, dtype=torch.float64, requires_grad=True)
+    network(x, features=True)[1][0, :, 10, 10].sum().backward()
+    assert x.grad is not None
+    rows = x.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert int(rows[-1] - rows[0]) + 1 <= 140
+
+
+def test_the_discriminator_takes_more_channels() -> None:
+    assert Discriminator(4, inputs=2)(torch.rand(1, 2, 40, 20)).shape == (1, 1, 1, 1)
 
 
 def test_bf16_probabilities_are_float32() -> None:

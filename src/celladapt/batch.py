@@ -32,6 +32,10 @@ class Batch:
     """[B, 1, H', W'] in [0, 1]: the teacher's prediction for ``plain_t``, cut from the graph; the loop fills it in."""
     classical_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
     """[B, 1, H', W'] in {0, 1}: what the classical segmentation, which learns nothing, sees in ``plain_t``. Batch 0 where the method has no use for it."""
+    features_s: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
+    """[B, 8w, ~H/16, ~W/16]: what the bottom of S sees of ``image_s``; the loop fills it in where the method has a use for it."""
+    features_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
+    """[B, 8w, ~H'/16, ~W'/16]: the same of ``image_t``."""
     progress: float = 1.0
     """Share of the training that is done, in [0, 1]; the loop fills it in."""
 
@@ -42,6 +46,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``, images channels-last (the layout convolutions are fastest in)."""
         return self._each(lambda x: _move(x, device))
+
+    def cut(self) -> "Batch":
+        """The same batch, cut from the graph."""
+        return self._each(Tensor.detach)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}

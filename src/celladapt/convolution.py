@@ -3,7 +3,7 @@
 - 3x3 convolutions between enough channels go by Winograd's algorithm, where numba is installed (the extra ``cpu``).
 - The gradient of the filter is computed in contiguous layout where torch's best instructions are AVX2: there oneDNN is four times slower in channels-last.
 
-Neither has a second derivative.
+Winograd's has no second derivative; no layer of a discriminator goes that way.
 """
 
 import warnings
@@ -121,6 +121,8 @@ class _Winograd(torch.autograd.Function):
 
 
 class _Convolution(torch.autograd.Function):
+    # ``backward`` is itself of differentiable functions, so a gradient penalty can go through it.
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -129,7 +131,6 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, *of_filter = ctx.needs_input_grad[:3]

@@ -1,4 +1,4 @@
-"""The losses of CellSegUDA and CellSegSSDA, as pure functions of tensors."""
+"""The losses of the methods, as pure functions of tensors."""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -54,3 +54,40 @@ def domain_loss(logits: Tensor, domain: Domain) -> Tensor:
     Source: Haq and Huang 2020, discriminator and adversarial losses.
     """
     return F.binary_cross_entropy_with_logits(logits, logits.new_full((), float(domain)).expand_as(logits))
+
+
+def self_information(p: Tensor) -> Tensor:
+    """Weighted self-information of the two classes, (-p·log p, -(1 - p)·log(1 - p)) in nats; its sum is the Shannon entropy of Bernoulli(p).
+
+    Args:
+        p: probabilities of nucleus [B, 1, H, W] in [0, 1]. At 0 and 1 the map is 0 and its gradient finite, so that a saturated sigmoid,
+            whose own gradient is 0, passes none on.
+
+    Returns:
+        [B, 2, H, W] in [0, 1/e]: nucleus, background.
+
+    Source: Vu et al., CVPR 2019, weighted self-information maps.
+    """
+    both = torch.cat([p, 1 - p], dim=1)
+    return -both * both.clamp_min(torch.finfo(p.dtype).tiny).log()
+
+
+def r1_penalty(D: Callable[[Tensor], Tensor], p: Tensor) -> Tensor:
+    """Squared slope of D where the data are real:  Σ ‖∇_p Σ D(p)‖² / number of logits;  γ/2 times it is R1.
+
+    With one logit an image it is the published E‖∇D(p)‖². For a map of logits it is, but for the overlap of what two logits see, the mean
+    over the map of each logit's squared slope, which does not depend on the size of the image.
+
+    Args:
+        D: maps ``p`` to logits, each image by itself; twice differentiable, which a compiled network is not.
+        p: [B, C, H, W]; taken as a constant, so the gradient of the penalty goes to D alone.
+
+    Returns:
+        Scalar >= 0.
+
+    Source: Mescheder et al., ICML 2018, R1.
+    """
+    p = p.detach().requires_grad_(True)
+    logits = D(p)
+    (slope,) = torch.autograd.grad(logits.sum(), p, create_graph=True)
+    return slope.square().sum() / logits.numel()

@@ -1,4 +1,4 @@
-"""The paper's three networks. S and R are one U-Net with other ends; D is a small fully convolutional classifier.
+"""The paper's three networks, and a discriminator of features. S and R are one U-Net with other ends; D is a small fully convolutional classifier.
 
 At the published width of 64: S has 14,788,929 parameters, R 14,787,907, D 2,762,689.
 """
@@ -6,6 +6,7 @@ At the published width of 64: S has 14,788,929 parameters, R 14,787,907, D 2,762
 import copy
 import itertools
 from collections.abc import Iterable
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -88,23 +89,37 @@ class Segmenter(UNet):
     def __init__(self, width: int = 64) -> None:
         super().__init__(3, 1, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The sigmoid is taken in at least float32: under bf16 a probability near 1 would have two digits."""
-        logits = super().forward(x)
-        return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+    @overload
+    def forward(self, x: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, features: Literal[True]) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor, features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """The prediction; with ``features`` also what the bottom of the U sees on the way, [B, 8w, ~H/16, ~W/16], >= 0.
+
+        The sigmoid is taken in at least float32: under bf16 a probability near 1 would have two digits.
+        """
+        h, w = x.shape[-2:]
+        levels = self.encode(x)
+        logits = self.decode(levels)[..., :h, :w]
+        p = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        return (p, levels[-1]) if features else p
 
 
 class Discriminator(nn.Sequential):
-    """D: prediction [B, 1, H, W] -> map of domain logits [B, 1, ~H/32, ~W/32]; > 0 says target.
+    """D: prediction [B, inputs, H, W] -> map of domain logits [B, 1, ~H/32, ~W/32]; > 0 says target.
 
     Five 4x4 convolutions of stride 2, widths w, 2w, 4w, 8w, 1, LeakyReLU 0.2 between, no normalisation (AdaptSegNet and DCGAN style).
+
+    Args:
+        width: channels after the first convolution; 64 as published.
+        inputs: channels in: 1 for a prediction, 2 for its self-information map, 3 for an image.
     """
 
     SMALLEST = 2**5  # five halvings
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, inputs: int = 1) -> None:
         layers: list[nn.Module] = []
-        w = [1, width, 2 * width, 4 * width, 8 * width]
+        w = [inputs, width, 2 * width, 4 * width, 8 * width]
         for a, b in itertools.pairwise(w):
             layers += [Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         super().__init__(*layers, Conv2d(w[-1], 1, 4, stride=2, padding=1))
@@ -115,6 +130,26 @@ class Discriminator(nn.Sequential):
         logits: Tensor = super().forward(  # type: ignore[no-untyped-call]
             F.pad(p, (0, max(0, self.SMALLEST - w), 0, max(0, self.SMALLEST - h)))
         )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class FeatureDiscriminator(nn.Sequential):
+    """D of features: the bottom of S [B, 8w, h, w] -> map of domain logits [B, 1, h, w]; > 0 says target.
+
+    1x1 convolutions, widths 4w, 2w, 1, LeakyReLU 0.2 between, no normalisation: a place at the bottom has seen 140 x 140 pixels already, and a
+    small crop has too few places for D's strides.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__(
+            Conv2d(8 * width, 4 * width, 1), nn.LeakyReLU(0.2, inplace=True),
+            Conv2d(4 * width, 2 * width, 1), nn.LeakyReLU(0.2, inplace=True),
+            Conv2d(2 * width, 1, 1),
+        )  # fmt: skip
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The logits are in at least float32, as those of ``Discriminator``."""
+        logits: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -39,8 +39,8 @@ def take_step(
 ) -> dict[str, float]:
     """One training step: every turn of ``method``, in order.
 
-    S runs once per image. In a turn that does not move S its predictions are cut from the graph; since S has not moved and has no dropout,
-    they are what a second run would give, and every network that the turn does not move is frozen.
+    S runs once per image. In a turn that does not move S its predictions and features are cut from the graph; since S has not moved and has
+    no dropout, they are what a second run would give, and every network that the turn does not move is frozen.
 
     Args:
         method: networks on the batch's device, in training mode.
@@ -62,15 +62,19 @@ def take_step(
         with torch.no_grad(), arithmetic():
             batch = replace(batch, teacher_t=teacher(batch.plain_t))
     with arithmetic():
-        p_s = _run(networks["S"], batch.image_s, Domain.SOURCE in method.reads)
-        p_t = _run(networks["S"], batch.image_t, Domain.TARGET in method.reads)
+        if method.features:  # which are of both domains
+            (p_s, features_s), (p_t, features_t) = (networks["S"](images, features=True) for images in (batch.image_s, batch.image_t))
+            batch = replace(batch, features_s=features_s, features_t=features_t)
+        else:
+            p_s = _run(networks["S"], batch.image_s, Domain.SOURCE in method.reads)
+            p_t = _run(networks["S"], batch.image_t, Domain.TARGET in method.reads)
     values: dict[str, float] = {}
     for turn in method.turns:
         for name, network in networks.items():
             network.requires_grad_(name in turn.moves)
-        seen = (p_s, p_t) if "S" in turn.moves else (p_s.detach(), p_t.detach())
+        seen = (batch, p_s, p_t) if "S" in turn.moves else (batch.cut(), p_s.detach(), p_t.detach())
         with arithmetic():
-            terms = turn.terms(batch, *seen)
+            terms = turn.terms(*seen)
         finite = _sent(terms)
         for name in turn.moves:
             optimizers[name].zero_grad()

@@ -1,7 +1,7 @@
 """A method is its networks, its options and its turns; the loop in ``celladapt.train`` does the rest.
 
 A method file holds only the paper: no detaching, no freezing, no devices, no logging. The loop runs S once per image and step. In a turn
-in which S does not move the terms see S's predictions cut from the graph; every network that a turn does not move is frozen in it.
+in which S does not move the terms see S's predictions and features cut from the graph; every network that a turn does not move is frozen in it.
 
 A method's name is its file's name in this folder, so a new file is a new method.
 """
@@ -63,6 +63,8 @@ class Method(ABC):
     """Whether a teacher, the average of S over the steps (``--ema``), predicts ``plain_t`` for it in every step."""
     classical: ClassVar[bool] = False
     """Whether a step needs the classical segmentation of the target images."""
+    features: ClassVar[bool] = False
+    """Whether the terms see ``features_s`` and ``features_t``, what the bottom of S sees of either domain."""
     equations: ClassVar[Mapping[str, str]]
     """Log name of every term -> what it is, in one line."""
 

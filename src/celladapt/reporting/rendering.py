@@ -12,8 +12,11 @@ METHODS = {
     "classical": "Classical",
     "source_only": "Source only",
     "da_adv": "DA-ADV",
+    "advent": "AdvEnt",
     "cellseguda": "CellSegUDA",
     "cellsegssda": "CellSegSSDA",
+    "nuseguda": "NuSegUDA",
+    "nusegssda": "NuSegSSDA",
     "supervised": "Supervised",
 }
 CRITERIA = {
