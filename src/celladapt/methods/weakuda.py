@@ -81,4 +81,5 @@ def trust(b: Batch) -> Tensor:
     taught, classical = b.teacher_t >= 0.5, b.classical_t >= 0.5
     both, either = sum_over_processes(torch.stack([(taught & classical).sum(), (taught | classical).sum()]).to(b.classical_t.dtype))
     r = both / either.clamp(min=1)
-    return ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1) * (b.progress >= WARM_UP)
+    w = ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
+    return w if b.progress >= WARM_UP else torch.zeros_like(w)
