@@ -37,7 +37,9 @@ def test_the_readmes_commands_are_commands(capsys: pytest.CaptureFixture[str]) -
     from celladapt.cli import app
 
     words = set(
-        re.findall(r"celladapt (adapt|predict|evaluate|benchmark|data|methods|demo|report)\b", (ROOT / "README.md").read_text(encoding="utf-8"))
+        re.findall(
+            r"celladapt (adapt|predict|evaluate|suggest|benchmark|data|methods|demo|report)\b", (ROOT / "README.md").read_text(encoding="utf-8")
+        )
     )
     assert words <= {name for name in app}  # noqa: C416
     assert "adapt" in words

@@ -15,5 +15,7 @@ from .prediction import load_model as load_model
 from .prediction import predict as predict
 from .reporting import report as report
 from .run import Run as Run
+from .suggestion import Suggestions as Suggestions
+from .suggestion import suggest as suggest
 
 __version__: str

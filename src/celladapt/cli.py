@@ -172,6 +172,41 @@ def evaluate(predictions: Path, masks: Path, *, json: Path | None = None, csv: P
 
 
 @app.command
+def suggest(
+    *,
+    model: Path,
+    target: Path,
+    k: Annotated[int, Parameter(name="-k")] = 5,
+    out: Path,
+    tile: int = 512,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Choose what to annotate first: typical and different images of the target, or tiles of large ones, of which the model is unsure.
+
+    Writes images/, masks/ with an empty label image for each, to be filled, suggestions.csv and overview.png. Images that have a mask are covered already.
+
+    Parameters
+    ----------
+    model
+        Run folder of `celladapt adapt`, or a model.safetensors from one. Of a run on the same target only training images are suggested.
+    target
+        Domain folder with the images to choose from.
+    k
+        How many to suggest; all, where there are no more.
+    out
+        Folder to make.
+    tile
+        Side in pixels of the tiles into which larger images are cut; one less than half as long again stays whole.
+    device
+        auto, cpu or cuda.
+    """
+    from celladapt import suggestion
+
+    done = suggestion.suggest(model, target, out, k, tile, device)
+    _print(done.table(), f"look    {out / 'overview.png'}", *done.next_steps)
+
+
+@app.command
 def report(run: Path) -> None:
     """Write report.html of a run folder (or of a benchmark's) again and print its path.
 

@@ -1,0 +1,362 @@
+"""What to annotate first: the images, or tiles of large ones, whose masks should help a semi-supervised run most, as a folder to annotate.
+
+How candidates are ranked is in ``ranking``; here they are cut, looked at one by one with the model's own segmenter, and written.
+"""
+
+import csv
+import io
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from celladapt.data.folder import Folder
+from celladapt.data.images import write_image
+from celladapt.data.normalise import to_unit
+from celladapt.data.split import Split, save_splits
+from celladapt.errors import InputError
+from celladapt.files import atomic, write_text
+from celladapt.hardware import kept_memory
+from celladapt.instances import to_instances
+from celladapt.networks import Segmenter, folded
+from celladapt.prediction import Model, load_model
+from celladapt.progress import Bar, say
+from celladapt.ranking import Candidates, rank
+from celladapt.run import Run
+from celladapt.selection import pixel_entropy
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SMALLEST_TILE = 64
+PIECE = 512
+"""Side in px of what the network sees at once, up to half of it more, so that memory is bounded whatever the tile."""
+SHOWN = 48
+"""Suggestions on the overview: a taller picture than this makes is of no use, and matplotlib would refuse it some day."""
+_AROUND = 6  # px; uncertainty is looked for this far from predicted nuclei, as it lies along their borders
+_GRAIN = 8  # px; contrast is between patches of this size, about a small nucleus, in which camera noise averages out
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in px."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One image or tile to annotate."""
+
+    rank: int
+    """From 1, the first to annotate."""
+    name: str
+    """Stem of its files: the image's own, or ``<stem>_x<X>_y<Y>`` of a tile."""
+    image: Path
+    """The file that it is, or was cut from."""
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float
+    """What its mask should teach, comparable within one call only."""
+    cluster_size: int
+    """Candidates that it stands for, itself counted."""
+    uncertainty: float
+    """Mean entropy of the prediction around predicted nuclei over ln 2, in [0, 1]; 0 without a nucleus."""
+    nuclei: int
+    """Predicted."""
+    why: str
+    """In words."""
+
+    @property
+    def box(self) -> Box:
+        """Where it is in its image."""
+        return self.x, self.y, self.width, self.height
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is an image of its own rather than a tile."""
+        return self.name == self.image.stem
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """The folder to annotate, and what is in it, best first."""
+
+    path: Path
+    items: list[Suggestion]
+    next_steps: list[str]
+    """Lines for the person."""
+
+    def table(self) -> "Table":
+        """Rank, name and reason."""
+        from rich.table import Table
+
+        table = Table("rank", "name", "why")
+        for item in self.items:
+            table.add_row(str(item.rank), item.name, item.why)
+        return table
+
+
+@dataclass
+class _Looked:
+    """What was seen in all candidates, an entry each, and in what is annotated."""
+
+    places: list[tuple[str, Path, Box]] = field(default_factory=list)
+    features: list[NDArray[np.float64]] = field(default_factory=list)
+    numbers: list[tuple[float, int, float]] = field(default_factory=list)  # uncertainty, nuclei, contrast
+    annotated: list[NDArray[np.float64]] = field(default_factory=list)
+
+
+def suggest(model: str | Path | Run, target: str | Path, out: str | Path, k: int = 5, tile: int = 512, device: str = "auto") -> Suggestions:
+    """Choose the ``k`` images without a mask, or tiles of large ones, to annotate first for a run with few masks (method cellsegssda); write them to ``out``.
+
+    A candidate is described by the mean and standard deviation over space of the bottom level of the segmenter S. k clusters of candidates are to be covered,
+    those near annotated images being covered already, and of each a typical candidate is chosen of which S is unsure: with few labels typical and diverse
+    examples beat uncertain ones (Hacohen et al., ICML 2022; Sener and Savarese, ICLR 2018). The same files and model give the same answer.
+
+    ``out`` gets ``images/``, ``masks/`` with an empty 16-bit label image for each, to be filled, ``suggestions.csv``, ``overview.png``, and ``split.json``
+    where ``model`` is a run on ``target``: that run's split, with the tiles among the training images.
+
+    Args:
+        model: a run (its folder, or as an object), or a ``.safetensors`` file.
+        target: domain folder. Images with a mask are covered already. Where ``model`` is a run on it, only its training images are looked at: masks of the
+            others would never be trained on.
+        out: folder to make.
+        k: how many; all, where there are no more candidates.
+        tile: side of a tile in px; an image less than half as long again is one candidate, and larger ones are cut into tiles of about this size.
+        device: auto, cpu or cuda.
+
+    Raises:
+        InputError: nothing to suggest, a file that cannot be read, options out of range, or ``out`` is not empty; then nothing is written.
+    """
+    out = Path(out)
+    if k < 1:
+        raise InputError(f"-k is {k}; it must be 1 or more.")
+    if tile < SMALLEST_TILE:
+        raise InputError(f"--tile is {tile}; it must be {SMALLEST_TILE} pixels or more.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already; choose another --out.")
+    path = model.path if isinstance(model, Run) else Path(model)
+    folder = Folder.open(Path(target))
+    run = _run_on(path, folder)
+    usable = folder if run is None else folder.subset(stem for stem in run.splits[1].train if stem in folder.images)
+    if run is not None and len(usable) < len(folder):
+        left = len(folder) - len(usable)
+        say(f"{left} of {len(folder)} images are not among the training images of {run.path} (but for validation, testing, or new) and are left out.")
+    if len(usable.masks) == len(usable):
+        cure = "add images to it" if run is None else "train again with more images"
+        raise InputError(f"{folder.root} has no image{'' if run is None else ' for training'} without a mask; {cure}.")
+    loaded = load_model(path, device)
+    seen = _look(loaded, usable, folder, tile)
+    if not seen.places:
+        raise InputError(f"Every tile of the images in {folder.root} is an image of its own already; annotate those, or choose another --tile.")
+    if len(seen.places) < k:
+        say(f"There are {len(seen.places)} candidates, fewer than the {k} asked for: all are suggested.")
+    items = _ranked(seen, k)
+    with _staged(out) as staging:
+        _write(staging, items, folder, loaded)
+        if run is not None:
+            source, split = run.splits
+            tiles = [item.name for item in items if not item.whole]
+            save_splits(staging / "split.json", source, Split(sorted([*split.train, *tiles]), split.val, split.test))
+    return Suggestions(out, items, _next_steps(out, items, folder, run))
+
+
+# --- looking --------------------------------------------------------------------------------------
+
+
+def boxes(width: int, height: int, side: int) -> list[Box]:
+    """Tiles of an image, row by row, each pixel in exactly one: as near to ``side`` as sides that differ by a pixel at most can be.
+
+    So no tile is longer than 1.5 or, of an image that is cut at all, shorter than 0.75 times ``side``.
+    """
+
+    def cuts(length: int) -> list[tuple[int, int]]:
+        count = max(1, round(length / side))
+        return list(pairwise(at * length // count for at in range(count + 1)))
+
+    return [(left, top, right - left, bottom - top) for top, bottom in cuts(height) for left, right in cuts(width)]
+
+
+def contrast(image: NDArray[Any]) -> float:
+    """Standard deviation between small patches, of the channel where it is largest, in [0, 0.5].
+
+    Args:
+        image: [H, W, 3] uint8 or uint16.
+    """
+    patches = ndimage.uniform_filter(to_unit(image), (_GRAIN, _GRAIN, 1), mode="nearest")[:: _GRAIN // 2, :: _GRAIN // 2]
+    return float(patches.std(axis=(0, 1)).max())
+
+
+def uncertainty(probability: NDArray[np.float32], instances: NDArray[np.int32]) -> float:
+    """Mean entropy over ln 2, in [0, 1], of a probability [H, W] in and around nuclei [H, W]; 0 without a nucleus."""
+    around = ndimage.binary_dilation(instances > 0, iterations=_AROUND)
+    entropy = pixel_entropy(torch.from_numpy(probability)).numpy() / np.log(2)
+    return float(entropy[around].mean()) if around.any() else 0.0
+
+
+def _look(model: Model, usable: Folder, folder: Folder, tile: int) -> _Looked:
+    """Look at every candidate, one image at a time."""
+    network, seen = folded(model.network), _Looked()
+    with Bar("looking at images", len(usable)) as bar:
+        for stem, path in usable.images.items():
+            image = folder.image(stem)
+            for box in boxes(image.shape[1], image.shape[0], tile):
+                name = stem if box[2:] == (image.shape[1], image.shape[0]) else f"{stem}_x{box[0]}_y{box[1]}"
+                if name != stem and name in folder.images:  # suggested and put there before
+                    continue
+                pixels = _cut(image, box)
+                features, probability = _see(network, model, pixels)
+                if stem in folder.masks:
+                    seen.annotated.append(features)
+                    continue
+                instances = to_instances(probability)
+                seen.places.append((name, path, box))
+                seen.features.append(features)
+                seen.numbers.append((uncertainty(probability, instances), int(instances.max()), contrast(pixels)))
+            bar.step(path.name)
+    return seen
+
+
+@torch.inference_mode()
+def _see(network: Segmenter, model: Model, pixels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """[H, W, 3] -> features [F], mean and standard deviation over space of S's bottom level, and probability [H, W]; in float32 on any hardware."""
+    height, width = pixels.shape[:2]
+    probability = np.empty((height, width), np.float32)
+    sums: list[torch.Tensor] = []
+    count = 0
+    with kept_memory() if model.device.type == "cpu" else nullcontext():
+        for x, y, w, h in boxes(width, height, PIECE):
+            piece = model.normalisation(pixels[y : y + h, x : x + w])[None].to(model.device, memory_format=torch.channels_last)
+            levels = network.encode(piece)
+            bottom = levels[-1][0].flatten(1).double()  # [C, positions]
+            sums.append(torch.stack([bottom.sum(1), (bottom**2).sum(1)]))
+            count += bottom.shape[1]
+            probability[y : y + h, x : x + w] = torch.sigmoid(network.decode(levels))[0, 0, :h, :w].cpu().numpy()
+    mean, square = torch.stack(sums).sum(0) / count
+    spread = (square - mean**2).clamp(min=0).sqrt()
+    return torch.cat([mean, spread]).cpu().numpy(), probability
+
+
+def _cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
+    x, y, width, height = box
+    return image[y : y + height, x : x + width]
+
+
+def _ranked(seen: _Looked, k: int) -> list[Suggestion]:
+    unsure, nuclei, contrasts = np.array(seen.numbers, np.float64).T
+    area = np.array([box[2] * box[3] for *_, box in seen.places], np.float64)
+    features = np.stack(seen.features)
+    annotated = np.stack(seen.annotated) if seen.annotated else np.empty((0, features.shape[1]))
+    picks = rank(Candidates(features, unsure, nuclei, contrasts, area), annotated, k)
+    usual = float(np.median(unsure[nuclei > 0])) if nuclei.any() else 0.0
+    items = []
+    for number, pick in enumerate(picks, start=1):
+        name, path, box = seen.places[pick.index]
+        found, doubt = int(nuclei[pick.index]), float(unsure[pick.index])
+        why = f"typical of {pick.size} of {len(area)} candidates" if pick.size > 1 else "unlike the others"
+        if not found:
+            why += "; the model finds no nucleus there"
+        else:
+            why += f"; the model is {'less' if doubt > usual else 'more'} sure than usual of the {found} nuclei it finds"
+        items.append(Suggestion(number, name, path, *box, pick.score, pick.size, doubt, found, why))
+    return items
+
+
+def _run_on(path: Path, folder: Folder) -> Run | None:
+    """The run that the model at ``path`` is of, if its target is ``folder``."""
+    home = path if path.is_dir() else path.parent
+    if not (home / "config.toml").is_file():
+        return None
+    run = Run.open(home)
+    return run if run.config.target is not None and run.config.target.resolve() == folder.root.resolve() else None
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder beside ``out``, on its disk, that becomes ``out`` on a clean exit and is gone on any other."""
+    target = out.absolute()
+    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            if target.exists():
+                target.rmdir()
+            os.replace(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out, free space or change its permissions.") from error
+
+
+def _write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["rank", "name", "image", "x", "y", "width", "height", "score", "cluster_size", "uncertainty", "nuclei"])
+    for item in items:
+        place = (item.rank, item.name, item.image.name, *item.box)
+        rows.writerow([*place, f"{item.score:.6g}", item.cluster_size, f"{item.uncertainty:.6g}", item.nuclei])
+        if item.whole:
+            with atomic(out / "images" / item.image.name) as temporary:
+                shutil.copyfile(item.image, temporary)
+        else:
+            pixels = _cut(folder.image(item.image.stem), item.box)
+            grey = bool((pixels == pixels[..., :1]).all())
+            suffix = ".png" if grey or pixels.dtype == np.uint8 else ".tif"  # PNG of 16-bit colour is read by few programs
+            write_image(out / "images" / f"{item.name}{suffix}", np.ascontiguousarray(pixels[..., 0] if grey else pixels))
+        write_image(out / "masks" / f"{item.name}.png", np.zeros((item.height, item.width), np.uint16))
+    write_text(out / "suggestions.csv", text.getvalue())
+    _draw(out / "overview.png", items[:SHOWN], folder, model)
+
+
+def _draw(path: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:
+    """A contact sheet: each suggestion with its rank, name, and the outline of what the model takes for nuclei."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(items))
+    rows = -(-len(items) // columns)
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(4 * columns, 4.3 * rows), dpi=100, layout="constrained")
+        for number, item in enumerate(items, start=1):
+            axes = figure.add_subplot(rows, columns, number)
+            axes.set_axis_off()
+            axes.set_title(f"{item.rank}   {item.name[-40:]}", parse_math=False)
+            pixels = _cut(folder.image(item.image.stem), item.box)
+            axes.imshow(to_unit(pixels))
+            prediction = model.predict(np.ascontiguousarray(pixels))
+            if prediction.mask.any() and not prediction.mask.all():
+                for colour, width in (("black", 2.2), ("#ffe34d", 1.1)):  # cased, to be seen on stained tissue and on black alike
+                    axes.contour(prediction.probability, [prediction.threshold], colors=colour, linewidths=width)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def _next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | None) -> list[str]:
+    images = folder.root / "images" if (folder.root / "images").is_dir() else folder.root
+    tiles = [] if all(item.whole for item in items) else [f"{out / 'images'} to {images}"]
+    copies = " and ".join([*tiles, f"{out / 'masks'} to {folder.root / 'masks'}"])
+    lines = [
+        f"fill    the label images in {out / 'masks'}: number every nucleus from 1 (Fiji, napari, QuPath); left empty, one teaches that there is no nucleus",
+        f"check   {shlex.join(['celladapt', 'data', 'check', str(out)])} names those that are still empty",
+        f"copy    the files in {copies}",
+    ]
+    command = ["celladapt", "adapt", "--method", "cellsegssda"]
+    if run is not None:
+        labels = ["--target-labels", "100%"] if run.config.target_labels != "100%" else []
+        command += ["--preset", str(run.path / "config.toml"), *labels, "--split", str(out / "split.json")]
+    else:
+        command += ["--source", "SOURCE", "--target", str(folder.root), "--test-fraction", "0"]
+    return [*lines, f"next    {shlex.join(command)}"]
