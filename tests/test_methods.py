@@ -186,7 +186,7 @@ def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
     some = replace(batch, teacher_t=torch.tensor([0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.9, 0.9]).view(2, 1, 1, 4))
     assert trust(some) == 1  # r = 3/4
     some = replace(some, classical_t=torch.tensor([0.0, 1, 1, 1, 0, 0, 1, 1]).view(2, 1, 1, 4))
-    assert float(trust(some)) == pytest.approx((3 / 5 - 0.5) / 0.2, abs=1e-5)
+    assert float(trust(some)) == pytest.approx((3 / 5 - 0.4) / 0.3, abs=1e-5)
     assert trust(replace(batch, teacher_t=batch.classical_t, progress=0.1)) == 0, "the source teaches first"
     nothing = torch.zeros_like(batch.classical_t)
     assert trust(replace(batch, teacher_t=nothing, classical_t=nothing)) == 0

@@ -3,7 +3,7 @@
     L = L_seg + w(r) · lambda_cls · L_cls
         L_seg = soft Dice of S(I_s) against Y_s
         L_cls = soft Dice of S(I_t) against C(I_t), over the pixels that the teacher does not deny
-        r     = IoU of [T(I_t) >= 1/2] and C(I_t) over the batch;  w(r) = 0 up to 0.5, 1 from 0.7 on, a straight line between
+        r     = IoU of [T(I_t) >= 1/2] and C(I_t) over the batch;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
 
 C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). Its mistakes are not those of a network trained on
 the source: where two so different witnesses agree, both are likely to be right, and then C's outlines are of the target while S's are of the source. T is the
@@ -25,7 +25,7 @@ from celladapt.parallel import sum_over_processes
 
 WARM_UP = 0.2
 """Share of the training in which the source alone teaches."""
-STRANGERS, FRIENDS = 0.5, 0.7
+STRANGERS, FRIENDS = 0.4, 0.7
 """Agreement r up to which the classical segmentation is not believed at all, and from which on it is believed fully."""
 
 
