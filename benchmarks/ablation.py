@@ -24,6 +24,8 @@ from celladapt.preparation import set_up
 from celladapt.run import Run
 
 STEPS = 300
+PLAIN = {"match": False, "ema": 0.0}
+"""The source as it is and the weights of the last step: one change at a time, also to what all methods get by default."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def folder(out: Path, name: str, seed: int) -> Path:
 def train(source: Path, target: Path, out: Path, name: str, seed: int) -> str:
     """One run; one that is finished is left as it is."""
     variant, path = VARIANTS[name], folder(out, name, seed)
-    values = {**preset_options("fast"), "steps": STEPS, "validate_every": 100, "select": "last", "baseline": False, **variant.options}
+    values = {**preset_options("fast"), "steps": STEPS, "validate_every": 100, "select": "last", "baseline": False, **PLAIN, **variant.options}
     config = with_options(Config(), {**values, "method": variant.method, "seed": seed, "source": source.absolute(), "target": target.absolute()})
     run = Run.open(path) if (path / "config.toml").exists() else prepare(config, path)
     if not run.finished:

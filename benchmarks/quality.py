@@ -20,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.documents import put
-from benchmarks.selection import trajectory
+from celladapt.data.folder import Folder
 from celladapt.files import write_json
+from celladapt.metrics import foreground
+from celladapt.prediction import load_model
+from celladapt.progress import Bar
 from celladapt.run import Run
 
 CRITERIA = ("infomax", "entropy", "consistency", "zoom", "agreement", "contrast")
@@ -48,18 +51,35 @@ class Point:
 
 
 def points(grids: list[Path]) -> list[Point]:
-    """Every kept checkpoint of some benchmark folders."""
-    found = []
+    """Every kept checkpoint of the finished runs of some benchmark folders."""
+    cells = []
     for grid in grids:
         with open(grid / "cells.csv", encoding="utf-8") as file:
-            cells = [cell for cell in csv.DictReader(file) if (grid / cell["run"] / "checkpoints").is_dir()]
-        for cell in cells:
+            cells += [(grid, cell) for cell in csv.DictReader(file) if cell["iou"] and (grid / cell["run"] / "checkpoints").is_dir()]
+    found = []
+    with Bar("scoring checkpoints", len(cells)) as bar:
+        for grid, cell in cells:
             run = Run(grid / cell["run"])
             lines = map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())
             scores = {line["step"]: line for line in lines}
-            for step, kept in trajectory(run).items():
-                found.append(Point(cell["pair"], cell["method"], cell["seed"], step, scores[step], kept["iou"]))
+            found += [Point(cell["pair"], cell["method"], cell["seed"], step, scores[step], iou) for step, iou in trajectory(run).items()]
+            bar.step()
     return found
+
+
+def trajectory(run: Run) -> dict[int, float]:
+    """Step -> mean test IoU of every kept checkpoint; kept beside the run, as it takes a while."""
+    file = run.path / "checkpoints" / "iou.json"
+    if not file.exists():
+        assert run.config.target
+        folder = Folder.open(run.config.target)
+        images = [folder.pair(stem) for stem in run.splits[1].test]
+        iou = {}
+        for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
+            model = load_model(path)
+            iou[int(path.stem.split("_")[1])] = statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
+        write_json(file, iou)
+    return {int(step): iou for step, iou in json.loads(file.read_text(encoding="utf-8")).items()}
 
 
 def fit(known: list[Point]) -> dict[str, Any]:

@@ -1,95 +1,108 @@
-"""How good is a pick without labels? Every kept checkpoint of a benchmark is scored on the test images, afterwards.
+"""How good is a pick without labels, and what does the preset `best` end with? Every kept checkpoint of a benchmark is scored on the test images, afterwards.
 
-    celladapt benchmark ... --keep-checkpoints --out GRID
+    celladapt benchmark ... --select last --keep-checkpoints --out GRID
     python -m benchmarks.selection GRID [GRID ...] [--into docs/results.md]
 
-For each pair and method, averaged over seeds: test IoU of the last checkpoint, of the best one, and of the one that each criterion picks.
+Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
+picks; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
+what `best` keeps: the pick among the checkpoints of weakuda, or that among source_only's where the criterion says that adapting did not help.
+`expected` is fitted to the other targets alone (see ``benchmarks.quality``), so no label of a target has a part in what is picked on it.
 """
 
 import argparse
-import csv
-import json
+import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from scipy.stats import spearmanr
 
 from benchmarks.documents import put
-from celladapt.data.folder import Folder
-from celladapt.metrics import foreground
-from celladapt.prediction import load_model
-from celladapt.progress import Bar
-from celladapt.run import Run
-from celladapt.selection import snd
+from benchmarks.quality import Point, left_out, points
 
-CRITERIA = ("infomax", "snd", "entropy", "consistency")
+CRITERIA = ("expected", "agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
+ADAPTED, BAR, BOUND = "weakuda", "source_only", "supervised"
+SMALLEST_GAP = 0.05
+"""Pairs whose gap is smaller have too little to close."""
 
-
-def trajectory(run: Run) -> dict[int, dict[str, float]]:
-    """Step -> mean test IoU and SND of every kept checkpoint; kept beside the run, as it takes a while.
-
-    SND is computed here, on whole validation images, rather than taken from the log.
-    """
-    file = run.path / "checkpoints" / "scores.json"
-    if not file.exists():
-        assert run.config.target
-        folder = Folder.open(run.config.target)
-        images = {stem: folder.pair(stem) for stem in run.splits[1].test}
-        scores = {}
-        for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
-            model = load_model(path)
-            scores[int(path.stem.split("_")[1])] = {
-                "iou": statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images.values()),
-                "snd": snd([torch.from_numpy(model.predict(folder.image(stem)).probability) for stem in run.splits[1].val[:6]]),
-            }
-        file.write_text(json.dumps(scores))
-    return {int(step): score for step, score in json.loads(file.read_text()).items()}
+Runs = dict[tuple[str, str], dict[str, list[Point]]]
+"""(pair, method) -> seed -> checkpoints in order."""
 
 
-def picks(run: Run) -> dict[str, float]:
-    """Test IoU of the last and best checkpoint and of each criterion's pick."""
-    kept = trajectory(run)
-    iou = {step: score["iou"] for step, score in kept.items()}
-    scores = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text().splitlines())}
-    for step, score in kept.items():
-        scores[step]["snd"] = score["snd"]
-    picked = {name: iou[max(scores, key=lambda step: scores[step][name])] for name in CRITERIA}
-    return {"last": iou[max(iou)], "best": max(iou.values()), **picked}
+def with_expected(known: list[Point]) -> Runs:
+    """The checkpoints by run, each with the IoU that a fit to other targets expects of it."""
+    runs: Runs = {}
+    for point, expected in zip(known, left_out(known), strict=True):
+        point.scores["expected"] = float(expected)
+        runs.setdefault((point.pair, point.method), {}).setdefault(point.seed, []).append(point)
+    return runs
 
 
-def table(grids: list[Path]) -> str:
-    """The Markdown table of some benchmark folders."""
-    cells = []
-    for grid in grids:
-        with open(grid / "cells.csv", encoding="utf-8") as file:
-            cells += [(grid, cell) for cell in csv.DictReader(file) if (grid / cell["run"] / "checkpoints").is_dir()]
-    groups: dict[tuple[str, str], list[dict[str, float]]] = {}
-    with Bar("scoring checkpoints", len(cells)) as bar:
-        for grid, cell in cells:
-            groups.setdefault((cell["pair"], cell["method"]), []).append(picks(Run(grid / cell["run"])))
-            bar.step()
+def picked(run: list[Point], criterion: str) -> Point:
+    """The checkpoint that ``criterion`` keeps; "last" and "best" are what their names say."""
+    score: dict[str, Callable[[Point], float]] = {"last": lambda point: point.step, "best": lambda point: point.iou}
+    return max(run, key=score.get(criterion, lambda point: point.scores[criterion]))
+
+
+def regrets(runs: Runs) -> str:
+    """The first table, as Markdown."""
     names = ["last", "best", *CRITERIA]
-    lines = ["| pair | method | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    for (pair, method), rows in groups.items():
-        lines.append(f"| {pair} | {method} | " + " | ".join(f"{statistics.mean(row[name] for row in rows):.3f}" for name in names) + " |")
-    everything = [row for rows in groups.values() for row in rows]
-    regrets = {name: [row["best"] - row[name] for row in everything] for name in names}
+    lines = ["| pair | method | " + " | ".join(names) + " |", "|---|---|" + "--:|" * len(names)]
+    for (pair, method), seeds in runs.items():
+        cells = (statistics.mean(picked(run, name).iou for run in seeds.values()) for name in names)
+        lines.append(f"| {pair} | {method} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+    everything = [run for seeds in runs.values() for run in seeds.values()]
     for word, of in (("mean", statistics.mean), ("largest", max)):
-        lines.append(f"| **{word} regret** ({len(everything)} runs) | | " + " | ".join(f"{of(regrets[name]):.3f}" for name in names) + " |")
+        losses = (of([picked(run, "best").iou - picked(run, name).iou for run in everything]) for name in names)
+        lines.append(f"| **{word} regret** ({len(everything)} runs) | | " + " | ".join(f"{loss:.3f}" for loss in losses) + " |")
+    by_pair: dict[str, list[Point]] = {}
+    for (pair, _), seeds in runs.items():
+        by_pair.setdefault(pair, []).extend(point for run in seeds.values() for point in run)
+    ranks = []
+    for name in names:
+        found = [_rank(some, name) for some in by_pair.values()] if name in CRITERIA else []
+        ranks.append(f"{statistics.mean(found):.2f}" if found else "")
+    lines.append("| **rank correlation**, mean over pairs | | " + " | ".join(ranks) + " |")
     return "\n".join(lines) + "\n"
 
 
+def kept(runs: Runs) -> str:
+    """The second table, as Markdown."""
+    lines = [f"| pair | {BAR} | {ADAPTED} | `best` keeps | fell back | {BOUND} | gap | closed |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    shares = []
+    for pair in dict.fromkeys(pair for pair, _ in runs):
+        if not all((pair, method) in runs for method in (BAR, ADAPTED, BOUND)):
+            continue
+        before, after, bound = ([picked(run, "expected") for run in runs[pair, method].values()] for method in (BAR, ADAPTED, BOUND))
+        ends = [max(pick, key=lambda point: point.scores["expected"]) for pick in zip(after, before, strict=True)]
+        iou = [[point.iou for point in some] for some in (before, after, ends, bound)]
+        gap = statistics.mean(iou[3]) - statistics.mean(iou[0])
+        closed = (statistics.mean(iou[2]) - statistics.mean(iou[0])) / gap if gap >= SMALLEST_GAP else math.nan
+        shares += [] if math.isnan(closed) else [closed]
+        low, adapted, best, high = (f"{statistics.mean(some):.3f} ± {statistics.stdev(some) if len(some) > 1 else 0:.3f}" for some in iou)
+        fell = f"{sum(point.method == BAR for point in ends)} of {len(ends)}"
+        lines.append(f"| {pair} | {low} | {adapted} | {best} | {fell} | {high} | {gap:.3f} | {'' if math.isnan(closed) else f'{closed:.0%}'} |")
+    mean = f"{statistics.mean(shares):.0%}" if shares else ""
+    return "\n".join([*lines, f"| **mean** over pairs with a gap of {SMALLEST_GAP} or more | | | | | | | {mean} |"]) + "\n"
+
+
+def _rank(some: list[Point], name: str) -> float:
+    found = float(spearmanr([point.scores[name] for point in some], [point.iou for point in some]).statistic)
+    return 0.0 if math.isnan(found) else found
+
+
 def main() -> None:
-    """Print the Markdown table of some benchmark folders, or put it into a document."""
+    """Print both tables, or put them into a document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grids", type=Path, nargs="+")
-    parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin selection --> ... <!-- end selection -->")
+    parser.add_argument("--into", type=Path, help="Markdown file with parts <!-- begin selection --> and <!-- begin kept -->")
     a = parser.parse_args()
-    text = table(a.grids)
-    if a.into:
-        put(a.into, "selection", text)
-    else:
-        print(text, end="")
+    runs = with_expected(points(a.grids))
+    for part, text in (("selection", regrets(runs)), ("kept", kept(runs))):
+        if a.into:
+            put(a.into, part, text)
+        else:
+            print(text)
 
 
 if __name__ == "__main__":

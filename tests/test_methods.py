@@ -72,7 +72,6 @@ WHO_MOVES = {
     "source_only": {"seg": {"S"}},
     "weakuda": {"seg": {"S"}, "cls": {"S"}},
     "weakssda": {"seg": {"S"}, "cls": {"S"}},
-    "mean_teacher": {"seg": {"S"}, "classical": {"S"}, "self": {"S"}},
     "supervised": {"seg": {"S"}},
     "cellseguda": UDA,
     "cellsegssda": UDA,

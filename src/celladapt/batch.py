@@ -26,12 +26,10 @@ class Batch:
     labelled_t: Tensor
     """[B] bool: which target images have a mask"""
 
-    plain_t: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 32, 32))
-    """[B, 3, H', W']: the same target crops before their appearance was changed; what a teacher looks at. Batch 0 where the method has none."""
-    teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
-    """[B, 1, H', W'] in [0, 1]: the teacher's prediction for ``plain_t``, cut from the graph; the loop fills it in."""
     classical_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
-    """[B, 1, H', W'] in {0, 1}: what the classical segmentation, which learns nothing, sees in ``plain_t``. Batch 0 where the method has no use for it."""
+    """[B, 1, H', W'] in {0, 1}: what the classical segmentation, which learns nothing, sees in ``image_t``. Batch 0 where the method has no use for it."""
+    teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
+    """[B, 1, H', W'] in [0, 1]: the teacher's prediction for ``image_t``, cut from the graph; the loop fills it in."""
     features_s: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
     """[B, 8w, ~H/16, ~W/16]: what the bottom of S sees of ``image_s``; the loop fills it in where the method has a use for it."""
     features_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
@@ -52,9 +50,7 @@ class Batch:
         return self._each(Tensor.detach)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        changed = {id(x): change(x) for x in tensors.values()}  # image_t and plain_t may be one
-        return replace(self, **{name: changed[id(x)] for name, x in tensors.items()})  # type: ignore[arg-type]
+        return replace(self, **{f.name: change(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)})  # type: ignore[arg-type]
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

@@ -81,8 +81,8 @@ class Config:
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training images (AdaBN)."""
     match: bool = True
     """Show source images in the target's look: grey or inverted if it is, and with nuclei of its size, as far as that can be told without masks."""
-    augment: Literal["none", "flip", "colour", "appearance"] = "colour"
-    """Augmentation of both domains: none, flips and quarter turns, those with brightness and contrast changes per channel, or with other sizes, stains and contrasts."""
+    augment: Literal["none", "flip", "colour"] = "colour"
+    """Augmentation of both domains: none, flips and quarter turns, or those with brightness and contrast changes per channel."""
     ema: float = 0.99
     """Validate and predict with the average of S over the steps, of this decay (0.99: about the last hundred); 0 takes S as it is."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

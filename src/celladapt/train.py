@@ -47,7 +47,7 @@ def take_step(
         batch: images and masks, see ``Batch``.
         optimizers: one for each network, by name.
         arithmetic: context of the forward passes (bf16 autocast or nothing).
-        teacher: predicts ``batch.plain_t`` where the method is taught; in training mode, and not moved here.
+        teacher: predicts ``batch.image_t`` where the method is taught; in training mode, and not moved here.
 
     Returns:
         Log name -> value of each term, unweighted.
@@ -60,7 +60,7 @@ def take_step(
     if method.taught:
         assert teacher is not None
         with torch.no_grad(), arithmetic():
-            batch = replace(batch, teacher_t=teacher(batch.plain_t))
+            batch = replace(batch, teacher_t=teacher(batch.image_t))
     with arithmetic():
         if method.features:  # which are of both domains
             (p_s, features_s), (p_t, features_t) = (networks["S"](images, features=True) for images in (batch.image_s, batch.image_t))

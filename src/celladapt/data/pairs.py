@@ -19,7 +19,7 @@ from torch import Tensor
 
 from celladapt.batch import Batch
 from celladapt.classical import classical_mask
-from celladapt.data.augment import AUGMENTATIONS, appearance, crop, zoomed_crop
+from celladapt.data.augment import AUGMENTATIONS, crop
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
@@ -96,12 +96,10 @@ class Stream:
         image, masks = self.cache[stem]
         rng = np.random.default_rng((*self.seed, n, 1))
         if self.side != "whole":
-            image, masks = (zoomed_crop if self.augment == "appearance" else crop)(image, masks, self.side, rng)
+            image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
-        plain = self.normalisation(image)
-        changed = appearance(plain, rng) if self.augment == "appearance" else plain
         mask, classical = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))[:, None]
-        return Draw(changed, plain, mask, classical, torch.tensor(stem in self.folder.masks))
+        return Draw(self.normalisation(image), mask, classical, torch.tensor(stem in self.folder.masks))
 
     def draw(self, numbers: range) -> "Draw":
         """The draws in ``numbers``, one batch."""
@@ -116,8 +114,6 @@ class Draw(NamedTuple):
 
     image: Tensor
     """[3, H, W] normalised"""
-    plain: Tensor
-    """The same before its appearance was changed."""
     mask: Tensor
     """[1, H, W] float32 in {0, 1}"""
     classical: Tensor
@@ -151,7 +147,7 @@ class Pairs:
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
         s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
-        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.plain, classical_t=t.classical)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
@@ -182,4 +178,4 @@ class Pairs:
         if stream is not None:
             return stream.draw(numbers)
         images, masks = torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32)
-        return Draw(images, images, masks, masks, torch.zeros(0, dtype=torch.bool))
+        return Draw(images, masks, masks, torch.zeros(0, dtype=torch.bool))

@@ -60,7 +60,7 @@ class Method(ABC):
     target_masks: ClassVar[bool] = False
     """Whether the method is given target masks at all."""
     taught: ClassVar[bool] = False
-    """Whether a teacher, the average of S over the steps (``--ema``), predicts ``plain_t`` for it in every step."""
+    """Whether a teacher, the average of S over the steps (``--ema``), predicts ``image_t`` for it in every step."""
     classical: ClassVar[bool] = False
     """Whether a step needs the classical segmentation of the target images."""
     features: ClassVar[bool] = False
