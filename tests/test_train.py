@@ -27,15 +27,28 @@ from celladapt.data.images import write_image
 from celladapt.errors import InputError
 from celladapt.files import alone
 from celladapt.run import Run
+from celladapt.train import follow
 
 TINY: dict[str, Any] = {
     "preset": "fast", "steps": 12, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 4, "checkpoint_every": 3, "baseline": False,
 }  # fmt: skip
 
 
-def command(source: Path, target: Path, out: Path, *more: str) -> list[str]:
-    options = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items() if key != "baseline"]
-    return [sys.executable, "-m", "celladapt", "adapt", f"--source={source}", f"--target={target}", f"--out={out}", "--no-baseline", *options, *more]
+def command(source: Path, target: Path, out: Path, *more: str, method: str = "cellseguda") -> list[str]:
+    options = [f"--method={method}", *(f"--{key.replace('_', '-')}={value}" for key, value in TINY.items() if key != "baseline")]
+    return [
+        sys.executable,
+        "-m",
+        "celladapt",
+        "adapt",
+        f"--source={source}",
+        f"--target={target}",
+        f"--out={out}",
+        "--no-baseline",
+        "--method=cellseguda",
+        *options,
+        *more,
+    ]
 
 
 def same(one: Path, other: Path) -> bool:
@@ -73,7 +86,7 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(tiny_domains: tup
 
 def test_compiled_networks_train_as_plain_ones_do(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the compiler's last stage, which takes minutes of C++, left out."""
-    compiler, options = torch.compile, {**TINY, "steps": 6, "precision": "bf16", "batch_norm": "shared"}
+    compiler, options = torch.compile, {**TINY, "steps": 6, "method": "cellseguda", "precision": "bf16", "batch_norm": "shared"}
     monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="aot_eager"))
     torch._dynamo.reset()
     counters.clear()
@@ -86,6 +99,30 @@ def test_compiled_networks_train_as_plain_ones_do(tiny_domains: tuple[Path, Path
     assert not counters["graph_break"]
     for one, other in zip(*logs, strict=True):
         assert one == pytest.approx(other, rel=1e-2)
+
+
+def test_the_average_follows_as_it_should() -> None:
+    """Two parameters, by hand: early on the decay is (1 + n) / (10 + n), later it is the one asked for, and 0 copies."""
+    average, network = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    with torch.no_grad():
+        average.weight.fill_(1.0), network.weight.fill_(3.0), network.running_mean.fill_(7.0)
+    follow(average, network, 0.9, step=2)
+    assert float(average.weight.detach()) == pytest.approx(1 + 2 * (1 - 3 / 12))
+    assert float(average.running_mean) == 7
+    with torch.no_grad():
+        average.weight.fill_(1.0)
+    follow(average, network, 0.9, step=1000)
+    assert float(average.weight.detach()) == pytest.approx(1.2)
+    follow(average, network, 0.0, step=1000)
+    assert float(average.weight.detach()) == 3
+
+
+def test_what_is_kept_is_the_average_of_s(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    runs = {ema: celladapt.adapt(*tiny_domains, "weakuda", out=tmp_path / str(ema), ema=ema, select="last", **TINY) for ema in (0.0, 0.5)}
+    for ema, run in runs.items():
+        state, model = load(run.path / "last.safetensors")[0], load(run.path / "model.safetensors")[0]
+        assert model["head.weight"].equal(state["network.average.head.weight"])
+        assert model["head.weight"].equal(state["network.S.head.weight"]) == (ema == 0)
 
 
 @pytest.mark.slow
@@ -234,8 +271,14 @@ def test_no_file_among_the_target_masks_is_even_opened(tiny_domains: tuple[Path,
         "def after(*a):\n training[0] = False\n conclude(*a)\n"
         "adaptation._conclude = after; sys.addaudithook(hook); sys.exit(main())"
     ).replace("MASKS", repr(str(target / "masks")))
-    for method, code in (("cellseguda", 0), ("da_adv", 0), ("source_only", 0), ("cellsegssda@2", 1)):  # the last shows that the guard bites
-        arguments = command(source, target, tmp_path / method, f"--method={method}")[3:]
+    for method, code in (
+        ("cellseguda", 0),
+        ("weakuda", 0),
+        ("da_adv", 0),
+        ("source_only", 0),
+        ("cellsegssda@2", 1),
+    ):  # the last shows that the guard bites
+        arguments = command(source, target, tmp_path / method, method=method)[3:]
         done = subprocess.run([sys.executable, "-c", guard, *arguments], capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert ("opened" in done.stderr) == bool(code)
@@ -270,11 +313,11 @@ def test_test_images_are_not_seen_before_the_end(tiny_domains: tuple[Path, Path]
 
 
 def test_the_run_folder_tells_the_whole_story(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", **{**TINY, "baseline": True})
+    run = celladapt.adapt(*tiny_domains, "cellseguda", out=tmp_path / "run", **{**TINY, "baseline": True, "fallback": False})
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(1, 13))
     scores = [json.loads(line) for line in (run.path / "validation.jsonl").read_text().splitlines()]
-    best = max(scores, key=lambda line: line["infomax"])
+    best = max(scores, key=lambda line: line["expected"])
     assert run.record["selected"]["step"] == best["step"]
     assert run.record["selected"]["uses_target_labels"] is False
     assert "labelled" not in best

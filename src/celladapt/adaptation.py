@@ -51,7 +51,7 @@ def adapt(
         source: folder with images/ and masks/; left out where the preset names it, and so is ``target``.
         target: folder with images/, and masks/ for those images that have one. Masks are read only by methods that are trained on them,
             and for the final evaluation on test images that training never saw.
-        method: see ``celladapt.methods.names()``; cellseguda, unless the preset says otherwise. ``NAME@10%`` hides the other labels, ``NAME:option=value`` sets an option.
+        method: see ``celladapt.methods.names()``; weakuda, unless the preset says otherwise. ``NAME@10%`` hides the other labels, ``NAME:option=value`` sets an option.
         preset: one of ``celladapt.config.presets()``, or a TOML file of options.
         out: run folder to make; ``runs/SOURCE-to-TARGET-METHOD`` with a number by default.
         options: any field of ``Config``; they override the preset.

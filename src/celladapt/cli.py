@@ -73,7 +73,7 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
     Parameters
     ----------
     preset
-        Set of options: default (one GPU), fast (two CPU cores, ten minutes), paper (the published recipe), kirc_to_tnbc and tnbc_to_kirc (the paper's
+        Set of options: default (one GPU), best (the same, each choice that held up best written out), fast (two CPU cores, ten minutes), paper (the published recipe), kirc_to_tnbc and tnbc_to_kirc (the paper's
         experiments, with their folders), or a TOML file. Other options override it.
     out
         Run folder to make; runs/SOURCE-to-TARGET-METHOD by default.
@@ -224,7 +224,7 @@ def report(run: Path) -> None:
 def benchmark(
     *,
     pairs: str,
-    methods: str = "source_only,cellseguda,cellsegssda@10%,supervised",
+    methods: str = "source_only,cellseguda,weakuda,weakssda@10%,supervised",
     out: Path,
     seeds: int = 3,
     preset: str = "fast",

@@ -57,7 +57,7 @@ class Config:
     """Folder of the annotated domain: images/ and masks/ with the same file names."""
     target: Path | None = None
     """Folder of the domain to adapt to: images/, and masks/ for those images that have one."""
-    method: str = "cellseguda"
+    method: str = "weakuda"
     """Method to train with, as listed by `celladapt methods`; NAME:option=value sets a method's own option."""
     steps: int = 5000
     """Training steps."""

@@ -59,7 +59,9 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         if before[domain] != fingerprint[domain] or run.record.get("fingerprint_of_labels") != labels:
             raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
     if blank := [stem for stem in usable[:MOST_LOOKED_AT] if not target.mask(stem).any()]:
-        notes.append(f"The mask of {blank[0]} ({len(blank)} such) holds no nucleus: right if there is none, but an unfinished mask teaches that there is none.")
+        notes.append(
+            f"The mask of {blank[0]} ({len(blank)} such) holds no nucleus: right if there is none, but an unfinished mask teaches that there is none."
+        )
         if parallel.rank() == 0:
             say(f"{target.masks[blank[0]]} holds no nucleus ({len(blank)} such); if it is unfinished, stop here and fill it or take it away.")
     target = target.without_masks()

@@ -17,6 +17,8 @@ METHODS = {
     "cellsegssda": "CellSegSSDA",
     "nuseguda": "NuSegUDA",
     "nusegssda": "NuSegSSDA",
+    "weakuda": "WeakUDA",
+    "weakssda": "WeakSSDA",
     "supervised": "Supervised",
 }
 CRITERIA = {
