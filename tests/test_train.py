@@ -45,7 +45,6 @@ def command(source: Path, target: Path, out: Path, *more: str, method: str = "ce
         f"--target={target}",
         f"--out={out}",
         "--no-baseline",
-        "--method=cellseguda",
         *options,
         *more,
     ]
