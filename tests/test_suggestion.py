@@ -339,7 +339,7 @@ def test_from_a_run_to_annotating_to_a_run(tiny_domains: tuple[Path, Path], tmp_
     assert set(second.splits[1].train) == set(split.train) | tiles
     assert (second.splits[1].val, second.splits[1].test) == (split.val, split.test)
     assert names <= set(second.record["target_labelled"])
-    assert second.config.method == "cellsegssda"
+    assert second.config.method == "weakssda"
     (tmp_path / "link").symlink_to(target, target_is_directory=True)
     if "large" in second.splits[1].train:
         write_image(target / "masks" / "large.png", np.zeros((64, 128), np.uint8))
@@ -355,7 +355,7 @@ def test_the_command_line(tiny_domains: tuple[Path, Path], model: Path, tmp_path
     arguments = ["suggest", "--model", str(model), "--target", str(target), "-k", "2", "--out", str(out)]
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    for words in ("rank", "why", f"data check {out}", "--method cellsegssda", f"--target {target}", "overview.png", "no nucleus"):
+    for words in ("rank", "why", f"data check {out}", "--method weakssda", f"--target {target}", "overview.png", "no nucleus"):
         assert words in told
     assert main(arguments) == 2
     error = capsys.readouterr().err

@@ -116,7 +116,7 @@ class _Looked:
 
 
 def suggest(model: str | Path | Run, target: str | Path, out: str | Path, k: int = 5, tile: int = 512, device: str = "auto") -> Suggestions:
-    """Choose the ``k`` images without a mask, or tiles of large ones, to annotate first for a run with few masks (method cellsegssda); write them to ``out``.
+    """Choose the ``k`` images without a mask, or tiles of large ones, to annotate first for a run with few masks (method weakssda); write them to ``out``.
 
     A candidate is described by the mean and standard deviation over space of the bottom level of the segmenter S. k clusters of candidates are to be covered,
     those near annotated images being covered already, and of each a typical candidate is chosen of which S is unsure: with few labels typical and diverse
@@ -353,7 +353,7 @@ def _next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | N
         f"check   {shlex.join(['celladapt', 'data', 'check', str(out)])} names those that are still empty",
         f"copy    the files in {copies}",
     ]
-    command = ["celladapt", "adapt", "--method", "cellsegssda"]
+    command = ["celladapt", "adapt", "--method", "weakssda"]
     if run is not None:
         labels = ["--target-labels", "100%"] if run.config.target_labels != "100%" else []
         command += ["--preset", str(run.path / "config.toml"), *labels, "--split", str(out / "split.json")]
