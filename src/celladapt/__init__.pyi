@@ -9,6 +9,7 @@ from .demonstration import demo as demo
 from .errors import InputError as InputError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .expectation import expected_quality as expected_quality
 from .prediction import Model as Model
 from .prediction import Prediction as Prediction
 from .prediction import load_model as load_model
