@@ -1,0 +1,76 @@
+"""The benchmarks that judge criteria without labels: what they fit, leave out and pick."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import CRITERIA, Point, fit, left_out, predicted, radius, table
+from benchmarks.selection import kept, picked, regrets, with_expected
+
+
+def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
+    """Checkpoints of which agreement alone tells the IoU: logit(IoU) = 4 · agreement - 2."""
+    rng = np.random.default_rng(0)
+    found = []
+    for target in range(targets):
+        for method in ("source_only", "weakuda", "supervised"):
+            for seed in "01":
+                for step in (50, 100):
+                    scores = {name: float(rng.uniform()) for name in (*CRITERIA, "snd")}
+                    iou = 1 / (1 + np.exp(-(4 * scores["agreement"] - 2 + noise * rng.normal())))
+                    found.append(Point(f"s → t{target}", method, seed, step, scores, float(iou)))
+    return found
+
+
+def test_a_relation_that_is_there_is_found_on_targets_left_out() -> None:
+    known = checkpoints()
+    iou = np.array([point.iou for point in known])
+    assert np.abs(left_out(known) - iou).mean() < 0.2 * np.abs(iou - iou.mean()).mean()
+    assert "rank correlation" in table(known, left_out(known))
+
+
+def test_the_labels_of_a_target_have_no_part_in_what_is_expected_on_it() -> None:
+    known = checkpoints()
+    mine = [i for i, point in enumerate(known) if point.target == "t2"]
+    lied = [replace(point, iou=1 - point.iou) if point.target == "t2" else point for point in known]
+    before, after = left_out(known), left_out(lied)
+    np.testing.assert_array_equal(before[mine], after[mine])
+    assert not np.allclose(np.delete(before, mine), np.delete(after, mine)), "while those of other targets do"
+
+
+def test_pairs_weigh_alike_however_many_checkpoints_they_have() -> None:
+    known = checkpoints(3)
+    more = [*known, *[point for point in known if point.target == "t0"] * 5]
+    assert predicted(fit(more), known) == pytest.approx(predicted(fit(known), known), abs=1e-9)
+
+
+def test_the_radius_is_the_conformal_quantile() -> None:
+    assert radius(np.arange(1, 11) / 100) == pytest.approx(0.1)  # ceil(0.9 · 11) = the 10th of 10
+    assert radius(-np.arange(1, 101) / 100) == pytest.approx(0.91)  # ceil(0.9 · 101) = the 91st of 100
+
+
+def test_picks_and_regrets() -> None:
+    runs = with_expected(checkpoints())
+    run = runs["s → t0", "weakuda"]["0"]
+    assert picked(run, "last").step == 100
+    assert picked(run, "best").iou == max(point.iou for point in run)
+    assert picked(run, "agreement") is picked(run, "best"), "which tells the IoU here"
+    mean = next(line for line in regrets(runs).splitlines() if "mean regret" in line)
+    last, best, expected, agreement, *_ = (float(cell) for cell in mean.split("|")[3:-1])
+    assert best == agreement == 0
+    assert expected < 0.02 < last
+
+
+def test_what_is_kept_is_source_only_where_that_is_expected_to_be_better() -> None:
+    known = [
+        replace(point, scores={**point.scores, "agreement": level}, iou=float(1 / (1 + np.exp(-(4 * level - 2)))))
+        for point in checkpoints()
+        for level in [{"source_only": 0.8 if point.target == "t0" else 0.2, "weakuda": 0.6, "supervised": 0.9}[point.method]]
+    ]
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in kept(with_expected(known)).splitlines()}
+    before, adapted, ends, fell, _, _, closed = rows["s → t0"]
+    assert (ends, fell) == (before, "2 of 2")
+    assert closed == "0%"
+    before, adapted, ends, fell, *_ = rows["s → t1"]
+    assert (ends, fell) == (adapted, "0 of 2")
