@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from benchmarks.quality import CRITERIA, Point, fit, left_out, predicted, radius, table
 from benchmarks.selection import kept, picked, regrets, with_expected
 
