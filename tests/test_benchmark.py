@@ -225,6 +225,17 @@ def test_the_classical_row_finds_blobs_whatever_their_polarity(tiny_domains: tup
         assert foreground(classical_mask(image), truth > 0).iou > 0.8
 
 
+def test_a_black_margin_does_not_draw_the_threshold_to_itself() -> None:
+    y, x = np.mgrid[:120, :120]
+    nuclei = np.hypot(y % 40 - 20, x % 40 - 20) <= 9
+    rng = np.random.default_rng(0)
+    image = np.clip(np.where(nuclei[..., None], [110, 60, 140], [235, 200, 220]) + rng.normal(0, 8, (120, 120, 3)), 1, 255).astype(np.uint8)
+    framed = np.pad(image, ((12, 12), (12, 12), (0, 0)))
+    found = classical_mask(framed)
+    assert not found[:12].any()
+    assert foreground(found[12:-12, 12:-12], nuclei).iou > 0.95
+
+
 def test_the_classical_row_of_an_image_of_one_colour_is_empty() -> None:
     assert not classical_mask(np.full((40, 30), 7, np.uint8)).any()
     assert classical_mask(np.full((40, 30, 3), 40_000, np.uint16)).shape == (40, 30)

@@ -284,3 +284,7 @@ def test_written_toml_holds_no_absent_option() -> None:
     values = tomllib.loads(Config().to_toml())
     assert "source" not in values
     assert values["crop"] == 256
+
+
+def test_preset_best_is_what_is_done_by_default() -> None:
+    assert with_options(Config(), preset_options("best")) == Config()

@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {"preset": "fast", "steps": 6, "width": 4, "crop": 32, "b
 def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, before: float, after: float, **options: Any) -> Run:
     """A run of which source-only was promised the IoU ``before`` and the adapted model ``after``."""
     monkeypatch.setattr(adaptation, "_expectation", lambda run, step: Expectation(before if run.config.method == "source_only" else after, 0.1, 0.9))
-    return celladapt.adapt(*domains, method="cellseguda", out=out, **TINY, **options)
+    return celladapt.adapt(*domains, out=out, **{**TINY, "method": "cellseguda", **options})
 
 
 def test_where_adapting_promises_less_source_only_is_kept_and_said(
@@ -38,7 +38,21 @@ def test_where_adapting_promises_less_source_only_is_kept_and_said(
     assert run.metrics == run.baseline.metrics
     assert run.record["fell_back"]
     assert run.record["expected"] == asdict(Expectation(0.7, 0.1, 0.9))
-    assert "SOURCE-ONLY model was kept" in run.report.read_text(encoding="utf-8")
+    page = run.report.read_text(encoding="utf-8")
+    assert "SOURCE-ONLY model was kept" in page
+    assert "source only kept" in page
+    assert load(run.path / "adapted.safetensors")[1]["method"] == "cellseguda", "nothing is lost"
+    (run.path / "run.json").write_text((run.path / "run.json").read_text().replace('"finished": "', '"finished": null, "was": "'))
+    again = celladapt.adaptation.resume(run.path)  # as after a kill in the last stage
+    assert again.record["fell_back"]
+    assert load(run.path / "adapted.safetensors")[1]["method"] == "cellseguda"
+
+
+def test_labels_of_the_target_know_better(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picked = adapted(tiny_domains, tmp_path / "picked", monkeypatch, before=0.7, after=0.6, select="labelled")
+    taught = adapted(tiny_domains, tmp_path / "taught", monkeypatch, before=0.7, after=0.6, method="weakssda@2")
+    assert not picked.record["fell_back"]
+    assert not taught.record["fell_back"]
 
 
 @pytest.mark.parametrize(("after", "fallback"), [(0.8, True), (0.6, False)])
@@ -87,6 +101,6 @@ def test_of_a_large_image_the_middle_is_looked_at(tiny_domains: tuple[Path, Path
     large = np.tile(image, (10, 9, 1))
     write_image(tmp_path / "large.png", large)
     found = expected_quality(run.model, tmp_path / "large.png")
-    large[:60], large[-60:] = 0, 0  # beyond the middle
+    large[:64], large[-64:], large[:, :32] = 0, 0, 255  # beyond the middle
     write_image(tmp_path / "other.png", large)
-    assert found.iou == pytest.approx(expected_quality(run.model, tmp_path / "other.png").iou, abs=0.1)
+    assert expected_quality(run.model, tmp_path / "other.png") == found

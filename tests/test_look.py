@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from conftest import blobs
 
+import celladapt
 from celladapt.data.folder import Folder
-from celladapt.data.images import write_image
+from celladapt.data.images import read_image, write_image
 from celladapt.data.look import LARGEST_ZOOM, Look, Match, look_of, match
 from celladapt.data.normalise import Normalisation
+from celladapt.preparation import set_up
 
 
 def test_the_look_of_masks_and_of_the_classical_segmentation(tiny_domains: tuple[Path, Path]) -> None:
@@ -34,6 +36,40 @@ def test_a_nucleus_counts_by_its_area(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a.png", np.where(labels > 0, 200, 20).astype(np.uint8))
     write_image(tmp_path / "masks" / "a.png", labels)
     assert look_of(Folder.open(tmp_path)).diameter == pytest.approx(2 * np.sqrt((labels == 99).sum() / np.pi))
+
+
+def test_nuclei_that_touch_in_a_binary_mask_are_told_apart(tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :64]
+    one, other = np.hypot(y - 32, x - 20) <= 11, np.hypot(y - 32, x - 41) <= 11
+    labels = np.where(one, 1, np.where(other, 2, 0)).astype(np.int32)
+    for name, mask in (("labels", labels), ("binary", (labels > 0) * 255)):
+        write_image(tmp_path / name / "images" / "a.png", np.where(labels > 0, 200, 20).astype(np.uint8))
+        write_image(tmp_path / name / "masks" / "a.png", mask.astype(np.uint8))
+    found = [look_of(Folder.open(tmp_path / name)).diameter for name in ("labels", "binary")]
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+    assert found[0] == pytest.approx(22, abs=1)
+
+
+def test_a_run_shows_the_source_as_it_says(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    """A bright grey source and a dark violet target: inverted in training; the other way round the target does without its colours."""
+    options = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 2, "baseline": False, "method": "source_only"}
+    there = celladapt.adapt(*tiny_domains, out=tmp_path / "there", **options)
+    assert any("inverted" in note for note in there.record["notes"])
+    trainer, _ = set_up(there)
+    batch = trainer.pairs[0]
+    inside, outside = (float(batch.image_s.mean(1, keepdim=True)[batch.mask_s == value].mean()) for value in (1, 0))
+    assert inside < outside
+    assert there.model.normalisation.grey
+    image = read_image(next((tiny_domains[1] / "images").iterdir()))
+    seen = [there.model.predict(image[..., order]).probability for order in ([0, 1, 2], [2, 0, 1])]
+    np.testing.assert_allclose(*seen, atol=1e-3, err_msg="without colours the order of the channels is nothing")
+    back = celladapt.adapt(*reversed(tiny_domains), out=tmp_path / "back", **options)
+    assert any("grey, inverted" in note for note in back.record["notes"])
+    assert not back.model.normalisation.grey
+    plain = celladapt.adapt(*tiny_domains, out=tmp_path / "plain", match=False, **options)
+    assert plain.record["notes"] == []
+    supervised = celladapt.adapt(*tiny_domains, out=tmp_path / "supervised", **{**options, "method": "supervised"})
+    assert not supervised.model.normalisation.grey, "which does not read the source, and so keeps its colours"
 
 
 def test_a_domain_without_nuclei_changes_nothing() -> None:

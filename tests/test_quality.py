@@ -34,6 +34,11 @@ def test_the_interval_stays_in_0_to_1() -> None:
     assert worst.low >= 0
 
 
+@pytest.mark.usefixtures("plain")
+def test_nothing_is_promised_of_a_broken_network() -> None:
+    assert expected_iou({"agreement": math.nan, "contrast": 0.5}) == Expectation(0.0, 0.0, 1.0)
+
+
 def test_a_low_one_warns() -> None:
     assert "low" in Expectation(0.3, 0.1, 0.5).words
     assert "low" not in Expectation(0.8, 0.7, 0.9).words

@@ -19,7 +19,7 @@ from helpers import make_batch, make_method, step
 from torch._dynamo.utils import counters
 
 import celladapt
-from celladapt import adaptation
+from celladapt import adaptation, train
 from celladapt.checkpoint import load
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
@@ -52,7 +52,7 @@ def command(source: Path, target: Path, out: Path, *more: str, method: str = "ce
 
 def same(one: Path, other: Path) -> bool:
     """Whether two runs ended with the same bits: training state, model, log, scores."""
-    for name in ("last.safetensors", "model.safetensors", "reconstructor.safetensors"):
+    for name in sorted(file.name for file in one.glob("*.safetensors")):
         (a, about_a), (b, about_b) = load(one / name), load(other / name)
         about_a.pop("seconds", None), about_b.pop("seconds", None)
         if about_a != about_b or a.keys() != b.keys() or any(not a[key].equal(b[key]) for key in a):
@@ -60,8 +60,17 @@ def same(one: Path, other: Path) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in ("log.jsonl", "validation.jsonl", "metrics.json"))
 
 
-@pytest.mark.parametrize("more", [pytest.param((), id="eager"), pytest.param(("--compile",), id="compiled", marks=pytest.mark.slow)])
-def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(tiny_domains: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        pytest.param("cellseguda", (), id="eager"),
+        pytest.param("weakssda", (), id="taught"),
+        pytest.param("cellseguda", ("--compile",), id="compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, method: str, more: tuple[str, ...]
+) -> None:
     if more and shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("no C++ compiler to compile with")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -73,11 +82,11 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(tiny_domains: tup
         "def fatal(*a):\n n[0] += 1\n return os.kill(os.getpid(), signal.SIGKILL) if n[0] == DOOMED else step(*a)\n"
         "train.take_step = fatal; sys.exit(main())"
     )
-    arguments = command(*tiny_domains, cut, *more)[3:]
+    arguments = command(*tiny_domains, cut, *more, method=method)[3:]
     killed = subprocess.run([sys.executable, "-c", killer.replace("DOOMED", str(doomed)), *arguments], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (cut / "metrics.json").exists()
-    for arguments in (command(*tiny_domains, whole, *more), [sys.executable, "-m", "celladapt", "adapt", "--resume", str(cut)]):
+    for arguments in (command(*tiny_domains, whole, *more, method=method), [sys.executable, "-m", "celladapt", "adapt", "--resume", str(cut)]):
         subprocess.run(arguments, env=environment, check=True, capture_output=True)
     assert same(whole, cut), f"killed at step {doomed}"
     assert Run.open(cut).finished
@@ -122,6 +131,49 @@ def test_what_is_kept_is_the_average_of_s(tiny_domains: tuple[Path, Path], tmp_p
         state, model = load(run.path / "last.safetensors")[0], load(run.path / "model.safetensors")[0]
         assert model["head.weight"].equal(state["network.average.head.weight"])
         assert model["head.weight"].equal(state["network.S.head.weight"]) == (ema == 0)
+
+
+def test_a_taught_method_hears_the_average_and_how_far_training_is(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, heard = train.take_step, []
+
+    def listening(method: Any, batch: Any, optimizers: Any, arithmetic: Any, teacher: Any) -> dict[str, float]:
+        assert teacher is not method.networks["S"]
+        values: dict[str, float] = real(method, batch, optimizers, arithmetic, teacher)
+        heard.append((batch.progress, values["cls"], teacher(batch.image_t).shape == batch.classical_t.shape))
+        return values
+
+    monkeypatch.setattr(train, "take_step", listening)
+    celladapt.adapt(*tiny_domains, "weakuda", out=tmp_path / "run", **TINY)
+    assert [progress for progress, *_ in heard] == [step / 12 for step in range(12)]
+    assert all(cls == 0 for progress, cls, _ in heard if progress < 0.2), "the source teaches first"
+    assert all(fits for *_, fits in heard)
+
+
+def test_a_run_of_the_first_version_goes_on_as_it_began(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its config.toml and its checkpoint know nothing of what came later."""
+    later = ("match", "ema", "labelled_share", "fallback")
+    options = {**TINY, "match": False, "ema": 0.0, "labelled_share": 0.0, "fallback": False}
+    run = celladapt.adapt(*tiny_domains, "cellseguda", out=tmp_path / "run", **options)
+    assert not any("average" in name for name in load(run.path / "last.safetensors")[0])
+    config = run.path / "config.toml"
+    config.write_text("".join(line for line in config.read_text().splitlines(keepends=True) if line.split(" =")[0] not in later))
+    opened = Run.open(run.path)
+    assert opened.config == run.config
+    (run.path / "run.json").write_text((run.path / "run.json").read_text().replace('"finished": "', '"finished": null, "was": "'))
+    before = run.metrics
+    assert adaptation.resume(run.path).metrics == before
+
+
+def test_an_unfinished_mask_is_said(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = tiny_domains
+    masks = sorted((target / "masks").iterdir())
+    for mask in masks[1:]:
+        mask.unlink()
+    write_image(masks[0], np.zeros((64, 64), np.uint16))
+    run = celladapt.adapt(source, target, "weakssda", out=tmp_path / "run", test_fraction=0, val_fraction=0, **TINY)
+    assert any(f"The mask of {masks[0].stem}" in note for note in run.record["notes"])
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ from celladapt.quality import Expectation, expected_iou
 from celladapt.run import Run
 from celladapt.train import Trainer
 
-MARGIN = 0.0
-"""Source-only is kept where its expected IoU is above that of the adapted model by more than this."""
+ADAPTED = "adapted.safetensors"
+"""The adapted model of a run that kept the source-only one."""
 _WIDE = 32  # from this width on most of a step is spent in convolutions that Winograd's algorithm serves
 
 
@@ -195,21 +195,27 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     config = run.config
     assert config.target
     expected, reconstruct = _expectation(run, trainer.picked.step), _reconstruction(run, trainer)
-    before = run.baseline.record.get("expected")
-    fell_back = False
-    if config.fallback and before and before["iou"] > expected.iou + MARGIN:
-        fell_back = True
-        with atomic(run.path / "model.safetensors") as temporary:
+    # Labels of the target, where they had a part, know better than a criterion that sees none.
+    labelled = trainer.picked.uses_target_labels or bool(run.record.get("target_labelled"))
+    before = (
+        _expectation(run.baseline, run.baseline.record["selected"]["step"]) if run.baseline.finished and config.fallback and not labelled else None
+    )
+    fell_back = before is not None and before.iou > expected.iou
+    if before is not None and fell_back:
+        model, adapted = run.path / "model.safetensors", run.path / ADAPTED
+        if not adapted.exists():  # after a kill here, model is source-only's already
+            model.rename(adapted)
+        with atomic(model) as temporary:
             shutil.copy(run.baseline.path / "model.safetensors", temporary)
         notes = [
             *notes,
-            f"Adapting did not help, as far as that can be told without masks (expected IoU {expected.iou:.2f} against {before['iou']:.2f}), "
-            "so the SOURCE-ONLY model was kept: it is what is scored and shown here.",
+            f"As far as can be told without masks, adapting did not help (expected IoU {expected.iou:.2f} against {before.iou:.2f}), "
+            f"so the SOURCE-ONLY model was kept: it is what is scored and shown here. The adapted one is in {ADAPTED}.",
         ]
-        expected, reconstruct = Expectation(**before), None
-    model = load_model(run.path, config.device, config.precision)
+        expected, reconstruct = before, None
+    loaded = load_model(run.path, config.device, config.precision)
     facts = {"seconds": round(trainer.seconds, 1), "selected": asdict(trainer.picked), "expected": asdict(expected), "fell_back": fell_back}
-    conclude(run, Folder.open(config.target), model.predict, reconstruct, notes, **facts)
+    conclude(run, Folder.open(config.target), loaded.predict, reconstruct, notes, **facts)
 
 
 def _expectation(run: Run, step: int) -> Expectation:

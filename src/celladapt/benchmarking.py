@@ -111,7 +111,8 @@ def scores_table(run: Run) -> Table:
     table = Table("method", *MEASURES, title=f"{len(run.splits[1].test)} annotated target test images, mean over images", title_justify="left")
     for one in (run.baseline, run):
         if (one.path / "config.toml").exists() and one.metrics:
-            table.add_row(one.config.method, *(f"{one.metrics[name]:.3f}" for name in MEASURES))
+            kept = " (source-only kept)" if one.record.get("fell_back") else ""
+            table.add_row(one.config.method + kept, *(f"{one.metrics[name]:.3f}" for name in MEASURES))
     return table
 
 

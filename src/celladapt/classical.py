@@ -30,7 +30,9 @@ def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
     smooth = gaussian(channel, SMOOTHING, preserve_range=True)  # type: ignore[no-untyped-call]
     if np.ptp(smooth) == 0:
         return np.zeros(smooth.shape, bool)
-    above: NDArray[np.bool_] = smooth > threshold_otsu(smooth)  # type: ignore[no-untyped-call]
+    # Black in a stained section is a margin that was filled in, and the most extreme stain there is: it must not draw the threshold to itself.
+    seen = image.reshape(*image.shape[:2], -1).any(axis=2) if polarity else np.ones(smooth.shape, bool)
+    above: NDArray[np.bool_] = (smooth > threshold_otsu(smooth[seen])) & seen  # type: ignore[no-untyped-call]
     return above if polarity or above.mean() <= 0.5 else ~above
 
 

@@ -73,7 +73,7 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
     Parameters
     ----------
     preset
-        Set of options: default (one GPU), best (the same, each choice that held up best written out), fast (two CPU cores, ten minutes), paper (the published recipe), kirc_to_tnbc and tnbc_to_kirc (the paper's
+        Set of options: default (one GPU), best (the same, each choice that held up best written out), fast (two CPU cores, some minutes), paper (the published recipe), kirc_to_tnbc and tnbc_to_kirc (the paper's
         experiments, with their folders), or a TOML file. Other options override it.
     out
         Run folder to make; runs/SOURCE-to-TARGET-METHOD by default.
@@ -140,9 +140,10 @@ def predict(
     if not inputs:
         raise InputError("Name at least one image, folder or glob to predict.")
     loaded = prediction.load_model(model, device, precision)
-    for written in prediction.predict(loaded, inputs, out, save, overwrite):
+    done = prediction.predict(loaded, inputs, out, save, overwrite)
+    for written in done:
         _print(f"{written.image.name}: {written.nuclei} nuclei of median {written.median_area:.0f} px², {written.foreground:.1%} of the image")
-    _print(expectation.expected_quality(loaded, inputs).words)
+    _print(expectation.expected_quality(loaded, [written.image for written in done]).words)
 
 
 @app.command
@@ -233,7 +234,7 @@ def benchmark(
 ) -> None:
     """Run methods x domain pairs x seeds on one split and one budget, and print the table. Called again, it goes on where it stopped.
 
-    A classical segmentation that learns nothing stands beside the methods. A run that fails leaves the others alone. The options of a run below hold for
+    A classical segmentation that learns nothing stands beside the methods. Each method is shown as it is: none falls back to source-only unless --fallback is given. A run that fails leaves the others alone. The options of a run below hold for
     every run, their defaults are the preset's; --source, --target, --method, --seed and --baseline do not go with a benchmark, which sets them.
 
     Parameters

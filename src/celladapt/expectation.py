@@ -3,16 +3,14 @@
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from celladapt import selection
 from celladapt.classical import classical_mask
 from celladapt.data.images import read_image
+from celladapt.data.sample import evenly, middle
 from celladapt.hardware import arithmetic
 from celladapt.prediction import Model, find_images
 from celladapt.quality import Expectation, expected_iou
@@ -29,13 +27,11 @@ def expected_quality(model: Model, inputs: str | Path | Iterable[str | Path]) ->
         inputs: as ``predict`` takes them; no mask is read.
 
     Raises:
-        InputError: there is no image, or none of those chosen can be read.
+        InputError: there is no image, or one of those chosen cannot be read.
     """
-    files = find_images(inputs)
-    files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(MOST_IMAGES, len(files))).round().astype(int))]
-    images = [read_image(path) for path in files]
-    opinions = [torch.from_numpy(_middle(classical_mask(image)).copy()) for image in images]
-    normalised = [model.normalisation(_middle(image)) for image in images]
+    images = [middle(read_image(path), SIDE) for path in evenly(find_images(inputs), MOST_IMAGES)]
+    opinions = [torch.from_numpy(classical_mask(image)) for image in images]
+    normalised = [model.normalisation(image) for image in images]
     return expected_iou(selection.scores(partial(_probability, model), normalised, opinions))
 
 
@@ -44,8 +40,3 @@ def _probability(model: Model, x: Tensor) -> Tensor:
     with arithmetic(model.precision, model.device):
         p: Tensor = model.network(x[None].to(model.device, memory_format=torch.channels_last))
     return p[0, 0].float().cpu()
-
-
-def _middle(array: NDArray[Any]) -> NDArray[Any]:
-    top, left = (max(0, (n - SIDE) // 2) for n in array.shape[:2])
-    return array[top : top + SIDE, left : left + SIDE]

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream
+from celladapt.data.sample import evenly, middle
 from celladapt.data.split import Split, choose_labelled, group_pattern, groups_of
 from celladapt.errors import InputError
 from celladapt.files import now
@@ -162,18 +161,15 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
 
 def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str, classical: bool = False) -> Held:
     """At most ``most`` images, evenly chosen, of crop training only their middle, four crops wide, so that validation stays short and bounded."""
-    stems = list(folder.images)
-    stems = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, min(most, len(stems))).round().astype(int))]
-    if masks:
-        stems = [stem for stem in stems if stem in folder.masks]
-
-    def middle(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if isinstance(crop, str):
-            return array
-        top, left = (max(0, (n - 4 * crop) // 2) for n in array.shape[:2])
-        return array[top : top + 4 * crop, left : left + 4 * crop]
-
-    images = [folder.image(stem) for stem in stems]
-    truth = [torch.from_numpy(middle(folder.pair(stem)[1]) > 0) for stem in stems] if masks else ()
-    opinions = [torch.from_numpy(middle(classical_mask(image))) for image in images] if classical else ()
-    return Held([normalise(middle(image)) for image in images], truth, opinions)
+    held = Held([], [], [])
+    stems = [stem for stem in evenly(list(folder.images), most) if not masks or stem in folder.masks]
+    for stem in stems if parallel.rank() == 0 else ():  # which alone validates
+        image, mask = folder.pair(stem) if masks else (folder.image(stem), None)
+        if not isinstance(crop, str):
+            image, mask = middle(image, 4 * crop), None if mask is None else middle(mask, 4 * crop)
+        held.images.append(normalise(image))
+        if mask is not None:
+            held.masks.append(torch.from_numpy(mask > 0))
+        if classical:
+            held.classical.append(torch.from_numpy(classical_mask(image)))
+    return held

@@ -6,11 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from celladapt.config import Config
+from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
 from celladapt.files import write_json, write_text
 from celladapt.prediction import Model, load_model
+
+BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "fallback": False}
+"""Options that runs of the first version lack, with the values that they trained by."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The options it runs with."""
-        return Config.from_toml(self.path / "config.toml")
+        """The options it runs with. One that an earlier version did not know had no effect then, and has none now."""
+        file = self.path / "config.toml"
+        given = read_options(file)
+        return with_options(Config.from_toml(file), {name: value for name, value in BEFORE.items() if name not in given})
 
     @cached_property
     def splits(self) -> tuple[Split, Split]:

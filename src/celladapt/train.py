@@ -138,8 +138,7 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     """
     decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for mine, its in zip(average.buffers(), network.buffers(), strict=True):
-        mine.copy_(its)
+    torch._foreach_copy_(list(average.buffers()), list(network.buffers()))
 
 
 @dataclass
@@ -263,10 +262,12 @@ class Trainer:
 
     @property
     def _networks(self) -> nn.ModuleDict:
-        return nn.ModuleDict({**self.method.networks, "average": self.average})
+        return nn.ModuleDict({**self.method.networks, **({"average": self.average} if self.config.ema else {})})  # without averaging it is S
 
     def _restore(self) -> None:
         about = checkpoint.load_training(self.path / "last.safetensors", self._networks, self.optimizers)
+        if not self.config.ema:
+            follow(self.average, self.method.networks["S"], 0.0, 0)
         self.step, self.seconds, self.picked = about["step"], about["seconds"], Picked(**about["picked"])
         if self.step < self.config.steps and parallel.rank() == 0:
             say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,11 @@ from celladapt.quality import expected_iou
 class Held:
     """Validation images of one domain."""
 
-    images: Sequence[Tensor]
+    images: list[Tensor]
     """[3, H, W] each, normalised."""
-    masks: Sequence[Tensor] = ()
+    masks: list[Tensor] = field(default_factory=list)
     """[H, W] bool each, or none at all."""
-    classical: Sequence[Tensor] = ()
+    classical: list[Tensor] = field(default_factory=list)
     """[H, W] bool each, the classical segmentation; for the target."""
 
 

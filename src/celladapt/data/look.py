@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from celladapt.classical import classical_mask
 from celladapt.data.folder import Folder
-from celladapt.instances import label_components, to_instances
+from celladapt.data.sample import evenly, middle
+from celladapt.instances import to_instances
 
 MOST_IMAGES = 16
 SIDE = 1024  # px: of a larger image its middle is looked at
@@ -85,17 +86,17 @@ def look_of(folder: Folder) -> Look:
     Raises:
         InputError: a file cannot be read.
     """
-    stems = list(folder.masks or folder.images)
-    stems = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, min(MOST_IMAGES, len(stems))).round().astype(int))]
     areas: list[NDArray[np.int64]] = []
     differences: list[float] = []
     grey = True
-    for stem in stems:
+    for stem in evenly(list(folder.masks or folder.images), MOST_IMAGES):
         if stem in folder.masks:
             image, mask = folder.pair(stem)
-            image, labels = _middle(image), label_components(_middle(mask))
+            image, mask = middle(image, SIDE), middle(mask, SIDE)
+            # Nuclei that touch in a binary mask are told apart as those of the target are, or they would be taken for one large nucleus.
+            labels = mask if np.count_nonzero(np.unique(mask)) > 1 else to_instances(mask > 0)
         else:
-            image = _middle(folder.image(stem))
+            image = middle(folder.image(stem), SIDE)
             labels = to_instances(classical_mask(image))
         grey = grey and np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2])
         areas.append(np.bincount(labels.ravel())[1:])
@@ -103,11 +104,6 @@ def look_of(folder: Folder) -> Look:
         if 0 < inside.sum() < inside.size:
             differences.append(float(light[inside].mean() - light[~inside].mean()))
     return Look(bool(grey), sum(differences) > 0, _diameter(np.concatenate(areas)))
-
-
-def _middle(array: NDArray[Any]) -> NDArray[Any]:
-    top, left = (max(0, (n - SIDE) // 2) for n in array.shape[:2])
-    return array[top : top + SIDE, left : left + SIDE]
 
 
 def _diameter(areas: NDArray[np.int64]) -> float:

@@ -31,21 +31,24 @@ class Cache:
     def __init__(self, folder: Folder, limit: int = 2 * 2**30, classical: bool = False) -> None:
         self.folder, self.limit, self.classical = folder, limit, classical
         self._held: OrderedDict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
+        self._opinions: dict[str, NDArray[np.uint8]] = {}  # packed, and kept: they take longer to make than an image to read
         self.bytes = 0
         self._lock = Lock()
 
     def __getitem__(self, stem: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Image [H, W, 3] uint8 or uint16, and masks [H, W, 2]: foreground (empty where the folder has no mask for it), classical (empty unless asked for)."""
+        """Image [H, W, 3] uint8 or uint16, and masks [H, W, 1 or 2]: foreground (empty where the folder has no mask for it), and the classical one if asked for."""
         with self._lock:
             if stem in self._held:
                 self._held.move_to_end(stem)
                 return self._held[stem]
         image, labels = self.folder.pair(stem) if stem in self.folder.masks else (self.folder.image(stem), None)
-        mask = np.zeros((*image.shape[:2], 2), bool)
+        mask = np.zeros((*image.shape[:2], 1 + self.classical), bool)
         if labels is not None:
             mask[..., 0] = labels > 0
         if self.classical:
-            mask[..., 1] = classical_mask(image)
+            if stem not in self._opinions:
+                self._opinions[stem] = np.packbits(classical_mask(image))
+            mask[..., 1] = np.unpackbits(self._opinions[stem], count=mask[..., 1].size).reshape(image.shape[:2])
         with self._lock:
             if stem not in self._held:
                 self._held[stem] = (image, mask)
@@ -98,8 +101,8 @@ class Stream:
         if self.side != "whole":
             image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
-        mask, classical = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))[:, None]
-        return Draw(self.normalisation(image), mask, classical, torch.tensor(stem in self.folder.masks))
+        planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
+        return Draw(self.normalisation(image), planes[:1], planes[1:], torch.tensor(stem in self.folder.masks))
 
     def draw(self, numbers: range) -> "Draw":
         """The draws in ``numbers``, one batch."""
@@ -117,7 +120,7 @@ class Draw(NamedTuple):
     mask: Tensor
     """[1, H, W] float32 in {0, 1}"""
     classical: Tensor
-    """[1, H, W] float32 in {0, 1}"""
+    """[1, H, W] float32 in {0, 1}, or [0, H, W] where nobody asked for it"""
     labelled: Tensor
     """Bool: whether there is a mask."""
 

@@ -54,6 +54,7 @@ def run_page(folder: Path) -> str:
         comparison=_comparison(run, baseline),
         agreement=_agreement(run, baseline),
         expected=_expected(run),
+        fell_back=bool(run.info.get("fell_back")),
         warnings=[str(note) for note in sequence(run.info.get("notes"))] + run.faults + _warnings(run, baseline),
         examples=examples(run, baseline),
         losses=_losses(run),
