@@ -1,9 +1,10 @@
 """How well can the IoU on a target be told without its masks? Fit, and check on targets left out.
 
     celladapt benchmark ... --keep-checkpoints --out GRID
-    python -m benchmarks.quality GRID [GRID ...] [--into docs/results.md] [--write]
+    python -m benchmarks.quality GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md] [--write]
 
-Every kept checkpoint of every run is a point: its criteria on unlabelled validation images, and its mean IoU on the test images. A target is left out with
+Every kept checkpoint of every run is a point: its criteria on unlabelled validation images, and its mean IoU on the test images. So is each source-only
+model on each domain of ``--elsewhere`` that it has nothing to do with, with statistics and normalisation of that domain: models that fail, too, must be told. A target is left out with
 all pairs that lead to it, the rest is fitted, and the target's checkpoints are predicted. ``--write`` stores the fit to all points as
 ``src/celladapt/quality.json``, with the interval's radius from the points left out.
 """
@@ -13,19 +14,27 @@ import csv
 import json
 import statistics
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.documents import put
+from celladapt.classical import classical_mask
 from celladapt.data.folder import Folder
+from celladapt.data.normalise import Normalisation
+from celladapt.data.sample import evenly, middle
 from celladapt.files import write_json
 from celladapt.metrics import foreground
+from celladapt.networks import Segmenter, with_statistics_of
 from celladapt.prediction import load_model
 from celladapt.progress import Bar
 from celladapt.run import Run
+from celladapt.selection import scores as selection_scores
 
 CRITERIA = ("infomax", "entropy", "consistency", "zoom", "agreement", "contrast")
 RIDGE = 1.0
@@ -80,6 +89,38 @@ def trajectory(run: Run) -> dict[int, float]:
             iou[int(path.stem.split("_")[1])] = statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
         write_json(file, iou)
     return {int(step): iou for step, iou in json.loads(file.read_text(encoding="utf-8")).items()}
+
+
+def elsewhere(grids: list[Path], domains: list[Path], most: int = 8) -> list[Point]:
+    """The first seed's source-only models on ``domains`` that are neither their source nor their target, by at most ``most`` images of each."""
+    runs = [Run(path) for grid in grids for path in sorted(grid.glob("*/source_only/seed0")) if Run(path).finished]
+    found, seen = [], set()
+    with Bar("elsewhere", len(runs) * len(domains)) as bar:
+        for run, domain in product(runs, domains):
+            source, target = run.config.source, run.config.target
+            assert source
+            assert target
+            if domain.absolute() not in (source, target) and (source, domain) not in seen:
+                seen.add((source, domain))
+                folder = Folder.open(domain)
+                images = [(middle(image, 512), middle(truth, 512) > 0) for image, truth in map(folder.pair, evenly(folder.labelled, most))]
+                normalise = Normalisation.of(image for image, _ in images)
+                inputs = [normalise(image) for image, _ in images]
+                network = with_statistics_of(run.model.network, [x[None] for x in inputs])
+                maps = {id(x): _probability(network, x) for x in inputs}
+                scores = selection_scores(
+                    lambda x, net=network: _probability(net, x), inputs, [torch.from_numpy(classical_mask(i)) for i, _ in images]
+                )  # type: ignore[misc]
+                iou = statistics.mean(foreground(maps[id(x)].numpy() >= 0.5, truth).iou for x, (_, truth) in zip(inputs, images, strict=True))
+                found.append(Point(f"{source.name} → {domain.name}", "source_only", "0", run.config.steps, scores, iou))
+            bar.step()
+    return found
+
+
+@torch.inference_mode()
+def _probability(network: Segmenter, x: Tensor) -> Tensor:
+    p: Tensor = network(x[None])
+    return p[0, 0]
 
 
 def fit(known: list[Point]) -> dict[str, Any]:
@@ -158,8 +199,9 @@ def main() -> None:
     parser.add_argument("grids", type=Path, nargs="+")
     parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin quality --> ... <!-- end quality -->")
     parser.add_argument("--write", action="store_true", help=f"store the fit as {FILE.name}")
+    parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="annotated domains to try the source-only models on")
     a = parser.parse_args()
-    known = points(a.grids)
+    known = [*points(a.grids), *elsewhere(a.grids, a.elsewhere)]
     guess = left_out(known)
     if a.into:
         put(a.into, "quality", table(known, guess))

@@ -1,7 +1,7 @@
 """How good is a pick without labels, and what does the preset `best` end with? Every kept checkpoint of a benchmark is scored on the test images, afterwards.
 
     celladapt benchmark ... --select last --keep-checkpoints --out GRID
-    python -m benchmarks.selection GRID [GRID ...] [--into docs/results.md]
+    python -m benchmarks.selection GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md]
 
 Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
 picks; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
@@ -18,7 +18,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from benchmarks.documents import put
-from benchmarks.quality import Point, left_out, points
+from benchmarks.quality import Point, elsewhere, left_out, points
 
 CRITERIA = ("expected", "agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
 ADAPTED, BAR, BOUND = "weakuda", "source_only", "supervised"
@@ -29,10 +29,10 @@ Runs = dict[tuple[str, str], dict[str, list[Point]]]
 """(pair, method) -> seed -> checkpoints in order."""
 
 
-def with_expected(known: list[Point]) -> Runs:
-    """The checkpoints by run, each with the IoU that a fit to other targets expects of it."""
+def with_expected(known: list[Point], more: list[Point] | None = None) -> Runs:
+    """The checkpoints by run, each with the IoU that a fit to other targets, and ``more`` of them, expects of it."""
     runs: Runs = {}
-    for point, expected in zip(known, left_out(known), strict=True):
+    for point, expected in zip(known, left_out([*known, *(more or [])]), strict=False):
         point.scores["expected"] = float(expected)
         runs.setdefault((point.pair, point.method), {}).setdefault(point.seed, []).append(point)
     return runs
@@ -96,8 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grids", type=Path, nargs="+")
     parser.add_argument("--into", type=Path, help="Markdown file with parts <!-- begin selection --> and <!-- begin kept -->")
+    parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="as benchmarks.quality takes it")
     a = parser.parse_args()
-    runs = with_expected(points(a.grids))
+    runs = with_expected(points(a.grids), elsewhere(a.grids, a.elsewhere))
     for part, text in (("selection", regrets(runs)), ("kept", kept(runs))):
         if a.into:
             put(a.into, part, text)

@@ -1,11 +1,15 @@
 """The benchmarks that judge criteria without labels: what they fit, leave out and pick."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.quality import CRITERIA, Point, fit, left_out, predicted, radius, table
+from benchmarks.quality import CRITERIA, Point, elsewhere, fit, left_out, points, predicted, radius, table
 from benchmarks.selection import kept, picked, regrets, with_expected
+
+import celladapt
 
 
 def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
@@ -73,3 +77,19 @@ def test_what_is_kept_is_source_only_where_that_is_expected_to_be_better() -> No
     assert closed == "0%"
     before, adapted, ends, fell, *_ = rows["s → t1"]
     assert (ends, fell) == (adapted, "0 of 2")
+
+
+def test_the_points_of_a_benchmark(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {"steps": 4, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 2, "select": "last", "keep_checkpoints": True}
+    grid = celladapt.benchmark([tiny_domains], ["source_only"], tmp_path / "grid", seeds=1, **options)
+    known = points([grid.path])
+    assert [(point.pair, point.method, point.step) for point in known] == [("source → target", "source_only", step) for step in (2, 4)]
+    run = grid.cells[-1].run
+    assert known[-1].iou == pytest.approx(run.metrics["iou"]), "the last checkpoint is what the run scored"
+    assert set(CRITERIA) <= known[0].scores.keys()
+    other = tmp_path / "other"
+    shutil.copytree(tiny_domains[0], other)
+    transferred = elsewhere([grid.path], [*tiny_domains, other])
+    assert [point.pair for point in transferred] == ["source → other"], "but not on its own source and target"
+    assert 0 <= transferred[0].iou <= 1
+    assert set(CRITERIA) <= transferred[0].scores.keys()
