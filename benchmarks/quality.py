@@ -36,8 +36,8 @@ from celladapt.progress import Bar
 from celladapt.run import Run
 from celladapt.selection import scores as selection_scores
 
-CRITERIA = ("infomax", "entropy", "consistency", "zoom", "agreement", "contrast")
-RIDGE = 1.0
+CRITERIA = ("agreement", "contrast")
+RIDGE = 0.3
 COVERED = 0.9
 FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"
 

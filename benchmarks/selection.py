@@ -5,7 +5,7 @@
 
 Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
 picks; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
-what `best` keeps: the pick among the checkpoints of weakuda, or that among source_only's where the criterion says that adapting did not help.
+what `best` keeps: the pick of `infomax` among the checkpoints of weakuda, or that among source_only's where `expected` says that adapting did not help.
 `expected` is fitted to the other targets alone (see ``benchmarks.quality``), so no label of a target has a part in what is picked on it.
 """
 
@@ -73,7 +73,7 @@ def kept(runs: Runs) -> str:
     for pair in dict.fromkeys(pair for pair, _ in runs):
         if not all((pair, method) in runs for method in (BAR, ADAPTED, BOUND)):
             continue
-        before, after, bound = ([picked(run, "expected") for run in runs[pair, method].values()] for method in (BAR, ADAPTED, BOUND))
+        before, after, bound = ([picked(run, "infomax") for run in runs[pair, method].values()] for method in (BAR, ADAPTED, BOUND))
         ends = [max(pick, key=lambda point: point.scores["expected"]) for pick in zip(after, before, strict=True)]
         iou = [[point.iou for point in some] for some in (before, after, ends, bound)]
         gap = statistics.mean(iou[3]) - statistics.mean(iou[0])

@@ -11,6 +11,8 @@ from benchmarks.selection import kept, picked, regrets, with_expected
 
 import celladapt
 
+NAMES = ("agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
+
 
 def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
     """Checkpoints of which agreement alone tells the IoU: logit(IoU) = 4 · agreement - 2."""
@@ -20,7 +22,7 @@ def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
         for method in ("source_only", "weakuda", "supervised"):
             for seed in "01":
                 for step in (50, 100):
-                    scores = {name: float(rng.uniform()) for name in (*CRITERIA, "snd")}
+                    scores = {name: float(rng.uniform()) for name in NAMES}
                     iou = 1 / (1 + np.exp(-(4 * scores["agreement"] - 2 + noise * rng.normal())))
                     found.append(Point(f"s → t{target}", method, seed, step, scores, float(iou)))
     return found
