@@ -27,11 +27,13 @@ def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
     from skimage.filters import gaussian, threshold_otsu
 
     channel, polarity = nuclear_channel(image)
-    smooth = gaussian(channel, SMOOTHING, preserve_range=True)  # type: ignore[no-untyped-call]
+    # Black in a stained section is a margin that was filled in, and the most extreme stain there is: it must not draw the threshold to itself.
+    seen = np.asarray(image.any(axis=2)) if polarity else np.ones(channel.shape, bool)
+    if not seen.any():
+        return seen
+    smooth = gaussian(np.where(seen, channel, np.median(channel[seen])), SMOOTHING, preserve_range=True)  # type: ignore[no-untyped-call]
     if np.ptp(smooth) == 0:
         return np.zeros(smooth.shape, bool)
-    # Black in a stained section is a margin that was filled in, and the most extreme stain there is: it must not draw the threshold to itself.
-    seen = image.reshape(*image.shape[:2], -1).any(axis=2) if polarity else np.ones(smooth.shape, bool)
     above: NDArray[np.bool_] = (smooth > threshold_otsu(smooth[seen])) & seen  # type: ignore[no-untyped-call]
     return above if polarity or above.mean() <= 0.5 else ~above
 
