@@ -17,7 +17,7 @@ from celladapt.expectation import expected_quality
 from celladapt.quality import Expectation
 from celladapt.run import Run
 
-TINY: dict[str, Any] = {"preset": "fast", "steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 3}
+TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 2}
 
 
 def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, before: float, after: float, **options: Any) -> Run:
