@@ -14,6 +14,7 @@ import csv
 import json
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from celladapt.metrics import foreground
 from celladapt.networks import Segmenter, with_statistics_of
 from celladapt.prediction import load_model
 from celladapt.progress import Bar
+from celladapt.quality import expected_iou
 from celladapt.run import Run
 from celladapt.selection import scores as selection_scores
 
@@ -107,11 +109,10 @@ def elsewhere(grids: list[Path], domains: list[Path], most: int = 8) -> list[Poi
                 normalise = Normalisation.of(image for image, _ in images)
                 inputs = [normalise(image) for image, _ in images]
                 network = with_statistics_of(run.model.network, [x[None] for x in inputs])
-                maps = {id(x): _probability(network, x) for x in inputs}
-                scores = selection_scores(
-                    lambda x, net=network: _probability(net, x), inputs, [torch.from_numpy(classical_mask(i)) for i, _ in images]
-                )  # type: ignore[misc]
-                iou = statistics.mean(foreground(maps[id(x)].numpy() >= 0.5, truth).iou for x, (_, truth) in zip(inputs, images, strict=True))
+                predict = partial(_probability, network)
+                maps = [predict(x) for x in inputs]
+                scores = selection_scores(maps, predict, inputs, [torch.from_numpy(classical_mask(image)) for image, _ in images])
+                iou = statistics.mean(foreground(p.numpy() >= 0.5, truth).iou for p, (_, truth) in zip(maps, images, strict=True))
                 found.append(Point(f"{source.name} → {domain.name}", "source_only", "0", run.config.steps, scores, iou))
             bar.step()
     return found
@@ -140,10 +141,8 @@ def fit(known: list[Point]) -> dict[str, Any]:
 
 
 def predicted(fitted: dict[str, Any], known: list[Point]) -> NDArray[np.float64]:
-    """Expected IoU of each point, as ``celladapt.quality`` would give it."""
-    x = np.array([[np.clip(point.scores[name], low, high) for name, _, _, low, high in fitted["criteria"]] for point in known])
-    mean, scale = (np.array([row[at] for row in fitted["criteria"]]) for at in (1, 2))
-    return 1 / (1 + np.exp(-(fitted["intercept"] + (x - mean) / scale @ np.array(fitted["weights"]))))
+    """Expected IoU of each point by a fit."""
+    return np.array([expected_iou(point.scores, {**fitted, "radius": 0.0}).iou for point in known])
 
 
 def left_out(known: list[Point]) -> NDArray[np.float64]:

@@ -25,7 +25,6 @@ class Batch:
     """[B, 1, H', W'] in {0, 1}; all 0 where the image has no mask that the run may use"""
     labelled_t: Tensor
     """[B] bool: which target images have a mask"""
-
     classical_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
     """[B, 1, H', W'] in {0, 1}: what the classical segmentation, which learns nothing, sees in ``image_t``; no channel where the method has no use for it."""
     teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))

@@ -5,15 +5,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from celladapt import selection
 from celladapt.classical import classical_mask
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.hardware import arithmetic
 from celladapt.prediction import Model, find_images
 from celladapt.quality import Expectation, expected_iou
+from celladapt.validate import Held, Validator
 
 MOST_IMAGES = 8
 SIDE = 512  # px: of a larger image its middle is looked at
@@ -31,12 +30,5 @@ def expected_quality(model: Model, inputs: str | Path | Iterable[str | Path]) ->
     """
     images = [middle(read_image(path), SIDE) for path in evenly(find_images(inputs), MOST_IMAGES)]
     opinions = [torch.from_numpy(classical_mask(image)) for image in images]
-    normalised = [model.normalisation(image) for image in images]
-    return expected_iou(selection.scores(partial(_probability, model), normalised, opinions))
-
-
-@torch.inference_mode()
-def _probability(model: Model, x: Tensor) -> Tensor:
-    with arithmetic(model.precision, model.device):
-        p: Tensor = model.network(x[None].to(model.device, memory_format=torch.channels_last))
-    return p[0, 0].float().cpu()
+    held = Held([model.normalisation(image) for image in images], classical=opinions)
+    return expected_iou(Validator(Held([]), held, model.device, partial(arithmetic, model.precision, model.device))(model.network))

@@ -32,13 +32,17 @@ class Expectation:
         return text + (": low, look at the masks before using them" if self.iou < LOW else "")
 
 
-def expected_iou(scores: Mapping[str, float]) -> Expectation:
+def expected_iou(scores: Mapping[str, float], fitted: Mapping[str, Any] | None = None) -> Expectation:
     """What IoU to expect where ``selection.scores`` gave ``scores``.
+
+    Args:
+        scores: criterion -> score.
+        fitted: as ``calibration``, which is taken by default.
 
     Raises:
         KeyError: a criterion is missing.
     """
-    c = calibration()
+    c = calibration() if fitted is None else fitted
     if not all(math.isfinite(scores[name]) for name, *_ in c["criteria"]):
         return Expectation(0.0, 0.0, 1.0)  # a network that is broken
     x = [(min(max(scores[name], low), high) - mean) / scale for name, mean, scale, low, high in c["criteria"]]

@@ -16,15 +16,15 @@ ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with
 
 
-def scores(predict: Callable[[Tensor], Tensor], images: Sequence[Tensor], classical: Sequence[Tensor]) -> dict[str, float]:
+def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequence[Tensor], classical: Sequence[Tensor]) -> dict[str, float]:
     """Every criterion by name.
 
     Args:
+        maps: what ``predict`` gives for ``images``.
         predict: image [3, H, W], normalised -> probability map [H, W] in [0, 1], on the CPU; of any size.
         images: [3, H, W] each, normalised.
         classical: [H, W] bool each, the classical segmentation of each image.
     """
-    maps = [predict(x) for x in images]
     return {
         "infomax": infomax(maps),
         "snd": snd(maps),

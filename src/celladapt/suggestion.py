@@ -236,11 +236,11 @@ def _see(network: Segmenter, model: Model, pixels: NDArray[Any]) -> tuple[NDArra
     with kept_memory() if model.device.type == "cpu" else nullcontext():
         for x, y, w, h in boxes(width, height, PIECE):
             piece = model.normalisation(pixels[y : y + h, x : x + w])[None].to(model.device, memory_format=torch.channels_last)
-            levels = network.encode(piece)
-            bottom = levels[-1][0].flatten(1).double()  # [C, positions]
+            p, features = network(piece, features=True)
+            bottom = features[0].flatten(1).double()  # [C, positions]
             sums.append(torch.stack([bottom.sum(1), (bottom**2).sum(1)]))
             count += bottom.shape[1]
-            probability[y : y + h, x : x + w] = torch.sigmoid(network.decode(levels))[0, 0, :h, :w].cpu().numpy()
+            probability[y : y + h, x : x + w] = p[0, 0].cpu().numpy()
     mean, square = torch.stack(sums).sum(0) / count
     spread = (square - mean**2).clamp(min=0).sqrt()
     return torch.cat([mean, spread]).cpu().numpy(), probability

@@ -43,12 +43,14 @@ class Validator:
     @torch.inference_mode()
     def __call__(self, network: Segmenter) -> dict[str, float]:
         """Score ``network``, which is in evaluation mode."""
-        scores = selection.scores(partial(self._probability, network), self.target.images, self.target.classical)
+        predict = partial(self._probability, network)
+        maps = [predict(x) for x in self.target.images]
+        scores = selection.scores(maps, predict, self.target.images, self.target.classical)
         scores["expected"] = expected_iou(scores).iou
         if self.source.masks:
-            scores["source_iou"] = self._iou([self._probability(network, x) for x in self.source.images], self.source.masks)
+            scores["source_iou"] = self._iou([predict(x) for x in self.source.images], self.source.masks)
         if self.target.masks:
-            scores["labelled"] = self._iou([self._probability(network, x) for x in self.target.images], self.target.masks)
+            scores["labelled"] = self._iou(maps, self.target.masks)
         return scores
 
     def _probability(self, network: Segmenter, x: Tensor) -> Tensor:
