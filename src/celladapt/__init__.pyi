@@ -16,7 +16,7 @@ from .prediction import load_model as load_model
 from .prediction import predict as predict
 from .reporting import report as report
 from .run import Run as Run
-from .suggestion import Suggestions as Suggestions
 from .suggestion import suggest as suggest
+from .worklist import Suggestions as Suggestions
 
 __version__: str

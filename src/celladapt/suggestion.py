@@ -1,19 +1,13 @@
 """What to annotate first: the images, or tiles of large ones, whose masks should help a semi-supervised run most, as a folder to annotate.
 
-How candidates are ranked is in ``ranking``; here they are cut, looked at one by one with the model's own segmenter, and written.
+How candidates are ranked is in ``ranking``; here they are cut and looked at one by one with the model's own segmenter; ``worklist`` writes them.
 """
 
-import csv
-import io
-import os
-import shlex
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from celladapt.data.folder import Folder
-from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
 from celladapt.data.split import Split, save_splits
 from celladapt.errors import InputError
-from celladapt.files import atomic, write_text
 from celladapt.hardware import kept_memory
 from celladapt.instances import to_instances
 from celladapt.networks import Segmenter, folded
@@ -34,75 +26,13 @@ from celladapt.progress import Bar, say
 from celladapt.ranking import Candidates, rank
 from celladapt.run import Run
 from celladapt.selection import pixel_entropy
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from celladapt.worklist import Box, Suggestion, Suggestions, cut, next_steps, staged, write
 
 SMALLEST_TILE = 64
 PIECE = 512
 """Side in px of what the network sees at once, up to half of it more, so that memory is bounded whatever the tile."""
-SHOWN = 48
-"""Suggestions on the overview: a taller picture than this makes is of no use, and matplotlib would refuse it some day."""
 _AROUND = 6  # px; uncertainty is looked for this far from predicted nuclei, as it lies along their borders
 _GRAIN = 8  # px; contrast is between patches of this size, about a small nucleus, in which camera noise averages out
-
-Box = tuple[int, int, int, int]
-"""x, y, width, height in px."""
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """One image or tile to annotate."""
-
-    rank: int
-    """From 1, the first to annotate."""
-    name: str
-    """Stem of its files: the image's own, or ``<stem>_x<X>_y<Y>`` of a tile."""
-    image: Path
-    """The file that it is, or was cut from."""
-    x: int
-    y: int
-    width: int
-    height: int
-    score: float
-    """What its mask should teach, comparable within one call only."""
-    cluster_size: int
-    """Candidates that it stands for, itself counted."""
-    uncertainty: float
-    """Mean entropy of the prediction around predicted nuclei over ln 2, in [0, 1]; 0 without a nucleus."""
-    nuclei: int
-    """Predicted."""
-    why: str
-    """In words."""
-
-    @property
-    def box(self) -> Box:
-        """Where it is in its image."""
-        return self.x, self.y, self.width, self.height
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is an image of its own rather than a tile."""
-        return self.name == self.image.stem
-
-
-@dataclass(frozen=True)
-class Suggestions:
-    """The folder to annotate, and what is in it, best first."""
-
-    path: Path
-    items: list[Suggestion]
-    next_steps: list[str]
-    """Lines for the person."""
-
-    def table(self) -> "Table":
-        """Rank, name and reason."""
-        from rich.table import Table
-
-        table = Table("rank", "name", "why")
-        for item in self.items:
-            table.add_row(str(item.rank), item.name, item.why)
-        return table
 
 
 @dataclass
@@ -161,16 +91,13 @@ def suggest(model: str | Path | Run, target: str | Path, out: str | Path, k: int
     if len(seen.places) < k:
         say(f"There are {len(seen.places)} candidates, fewer than the {k} asked for: all are suggested.")
     items = _ranked(seen, k)
-    with _staged(out) as staging:
-        _write(staging, items, folder, loaded)
+    with staged(out) as staging:
+        write(staging, items, folder, loaded)
         if run is not None:
             source, split = run.splits
             tiles = [item.name for item in items if not item.whole]
             save_splits(staging / "split.json", source, Split(sorted([*split.train, *tiles]), split.val, split.test))
-    return Suggestions(out, items, _next_steps(out, items, folder, run))
-
-
-# --- looking --------------------------------------------------------------------------------------
+    return Suggestions(out, items, next_steps(out, items, folder, run))
 
 
 def boxes(width: int, height: int, side: int) -> list[Box]:
@@ -213,7 +140,7 @@ def _look(model: Model, usable: Folder, folder: Folder, tile: int) -> _Looked:
                 name = stem if box[2:] == (image.shape[1], image.shape[0]) else f"{stem}_x{box[0]}_y{box[1]}"
                 if name != stem and name in folder.images:  # suggested and put there before
                     continue
-                pixels = _cut(image, box)
+                pixels = cut(image, box)
                 features, probability = _see(network, model, pixels)
                 if stem in folder.masks:
                     seen.annotated.append(features)
@@ -246,11 +173,6 @@ def _see(network: Segmenter, model: Model, pixels: NDArray[Any]) -> tuple[NDArra
     return torch.cat([mean, spread]).cpu().numpy(), probability
 
 
-def _cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
-    x, y, width, height = box
-    return image[y : y + height, x : x + width]
-
-
 def _ranked(seen: _Looked, k: int) -> list[Suggestion]:
     unsure, nuclei, contrasts = np.array(seen.numbers, np.float64).T
     area = np.array([box[2] * box[3] for *_, box in seen.places], np.float64)
@@ -278,85 +200,3 @@ def _run_on(path: Path, folder: Folder) -> Run | None:
         return None
     run = Run.open(home)
     return run if run.config.target is not None and run.config.target.resolve() == folder.root.resolve() else None
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, on its disk, that becomes ``out`` on a clean exit and is gone on any other."""
-    target = out.absolute()
-    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        try:
-            staging.mkdir(parents=True)
-            yield staging
-            if target.exists():
-                target.rmdir()
-            os.replace(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out, free space or change its permissions.") from error
-
-
-def _write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["rank", "name", "image", "x", "y", "width", "height", "score", "cluster_size", "uncertainty", "nuclei"])
-    for item in items:
-        place = (item.rank, item.name, item.image.name, *item.box)
-        rows.writerow([*place, f"{item.score:.6g}", item.cluster_size, f"{item.uncertainty:.6g}", item.nuclei])
-        if item.whole:
-            with atomic(out / "images" / item.image.name) as temporary:
-                shutil.copyfile(item.image, temporary)
-        else:
-            pixels = _cut(folder.image(item.image.stem), item.box)
-            grey = bool((pixels == pixels[..., :1]).all())
-            suffix = ".png" if grey or pixels.dtype == np.uint8 else ".tif"  # PNG of 16-bit colour is read by few programs
-            write_image(out / "images" / f"{item.name}{suffix}", np.ascontiguousarray(pixels[..., 0] if grey else pixels))
-        write_image(out / "masks" / f"{item.name}.png", np.zeros((item.height, item.width), np.uint16))
-    write_text(out / "suggestions.csv", text.getvalue())
-    _draw(out / "overview.png", items[:SHOWN], folder, model)
-
-
-def _draw(path: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:
-    """A contact sheet: each suggestion with its rank, name, and the outline of what the model takes for nuclei."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(items))
-    rows = -(-len(items) // columns)
-    with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(4 * columns, 4.3 * rows), dpi=100, layout="constrained")
-        for number, item in enumerate(items, start=1):
-            axes = figure.add_subplot(rows, columns, number)
-            axes.set_axis_off()
-            axes.set_title(f"{item.rank}   {item.name[-40:]}", parse_math=False)
-            pixels = _cut(folder.image(item.image.stem), item.box)
-            axes.imshow(to_unit(pixels))
-            prediction = model.predict(np.ascontiguousarray(pixels))
-            if prediction.mask.any() and not prediction.mask.all():
-                for colour, width in (("black", 2.2), ("#ffe34d", 1.1)):  # cased, to be seen on stained tissue and on black alike
-                    axes.contour(prediction.probability, [prediction.threshold], colors=colour, linewidths=width)
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format="png")
-
-
-def _next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | None) -> list[str]:
-    images = folder.root / "images" if (folder.root / "images").is_dir() else folder.root
-    tiles = [] if all(item.whole for item in items) else [f"{out / 'images'} to {images}"]
-    copies = " and ".join([*tiles, f"{out / 'masks'} to {folder.root / 'masks'}"])
-    lines = [
-        f"fill    the label images in {out / 'masks'}: number every nucleus from 1 (Fiji, napari, QuPath); left empty, one teaches that there is no nucleus",
-        f"check   {shlex.join(['celladapt', 'data', 'check', str(out)])} names those that are still empty",
-        f"copy    the files in {copies}",
-    ]
-    command = ["celladapt", "adapt", "--method", "weakssda"]
-    if run is not None:
-        labels = ["--target-labels", "100%"] if run.config.target_labels != "100%" else []
-        command += ["--preset", str(run.path / "config.toml"), *labels, "--split", str(out / "split.json")]
-    else:
-        command += ["--source", "SOURCE", "--target", str(folder.root), "--test-fraction", "0"]
-    return [*lines, f"next    {shlex.join(command)}"]

@@ -1,0 +1,174 @@
+"""The folder of what to annotate first: images or tiles, empty masks to fill, a table, a contact sheet, and how to go on."""
+
+import csv
+import io
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celladapt.data.folder import Folder
+from celladapt.data.images import write_image
+from celladapt.data.normalise import to_unit
+from celladapt.errors import InputError
+from celladapt.files import atomic, write_text
+from celladapt.prediction import Model
+from celladapt.run import Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN = 48
+"""Suggestions on the overview: a taller picture than this makes is of no use, and matplotlib would refuse it some day."""
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in px."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One image or tile to annotate."""
+
+    rank: int
+    """From 1, the first to annotate."""
+    name: str
+    """Stem of its files: the image's own, or ``<stem>_x<X>_y<Y>`` of a tile."""
+    image: Path
+    """The file that it is, or was cut from."""
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float
+    """What its mask should teach, comparable within one call only."""
+    cluster_size: int
+    """Candidates that it stands for, itself counted."""
+    uncertainty: float
+    """Mean entropy of the prediction around predicted nuclei over ln 2, in [0, 1]; 0 without a nucleus."""
+    nuclei: int
+    """Predicted."""
+    why: str
+    """In words."""
+
+    @property
+    def box(self) -> Box:
+        """Where it is in its image."""
+        return self.x, self.y, self.width, self.height
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is an image of its own rather than a tile."""
+        return self.name == self.image.stem
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """The folder to annotate, and what is in it, best first."""
+
+    path: Path
+    items: list[Suggestion]
+    next_steps: list[str]
+    """Lines for the person."""
+
+    def table(self) -> "Table":
+        """Rank, name and reason."""
+        from rich.table import Table
+
+        table = Table("rank", "name", "why")
+        for item in self.items:
+            table.add_row(str(item.rank), item.name, item.why)
+        return table
+
+
+def cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
+    """Those pixels of an image [H, W, C]."""
+    x, y, width, height = box
+    return image[y : y + height, x : x + width]
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside ``out``, on its disk, that becomes ``out`` on a clean exit and is gone on any other."""
+    target = out.absolute()
+    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            if target.exists():
+                target.rmdir()
+            os.replace(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out, free space or change its permissions.") from error
+
+
+def write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:
+    """Images, empty masks, ``suggestions.csv`` and ``overview.png`` of ``items``, cut from ``folder``, into ``out``."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["rank", "name", "image", "x", "y", "width", "height", "score", "cluster_size", "uncertainty", "nuclei"])
+    for item in items:
+        place = (item.rank, item.name, item.image.name, *item.box)
+        rows.writerow([*place, f"{item.score:.6g}", item.cluster_size, f"{item.uncertainty:.6g}", item.nuclei])
+        if item.whole:
+            with atomic(out / "images" / item.image.name) as temporary:
+                shutil.copyfile(item.image, temporary)
+        else:
+            pixels = cut(folder.image(item.image.stem), item.box)
+            grey = bool((pixels == pixels[..., :1]).all())
+            suffix = ".png" if grey or pixels.dtype == np.uint8 else ".tif"  # PNG of 16-bit colour is read by few programs
+            write_image(out / "images" / f"{item.name}{suffix}", np.ascontiguousarray(pixels[..., 0] if grey else pixels))
+        write_image(out / "masks" / f"{item.name}.png", np.zeros((item.height, item.width), np.uint16))
+    write_text(out / "suggestions.csv", text.getvalue())
+    _draw(out / "overview.png", items[:SHOWN], folder, model)
+
+
+def _draw(path: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:
+    """A contact sheet: each suggestion with its rank, name, and the outline of what the model takes for nuclei."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(items))
+    rows = -(-len(items) // columns)
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(4 * columns, 4.3 * rows), dpi=100, layout="constrained")
+        for number, item in enumerate(items, start=1):
+            axes = figure.add_subplot(rows, columns, number)
+            axes.set_axis_off()
+            axes.set_title(f"{item.rank}   {item.name[-40:]}", parse_math=False)
+            pixels = cut(folder.image(item.image.stem), item.box)
+            axes.imshow(to_unit(pixels))
+            prediction = model.predict(np.ascontiguousarray(pixels))
+            if prediction.mask.any() and not prediction.mask.all():
+                for colour, width in (("black", 2.2), ("#ffe34d", 1.1)):  # cased, to be seen on stained tissue and on black alike
+                    axes.contour(prediction.probability, [prediction.threshold], colors=colour, linewidths=width)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | None) -> list[str]:
+    """What a person does with the folder ``out``, a line each; with ``run``, the command goes on with its options and split."""
+    images = folder.root / "images" if (folder.root / "images").is_dir() else folder.root
+    tiles = [] if all(item.whole for item in items) else [f"{out / 'images'} to {images}"]
+    copies = " and ".join([*tiles, f"{out / 'masks'} to {folder.root / 'masks'}"])
+    lines = [
+        f"fill    the label images in {out / 'masks'}: number every nucleus from 1 (Fiji, napari, QuPath); left empty, one teaches that there is no nucleus",
+        f"check   {shlex.join(['celladapt', 'data', 'check', str(out)])} names those that are still empty",
+        f"copy    the files in {copies}",
+    ]
+    command = ["celladapt", "adapt", "--method", "weakssda"]
+    if run is not None:
+        labels = ["--target-labels", "100%"] if run.config.target_labels != "100%" else []
+        command += ["--preset", str(run.path / "config.toml"), *labels, "--split", str(out / "split.json")]
+    else:
+        command += ["--source", "SOURCE", "--target", str(folder.root), "--test-fraction", "0"]
+    return [*lines, f"next    {shlex.join(command)}"]
