@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/celladapt demo --out celladapt-demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: install
 	$(BIN)/ruff check .

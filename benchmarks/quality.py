@@ -14,29 +14,25 @@ import csv
 import json
 import statistics
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.documents import put
-from celladapt.classical import classical_mask
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
 from celladapt.data.sample import evenly, middle
+from celladapt.expectation import SIDE, scores_on
 from celladapt.files import write_json
 from celladapt.metrics import foreground
-from celladapt.networks import Segmenter, with_statistics_of
-from celladapt.prediction import load_model
+from celladapt.networks import with_statistics_of
+from celladapt.prediction import Model, load_model
 from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run
-from celladapt.selection import scores as selection_scores
 
 CRITERIA = ("agreement", "contrast")
 RIDGE = 0.3
@@ -71,26 +67,31 @@ def points(grids: list[Path]) -> list[Point]:
     with Bar("scoring checkpoints", len(cells)) as bar:
         for grid, cell in cells:
             run = Run(grid / cell["run"])
-            lines = map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())
-            scores = {line["step"]: line for line in lines}
-            found += [Point(cell["pair"], cell["method"], cell["seed"], step, scores[step], iou) for step, iou in trajectory(run).items()]
+            found += [Point(cell["pair"], cell["method"], cell["seed"], step, *both) for step, both in trajectory(run).items()]
             bar.step()
     return found
 
 
-def trajectory(run: Run) -> dict[int, float]:
-    """Step -> mean test IoU of every kept checkpoint; kept beside the run, as it takes a while."""
-    file = run.path / "checkpoints" / "iou.json"
-    if not file.exists():
-        assert run.config.target
-        folder = Folder.open(run.config.target)
-        images = [folder.pair(stem) for stem in run.splits[1].test]
-        iou = {}
-        for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
-            model = load_model(path)
-            iou[int(path.stem.split("_")[1])] = statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
-        write_json(file, iou)
-    return {int(step): iou for step, iou in json.loads(file.read_text(encoding="utf-8")).items()}
+def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
+    """Step -> scores without masks on validation images, and mean test IoU, of every kept checkpoint; kept beside the run, as it takes a while.
+
+    A run that is older than a criterion is scored anew.
+    """
+    file = run.path / "checkpoints" / "points.json"
+    if file.exists():
+        return {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
+    assert run.config.target
+    folder, split = Folder.open(run.config.target), run.splits[1]
+    held = [folder.images[stem] for stem in evenly(split.val or split.train, run.config.validation_images)]
+    images = [folder.pair(stem) for stem in split.test]
+    logged = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())}
+    known = {}
+    for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
+        step, model = int(path.stem.removeprefix("step_")), load_model(path)
+        scores = logged[step] if all(name in logged[step] for name in CRITERIA) else scores_on(model, held)
+        known[step] = scores, statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
+    write_json(file, known)
+    return known
 
 
 def elsewhere(grids: list[Path], domains: list[Path], most: int = 8) -> list[Point]:
@@ -105,23 +106,16 @@ def elsewhere(grids: list[Path], domains: list[Path], most: int = 8) -> list[Poi
             if domain.absolute() not in (source, target) and (source, domain) not in seen:
                 seen.add((source, domain))
                 folder = Folder.open(domain)
-                images = [(middle(image, 512), middle(truth, 512) > 0) for image, truth in map(folder.pair, evenly(folder.labelled, most))]
-                normalise = Normalisation.of(image for image, _ in images)
-                inputs = [normalise(image) for image, _ in images]
-                network = with_statistics_of(run.model.network, [x[None] for x in inputs])
-                predict = partial(_probability, network)
-                maps = [predict(x) for x in inputs]
-                scores = selection_scores(maps, predict, inputs, [torch.from_numpy(classical_mask(image)) for image, _ in images])
-                iou = statistics.mean(foreground(p.numpy() >= 0.5, truth).iou for p, (_, truth) in zip(maps, images, strict=True))
+                stems = evenly(folder.labelled, most)
+                normalise = Normalisation.of(middle(folder.image(stem), SIDE) for stem in stems)
+                network = with_statistics_of(run.model.network, [normalise(middle(folder.image(stem), SIDE))[None] for stem in stems])
+                model = Model(network, normalise)
+                scores = scores_on(model, [folder.images[stem] for stem in stems])
+                pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
+                iou = statistics.mean(foreground(model.predict(image).mask, truth).iou for image, truth in pairs)
                 found.append(Point(f"{source.name} → {domain.name}", "source_only", "0", run.config.steps, scores, iou))
             bar.step()
     return found
-
-
-@torch.inference_mode()
-def _probability(network: Segmenter, x: Tensor) -> Tensor:
-    p: Tensor = network(x[None])
-    return p[0, 0]
 
 
 def fit(known: list[Point]) -> dict[str, Any]:

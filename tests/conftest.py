@@ -5,6 +5,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: spinning threads slow a busy machine tenfold
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -81,8 +81,9 @@ def test_a_domain_without_nuclei_changes_nothing() -> None:
     [
         (Look(False, False, 20.0), Look(True, True, 30.0), Match(grey=True, inverted=True, zoom=1.5)),
         (Look(True, True, 30.0), Look(False, True, 31.0), Match()),
-        (Look(True, True, 10.0), Look(True, True, 90.0), Match(zoom=LARGEST_ZOOM)),
-        (Look(True, True, 90.0), Look(True, True, 10.0), Match(zoom=1 / LARGEST_ZOOM)),
+        (Look(True, True, 10.0), Look(True, True, 25.0), Match(zoom=LARGEST_ZOOM)),
+        (Look(True, True, 25.0), Look(True, True, 10.0), Match(zoom=1 / LARGEST_ZOOM)),
+        (Look(True, True, 10.0), Look(True, True, 90.0), Match()),
     ],
 )
 def test_match(source: Look, target: Look, expected: Match) -> None:

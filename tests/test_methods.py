@@ -191,6 +191,19 @@ def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
     assert trust(replace(batch, teacher_t=nothing, classical_t=nothing)) == 0
 
 
+def test_an_image_where_the_classical_segmentation_is_not_plausible_teaches_nothing() -> None:
+    batch = replace(weak_batch(), teacher_t=weak_batch().classical_t, plausible_t=torch.tensor([True, False]))
+    assert trust(batch) == 0.5, "one image of two is heard, and agreed with"
+    other = replace(batch, classical_t=torch.cat([batch.classical_t[:1], 1 - batch.classical_t[1:]]))
+    assert trust(other) == 0.5, "what the other one holds has no part in r"
+    assert trust(replace(batch, plausible_t=torch.zeros(2, dtype=torch.bool))) == 0
+    p = torch.full_like(batch.classical_t, 0.4, requires_grad=True)
+    make_method("weakuda").turns[0].terms(batch, torch.zeros_like(batch.mask_s), p)["cls"].value.backward()  # type: ignore[no-untyped-call]
+    assert p.grad is not None
+    assert p.grad[0].abs().min() > 0
+    assert p.grad[1].abs().max() == 0
+
+
 @pytest.mark.parametrize("name", [n for n in methods.names() if not methods.find(n).target_masks])
 def test_unsupervised_methods_do_not_feel_target_masks(name: str) -> None:
     seen, hidden = make_method(name), make_method(name)

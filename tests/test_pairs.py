@@ -178,7 +178,7 @@ def test_masks_are_cut_and_turned_with_their_images(target: Folder) -> None:
     for augment in ("none", "flip", "colour"):
         stream, _ = streams(target.subset(target.labelled), side=32, augment=augment)
         for n in range(12):
-            image, mask, _, labelled = stream[n]
+            image, mask, _, labelled, _ = stream[n]
             assert image.shape == (3, 32, 32)
             assert image.dtype == mask.dtype == torch.float32
             assert mask.shape == (1, 32, 32)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from celladapt.selection import RING, agreement, consistency, contrast, entropy, infomax, pixel_entropy, scores, snd
+from celladapt.selection import RING, agreement, consistency, contrast, entropy, infomax, pixel_entropy, scores, snd, solid
 
 
 def maps(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
@@ -150,9 +150,23 @@ def test_every_criterion_of_a_segmenter_that_sees_brightness() -> None:
         return scores([predict(x) for x in images], predict, images, [image[0] > 0.5 for image in images])
 
     found = found_by(lambda x: x[0].clamp(0.02, 0.98))
-    assert set(found) == {"infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast"}
+    assert set(found) == {"infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity", "witnessed"}
+    assert found["solidity"] > 0.9
+    assert found["witnessed"] == 1
     assert found["agreement"] == 1
     assert found["zoom"] > 0.97
     assert found["contrast"] == pytest.approx(1)
     blind = found_by(lambda x: torch.full(x.shape[1:], 0.02))
     assert blind["agreement"] == blind["contrast"] == 0
+    assert blind["solidity"] == 0
+
+
+def test_solidity_counts_every_pixel_of_the_predictions_alike() -> None:
+    """A square is its own convex hull; a right-angled L of three squares is 3/3.5 of its hull."""
+    square, ell = torch.zeros(64, 64), torch.zeros(64, 64)
+    square[10:20, 10:20] = 1
+    ell[10:50, 10:30] = ell[30:50, 10:50] = 1
+    of_ell = solid([ell])
+    assert solid([square]) == 1
+    assert of_ell == pytest.approx(6 / 7, abs=0.01)
+    assert solid([square, ell]) == pytest.approx((100 + 1200 * of_ell) / 1300)

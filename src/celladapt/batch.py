@@ -27,6 +27,8 @@ class Batch:
     """[B] bool: which target images have a mask"""
     classical_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
     """[B, 1, H', W'] in {0, 1}: what the classical segmentation, which learns nothing, sees in ``image_t``; no channel where the method has no use for it."""
+    plausible_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    """[B] bool: in which images ``classical_t`` has the shape of nuclei; all false where the method has no use for it."""
     teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
     """[B, 1, H', W'] in [0, 1]: the teacher's prediction for ``image_t``, cut from the graph; the loop fills it in."""
     features_s: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from celladapt.errors import InputError
 
-Criterion = Literal["expected", "infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "last", "labelled"]
+Criterion = Literal["expected", "infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity", "last", "labelled"]
 
 
 @dataclass(frozen=True)

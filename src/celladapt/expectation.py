@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from celladapt.classical import classical_mask
+from celladapt.classical import witness
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.hardware import arithmetic
@@ -28,7 +28,15 @@ def expected_quality(model: Model, inputs: str | Path | Iterable[str | Path]) ->
     Raises:
         InputError: there is no image, or one of those chosen cannot be read.
     """
-    images = [middle(read_image(path), SIDE) for path in evenly(find_images(inputs), MOST_IMAGES)]
-    opinions = [torch.from_numpy(classical_mask(image)) for image in images]
-    held = Held([model.normalisation(image) for image in images], classical=opinions)
-    return expected_iou(Validator(Held([]), held, model.device, partial(arithmetic, model.precision, model.device))(model.network))
+    return expected_iou(scores_on(model, evenly(find_images(inputs), MOST_IMAGES)))
+
+
+def scores_on(model: Model, paths: Iterable[Path]) -> dict[str, float]:
+    """What validation would find on these images, each cut to its middle: every score that needs no mask.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    images = [middle(read_image(path), SIDE) for path in paths]
+    held = Held([model.normalisation(image) for image in images], classical=[torch.from_numpy(witness(image)) for image in images])
+    return Validator(Held([]), held, model.device, partial(arithmetic, model.precision, model.device))(model.network)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from celladapt import methods, parallel
-from celladapt.classical import classical_mask
+from celladapt.classical import witness
 from celladapt.config import Config
 from celladapt.data.folder import Folder
 from celladapt.data.look import Match, look_of, match
@@ -26,6 +26,8 @@ from celladapt.train import Trainer
 from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
+MOST_WITNESSED = 16  # images
+ADVERSARIAL = "cellseguda"
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
 
 
@@ -90,6 +92,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         for k in range(STATISTICS_BATCHES):
             yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
+    if method.classical:
+        notes.append(_witnessed(stream_t, split_t.train, config.spec.name))
     if config.select == "labelled":
         notes.append(
             "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
@@ -128,6 +132,16 @@ def _as_the_target(config: Config, method: methods.Method, source: Folder, targe
         return Match(), False
     looks = look_of(source), look_of(target)
     return match(*looks), looks[0].grey and not looks[1].grey
+
+
+def _witnessed(target: Stream, stems: list[str], method: str) -> str:
+    """In how many target images the classical segmentation can be believed, for people."""
+    seen = evenly(stems, MOST_WITNESSED)
+    plausible = sum(target.cache.is_plausible(stem) for stem in seen)
+    note = f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; from others {method} learns nothing."
+    if not plausible and parallel.rank() == 0:
+        say(f"{note} So it will be much like source_only here; {ADVERSARIAL} adapts without a classical segmentation.")
+    return note
 
 
 def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:
@@ -171,5 +185,5 @@ def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop
         if mask is not None:
             held.masks.append(torch.from_numpy(mask > 0))
         if classical:
-            held.classical.append(torch.from_numpy(classical_mask(image)))
+            held.classical.append(torch.from_numpy(witness(image)))
     return held

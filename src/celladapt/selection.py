@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from celladapt.instances import solidity, to_instances
 from celladapt.metrics import foreground
 
 ZOOM = 0.75
@@ -23,7 +24,10 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
         maps: what ``predict`` gives for ``images``.
         predict: image [3, H, W], normalised -> probability map [H, W] in [0, 1], on the CPU; of any size.
         images: [3, H, W] each, normalised.
-        classical: [H, W] bool each, the classical segmentation of each image.
+        classical: [H, W] bool each, what ``celladapt.classical.witness`` sees in each image.
+
+    Beside the criteria stands ``witnessed``, which is the images' alone: the share of them in which the witness has a say, and with it how much ``agreement``
+    is worth.
     """
     return {
         "infomax": infomax(maps),
@@ -33,6 +37,8 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
         "zoom": consistency(maps, [_resized(predict(_resized(x, ZOOM)), x.shape[-2:]) for x in images]),
         "agreement": agreement(maps, classical),
         "contrast": contrast(maps, images),
+        "solidity": solid(maps),
+        "witnessed": sum(bool(c.any()) for c in classical) / len(classical),
     }
 
 
@@ -150,3 +156,10 @@ def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
         spread = float((a.var(1) + b.var(1)).sum() / 2)
         ratios.append(distance / (distance + spread + 1e-12))
     return sum(ratios) / len(ratios)
+
+
+def solid(maps: list[Tensor]) -> float:
+    """Whether the predicted nuclei have the shape of nuclei: their mean solidity, each pixel of them counting alike; 0 where there are none."""
+    labels = [to_instances(p.numpy()) for p in maps]
+    areas = [int((some > 0).sum()) for some in labels]
+    return sum(area * solidity(some) for area, some in zip(areas, labels, strict=True)) / max(1, sum(areas))

@@ -24,7 +24,7 @@ class Held:
     masks: list[Tensor] = field(default_factory=list)
     """[H, W] bool each, or none at all."""
     classical: list[Tensor] = field(default_factory=list)
-    """[H, W] bool each, the classical segmentation; for the target."""
+    """[H, W] bool each, what the witness sees (``celladapt.classical``); for the target."""
 
 
 @dataclass(frozen=True)

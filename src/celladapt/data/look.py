@@ -1,7 +1,7 @@
 """What sets two domains apart before anything is learned: colour, polarity and the size of nuclei. The source can be shown in the target's.
 
 The source's look is read off its masks. The target has none, so that the classical segmentation stands in: it need not find every nucleus for that, but
-the side that nuclei are on, and how large most of what it found is.
+the side that nuclei are on, and how large most of what it found is. Where what it found does not have the shape of nuclei it has no say about their size.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from celladapt.classical import classical_mask
+from celladapt.classical import classical_mask, is_plausible
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly, middle
 from celladapt.instances import to_instances
@@ -20,7 +20,9 @@ from celladapt.instances import to_instances
 MOST_IMAGES = 16
 SIDE = 1024  # px: of a larger image its middle is looked at
 LARGEST_ZOOM = 2.0
-"""A ratio of sizes beyond this is more often a wrong estimate than true."""
+"""A ratio of sizes beyond this is more often a wrong estimate than true, and shrunk to this."""
+ABSURD = 3.0
+"""A ratio of sizes beyond this says nothing: tissue was taken for a nucleus, or crumbs were."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Look:
     bright: bool
     """Whether nuclei are brighter than what is around them."""
     diameter: float
-    """Of the nucleus that the median pixel of all nuclei lies in, px: crumbs of a bad segmentation count by their area alone. 0 where there is none."""
+    """Of the nucleus that the median pixel of all nuclei lies in, px: crumbs of a bad segmentation count by their area alone. 0 where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,15 @@ def look_of(folder: Folder) -> Look:
             labels = mask if np.count_nonzero(np.unique(mask)) > 1 else to_instances(mask > 0)
         else:
             image = middle(folder.image(stem), SIDE)
-            labels = to_instances(classical_mask(image))
+            found = classical_mask(image)
+            labels = to_instances(found)
         grey = grey and np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2])
-        areas.append(np.bincount(labels.ravel())[1:])
+        if stem in folder.masks or is_plausible(found):
+            areas.append(np.bincount(labels.ravel())[1:])
         inside, light = labels > 0, image.mean(2)
         if 0 < inside.sum() < inside.size:
             differences.append(float(light[inside].mean() - light[~inside].mean()))
-    return Look(bool(grey), sum(differences) > 0, _diameter(np.concatenate(areas)))
+    return Look(bool(grey), sum(differences) > 0, _diameter(np.concatenate([np.zeros(0, int), *areas])))
 
 
 def _diameter(areas: NDArray[np.int64]) -> float:
@@ -117,5 +121,5 @@ def _diameter(areas: NDArray[np.int64]) -> float:
 def match(source: Look, target: Look) -> Match:
     """How to show the source so that it looks like the target."""
     zoom = target.diameter / source.diameter if source.diameter and target.diameter else 1.0
-    zoom = float(np.clip(zoom, 1 / LARGEST_ZOOM, LARGEST_ZOOM))
+    zoom = float(np.clip(zoom, 1 / LARGEST_ZOOM, LARGEST_ZOOM)) if 1 / ABSURD < zoom < ABSURD else 1.0
     return Match(target.grey and not source.grey, source.bright != target.bright, 1.0 if 0.9 < zoom < 1.1 else round(zoom, 2))

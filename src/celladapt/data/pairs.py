@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celladapt.batch import Batch
-from celladapt.classical import classical_mask
+from celladapt.classical import classical_mask, is_plausible
 from celladapt.data.augment import AUGMENTATIONS, crop
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
@@ -32,6 +32,7 @@ class Cache:
         self.folder, self.limit, self.classical = folder, limit, classical
         self._held: OrderedDict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
         self._opinions: dict[str, NDArray[np.uint8]] = {}  # packed, and kept: they take longer to make than an image to read
+        self._plausible: dict[str, bool] = {}
         self.bytes = 0
         self._lock = Lock()
 
@@ -47,7 +48,9 @@ class Cache:
             mask[..., 0] = labels > 0
         if self.classical:
             if stem not in self._opinions:
-                self._opinions[stem] = np.packbits(classical_mask(image))
+                opinion = classical_mask(image)
+                self._plausible[stem] = is_plausible(opinion)
+                self._opinions[stem] = np.packbits(opinion)
             mask[..., 1] = np.unpackbits(self._opinions[stem], count=mask[..., 1].size).reshape(image.shape[:2])
         with self._lock:
             if stem not in self._held:
@@ -57,6 +60,12 @@ class Cache:
                 _, (old, old_mask) = self._held.popitem(last=False)
                 self.bytes -= old.nbytes + old_mask.nbytes
         return image, mask
+
+    def is_plausible(self, stem: str) -> bool:
+        """Whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
+        if self.classical and stem not in self._plausible:
+            self[stem]
+        return self._plausible.get(stem, False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,8 @@ class Stream:
             image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
-        return Draw(self.normalisation(image), planes[:1], planes[1:], torch.tensor(stem in self.folder.masks))
+        labelled, plausible = stem in self.folder.masks, self.cache.is_plausible(stem)
+        return Draw(self.normalisation(image), planes[:1], planes[1:], torch.tensor(labelled), torch.tensor(plausible))
 
     def draw(self, numbers: range) -> "Draw":
         """The draws in ``numbers``, one batch."""
@@ -123,6 +133,8 @@ class Draw(NamedTuple):
     """[1, H, W] float32 in {0, 1}, or [0, H, W] where nobody asked for it"""
     labelled: Tensor
     """Bool: whether there is a mask."""
+    plausible: Tensor
+    """Bool: whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
 
 
 @lru_cache(maxsize=16)
@@ -150,7 +162,7 @@ class Pairs:
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
         s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
-        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
@@ -181,4 +193,5 @@ class Pairs:
         if stream is not None:
             return stream.draw(numbers)
         images, masks = torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32)
-        return Draw(images, masks, masks, torch.zeros(0, dtype=torch.bool))
+        none = torch.zeros(0, dtype=torch.bool)
+        return Draw(images, masks, masks, none, none)

@@ -1,15 +1,18 @@
 """WeakUDA: weak target labels from a classical segmentation, trusted as far as a mean teacher agrees.
 
-    L = L_seg + w(r) · lambda_cls · L_cls
+    L = L_seg + n · w(r) · lambda_cls · L_cls
         L_seg = soft Dice of S(I_s) against Y_s
-        L_cls = soft Dice of S(I_t) against C(I_t), over the pixels that the teacher does not deny
-        r     = IoU of [T(I_t) >= 1/2] and C(I_t) over the batch;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
+        L_cls = soft Dice of S(I_t) against C(I_t), over plausible images and the pixels in them that the teacher does not deny
+        n     = share of the images of the batch that are plausible
+        r     = IoU of [T(I_t) >= 1/2] and C(I_t) over these;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
 
-C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). Its mistakes are not those of a network trained on
-the source: where two so different witnesses agree, both are likely to be right, and then C's outlines are of the target while S's are of the source. T is the
-average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first fifth of the training w is 0, so that T learns from the source alone what a
-nucleus is; if C sees something else in the target, r stays low and S remains a source-only network. A pixel with |T(I_t) - C(I_t)| > doubt is left out as a
-mistake of C. The idea of two views that teach each other where they agree is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
+C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). An image is plausible if what C sees in it is as solid
+as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
+itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). C's mistakes are not those of a network trained
+on the source: where two so different witnesses agree, both are likely to be right, and then C's outlines are of the target while S's are of the source. For
+the first fifth of the training w is 0, so that T learns from the source alone what a nucleus is; if C sees something else, r stays low and S remains a
+source-only network. A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. The idea of two views that teach each other where they agree is
+co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
 """
 
 from dataclasses import dataclass
@@ -59,7 +62,7 @@ class WeakUDA(Method):
         return (Turn(("S",), self.segmenter_terms),)
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
-        """L_seg + w(r) · lambda_cls · L_cls"""
+        """L_seg + n · w(r) · lambda_cls · L_cls"""
         believed = self.believed(b).to(p_t.dtype)
         weak = soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)
         return {
@@ -69,7 +72,7 @@ class WeakUDA(Method):
 
     def believed(self, b: Batch) -> Tensor:
         """[B, 1, H, W] bool: pixels whose weak label counts."""
-        return (b.teacher_t - b.classical_t).abs() <= self.options.doubt
+        return _plausible(b) & ((b.teacher_t - b.classical_t).abs() <= self.options.doubt)
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
         """L_seg: the source masks alone."""
@@ -77,9 +80,15 @@ class WeakUDA(Method):
 
 
 def trust(b: Batch) -> Tensor:
-    """w(r), a scalar in [0, 1]; 0 during the warm-up."""
-    taught, classical = b.teacher_t >= 0.5, b.classical_t >= 0.5
-    both, either = sum_over_processes(torch.stack([(taught & classical).sum(), (taught | classical).sum()]).to(b.classical_t.dtype))
+    """n · w(r), a scalar in [0, 1]; 0 during the warm-up."""
+    taught, classical, plausible = b.teacher_t >= 0.5, b.classical_t >= 0.5, _plausible(b)
+    counts = [(plausible & taught & classical).sum(), (plausible & (taught | classical)).sum(), plausible.sum(), torch.ones_like(plausible).sum()]
+    both, either, heard, images = sum_over_processes(torch.stack(counts).to(b.classical_t.dtype))
     r = both / either.clamp(min=1)
-    w = ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
+    w = heard / images * ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
     return w if b.progress >= WARM_UP else torch.zeros_like(w)
+
+
+def _plausible(b: Batch) -> Tensor:
+    """[B, 1, 1, 1] bool"""
+    return b.plausible_t.view(-1, 1, 1, 1)

@@ -1,0 +1,68 @@
+"""The segmentation that learns nothing, and telling without a mask whether it found nuclei."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blobs
+from scipy.ndimage import gaussian_filter
+
+import celladapt
+from celladapt.classical import classical_mask, is_plausible, witness
+from celladapt.data import pairs
+from celladapt.data.folder import Folder
+from celladapt.data.images import read_image, write_image
+from celladapt.data.look import look_of
+from celladapt.data.sample import evenly
+from celladapt.metrics import foreground
+
+
+def cloudy(seed: int, side: int = 96) -> np.ndarray:
+    """A grey image without a nucleus: clouds of every size, whose outlines are ragged."""
+    rng = np.random.default_rng(seed)
+    clouds = sum(s * gaussian_filter(rng.normal(size=(side, side)), s) for s in (1.0, 2.0, 4.0, 8.0))
+    return np.clip(128 + 60 * clouds / clouds.std(), 0, 255).astype(np.uint8)
+
+
+def test_discs_are_plausible_and_clouds_are_not() -> None:
+    discs = np.where(blobs(np.random.default_rng(0), 96, 20) > 0, 200, 20).astype(np.uint8)
+    assert (witness(discs) == classical_mask(discs)).all()
+    assert witness(discs).any()
+    assert classical_mask(cloudy(0)).any()
+    assert not witness(cloudy(0)).any()
+    assert not is_plausible(np.zeros((40, 40), bool)), "nothing is no nucleus"
+
+
+def test_clouds_have_no_say_about_the_size_of_nuclei(tmp_path: Path) -> None:
+    for n in range(4):
+        write_image(tmp_path / "images" / f"{n}.png", cloudy(n))
+    assert look_of(Folder.open(tmp_path)).diameter == 0
+
+
+def test_where_it_is_never_plausible_weakuda_is_source_only_to_the_bit(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pairs, "is_plausible", lambda mask: False)
+    options = {"preset": "fast", "steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 6, "fallback": False}
+    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", method="weakuda", **options)
+    images = sorted((tiny_domains[1] / "images").iterdir())[:3]
+    seen = [[model.predict(path).probability for path in images] for model in (run.model, run.baseline.model)]
+    np.testing.assert_array_equal(*seen)
+    assert "in 0 of" in " ".join(run.record["notes"])
+    assert "much like source_only" in capsys.readouterr().err
+
+
+def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path) -> None:
+    """Eight tissue types: the images that it speaks for are those where it is right, but for one type in grey, where it never is."""
+    better = []
+    for domain in (
+        "dsb2018/tissue-violet",
+        "dsb2018/fluorescence-large",
+        *(f"monuseg/{organ}" for organ in ("kidney", "breast", "liver", "prostate")),
+    ):
+        folder = Folder.open(shared_data / domain)
+        found = [(classical_mask(image := read_image(folder.images[stem])), folder.mask(stem) > 0, image) for stem in evenly(list(folder.masks), 6)]
+        better += [(is_plausible(mask), foreground(mask, truth).iou) for mask, truth, _ in found]
+    heard, unheard = ([iou for plausible, iou in better if plausible is which] for which in (True, False))
+    assert len(heard) > len(unheard) > 4
+    assert np.mean(heard) > np.mean(unheard) + 0.15
