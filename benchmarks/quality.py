@@ -34,7 +34,7 @@ from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run
 
-CRITERIA = ("agreement", "contrast")
+CRITERIA = ("agreement", "witnessed", "contrast", "solidity")
 RIDGE = 0.3
 COVERED = 0.9
 FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from benchmarks.documents import put
 from benchmarks.quality import Point, elsewhere, left_out, points
 
-CRITERIA = ("expected", "agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
+CRITERIA = ("expected", "agreement", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
 ADAPTED, BAR, BOUND = "weakuda", "source_only", "supervised"
 SMALLEST_GAP = 0.05
 """Pairs whose gap is smaller have too little to close."""

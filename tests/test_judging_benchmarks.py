@@ -11,7 +11,7 @@ from benchmarks.selection import kept, picked, regrets, with_expected
 
 import celladapt
 
-NAMES = ("agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
+NAMES = ("agreement", "witnessed", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
 
 
 def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:

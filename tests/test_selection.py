@@ -114,10 +114,10 @@ def test_agreement_is_the_mean_iou_with_the_witness() -> None:
     assert agreement([p, p], [c, p >= 0.5]) == pytest.approx((0.5 + 1) / 2)
 
 
-def test_a_witness_that_sees_nothing_has_no_say() -> None:
+def test_where_the_witness_sees_nothing_it_speaks_for_no_prediction() -> None:
     empty, p = torch.zeros(1, 4), torch.tensor([[0.9, 0.6, 0.1, 0.2]])
     assert agreement([empty], [empty > 0]) == 0, "or an empty prediction would be held right"
-    assert agreement([p, empty], [p >= 0.5, empty > 0]) == 1
+    assert agreement([p, empty], [p >= 0.5, empty > 0]) == agreement([p, p], [p >= 0.5, empty > 0]) == 0.5
 
 
 def test_contrast_by_hand() -> None:

@@ -123,14 +123,14 @@ def consistency(maps: list[Tensor], perturbed: list[Tensor]) -> float:
 def agreement(maps: list[Tensor], classical: Sequence[Tensor]) -> float:
     """Mean IoU of the predicted masks with a segmentation that learns nothing: a witness that shares no mistake with a network trained elsewhere.
 
-    Where the witness sees nothing it has no say, or an empty prediction would be held right; 0 where it sees nothing anywhere.
+    An image in which the witness sees nothing counts 0 whatever is predicted, or an empty prediction would be held right.
 
     Args:
         maps: probability maps [H, W] in [0, 1].
         classical: [H, W] bool each.
     """
     overlaps = [foreground((p >= 0.5).numpy(), c.numpy()).iou for p, c in zip(maps, classical, strict=True) if c.any()]
-    return sum(overlaps) / max(1, len(overlaps))
+    return sum(overlaps) / len(classical)
 
 
 def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
