@@ -70,8 +70,8 @@ NUSEG = UDA | {
 # Which networks a term sends a gradient to, when the loop evaluates its turn.
 WHO_MOVES = {
     "source_only": {"seg": {"S"}},
-    "weakuda": {"seg": {"S"}, "cls": {"S"}},
-    "weakssda": {"seg": {"S"}, "cls": {"S"}},
+    "weakuda": {"seg": {"S"}, "cls": {"S"}, "self": {"S"}},
+    "weakssda": {"seg": {"S"}, "cls": {"S"}, "self": {"S"}},
     "supervised": {"seg": {"S"}},
     "cellseguda": UDA,
     "cellsegssda": UDA,
@@ -98,7 +98,9 @@ def test_who_moves(name: str) -> None:
 def _terms(method: methods.Method, batch: Batch, number: int) -> methods.Terms:
     """A turn's terms, seen as the loop shows them."""
     turn = method.turns[number]
-    batch = replace(batch, teacher_t=0.1 + 0.8 * batch.classical_t)  # a teacher that agrees, so that every term is at work
+    # So that every term is at work: a teacher that agrees and sees a nucleus, and an image without a plausible classical segmentation.
+    batch = replace(batch, teacher_t=0.1 + 0.8 * batch.classical_t, plausible_t=torch.arange(len(batch.image_t)) < len(batch.image_t) - 1)
+    batch.teacher_t[..., 4:16, 4:16] = 0.9
     method.networks.requires_grad_(True)
     (p_s, features_s), (p_t, features_t) = (method.networks["S"](images, features=True) for images in (batch.image_s, batch.image_t))
     batch = replace(batch, features_s=features_s, features_t=features_t)
@@ -162,7 +164,7 @@ def weak_batch(progress: float = 1.0) -> Batch:
 
 
 def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_is_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b: 1.0)
+    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b: (1.0, 1.0))
     p = torch.tensor([[0.2, 0.7, 0.6, 0.3]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
 
     def cls(name: str, doubt: float) -> float:
@@ -180,28 +182,56 @@ def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_
 
 def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
     batch = weak_batch()
-    assert trust(batch) == 0  # r = 1/3
-    assert trust(replace(batch, teacher_t=batch.classical_t)) == 1
+    assert trust(batch) == (1, 0)  # r = 1/3
+    assert trust(replace(batch, teacher_t=batch.classical_t)) == (1, 1)
     some = replace(batch, teacher_t=torch.tensor([0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.9, 0.9]).view(2, 1, 1, 4))
-    assert trust(some) == 1  # r = 3/4
+    assert trust(some) == (1, 1)  # r = 3/4
     some = replace(some, classical_t=torch.tensor([0.0, 1, 1, 1, 0, 0, 1, 1]).view(2, 1, 1, 4))
-    assert float(trust(some)) == pytest.approx((3 / 5 - 0.4) / 0.3, abs=1e-5)
-    assert trust(replace(batch, teacher_t=batch.classical_t, progress=0.1)) == 0, "the source teaches first"
+    assert float(trust(some)[1]) == pytest.approx((3 / 5 - 0.4) / 0.3, abs=1e-5)
+    assert trust(replace(batch, teacher_t=batch.classical_t, progress=0.1)) == (1, 0), "the source teaches first"
     nothing = torch.zeros_like(batch.classical_t)
-    assert trust(replace(batch, teacher_t=nothing, classical_t=nothing)) == 0
+    assert trust(replace(batch, teacher_t=nothing, classical_t=nothing)) == (1, 0)
 
 
-def test_an_image_where_the_classical_segmentation_is_not_plausible_teaches_nothing() -> None:
+def test_an_image_where_the_classical_segmentation_is_not_plausible_has_no_part_in_the_trust() -> None:
     batch = replace(weak_batch(), teacher_t=weak_batch().classical_t, plausible_t=torch.tensor([True, False]))
-    assert trust(batch) == 0.5, "one image of two is heard, and agreed with"
+    assert trust(batch) == (0.5, 1), "one image of two is heard, and agreed with"
     other = replace(batch, classical_t=torch.cat([batch.classical_t[:1], 1 - batch.classical_t[1:]]))
-    assert trust(other) == 0.5, "what the other one holds has no part in r"
-    assert trust(replace(batch, plausible_t=torch.zeros(2, dtype=torch.bool))) == 0
-    p = torch.full_like(batch.classical_t, 0.4, requires_grad=True)
-    make_method("weakuda").turns[0].terms(batch, torch.zeros_like(batch.mask_s), p)["cls"].value.backward()  # type: ignore[no-untyped-call]
-    assert p.grad is not None
-    assert p.grad[0].abs().min() > 0
-    assert p.grad[1].abs().max() == 0
+    assert trust(other) == (0.5, 1)
+    assert trust(replace(batch, plausible_t=torch.zeros(2, dtype=torch.bool))) == (0, 0)
+
+
+def test_where_the_classical_segmentation_is_silent_s_learns_from_the_nuclei_of_its_teacher() -> None:
+    """Image 0 is heard. In image 1, silent, the teacher sees a disc, a cross and a crumb: the disc is a nucleus, of the cross nothing is known."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    disc, crumb = torch.hypot(y - 16, x - 16) <= 10, torch.hypot(y - 16, x - 50) <= 3
+    cross = ((y - 42).abs() <= 2) & ((x - 32).abs() <= 18) | ((x - 32).abs() <= 2) & ((y - 42).abs() <= 18)
+    teacher = torch.stack([disc, disc | crumb | cross]).float()[:, None]
+    plain = make_batch(size=2, side=64)
+    batch = replace(plain, teacher_t=teacher, classical_t=teacher.clone(), plausible_t=torch.tensor([True, False]))
+    p = torch.full_like(teacher, 0.4, requires_grad=True)
+
+    def terms(**changes: object) -> dict[str, float]:
+        found = make_method("weakuda").turns[0].terms(replace(batch, **changes), torch.zeros_like(batch.mask_s), p)  # type: ignore[arg-type]
+        return {name: term.value.item() for name, term in found.items()}
+
+    loss = make_method("weakuda").turns[0].terms(batch, torch.zeros_like(batch.mask_s), p)
+    (gradient,) = torch.autograd.grad(loss["self"].value, p, retain_graph=True)
+    assert gradient[0].abs().max() == 0, "the other image is taught by the classical segmentation"
+    assert gradient[1, 0][disc].max() < 0
+    assert gradient[1, 0][crumb].min() > 0
+    known = gradient[1, 0] != 0
+    assert not known[cross].any()
+    assert known[~cross].all()
+    (gradient,) = torch.autograd.grad(loss["cls"].value, p)
+    assert gradient[1].abs().max() == 0
+    area, pixels = float(disc.sum()), float(known.sum())
+    assert loss["self"].value.item() == pytest.approx(0.5 * (1 - (2 * 0.4 * area + 1) / (0.4 * pixels + area + 1)), rel=1e-5)
+    assert terms(progress=0.3)["self"] == 0, "not before the teacher has learned"
+    assert terms(plausible_t=torch.ones(2, dtype=torch.bool))["self"] == 0
+    labelled = replace(batch, labelled_t=torch.tensor([False, True]))
+    ssda = make_method("weakssda").turns[0].terms(labelled, torch.zeros_like(batch.mask_s), p)
+    assert ssda["self"].value.item() == 0, "an image that has a mask needs no weak label"
 
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if not methods.find(n).target_masks])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.instances import solidity, to_instances
+from celladapt.instances import to_instances
+from celladapt.shape import solidity
 
 SMOOTHING = 1.0  # px, sigma
 PLAUSIBLE = 0.86

@@ -56,17 +56,6 @@ def to_instances(probability: NDArray[Any], threshold: float = 0.5, min_size: in
     return labels
 
 
-def solidity(labels: NDArray[Any]) -> float:
-    """Mean solidity (area / area of the convex hull) of the nuclei in (H, W) labels, each weighted by its area; in [0, 1], 0 where there is none.
-
-    0.94 to 0.96 for masks drawn by hand, whatever the tissue; ragged or netlike pieces of what is no nucleus bring it down.
-    """
-    from skimage.measure import regionprops
-
-    pieces = regionprops(labels)  # type: ignore[no-untyped-call]
-    return float(sum(piece.area * piece.solidity for piece in pieces) / max(1, sum(piece.area for piece in pieces)))
-
-
 def label_components(mask: NDArray[Any]) -> NDArray[np.int32]:
     """(H, W) binary mask -> its 4-connected components as int32 labels; a label image (more than one value beside 0) is returned as it is."""
     distinct = np.unique(mask)

@@ -27,7 +27,6 @@ from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
 MOST_WITNESSED = 16  # images
-ADVERSARIAL = "cellseguda"
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
 
 
@@ -93,7 +92,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
     if method.classical:
-        notes.append(_witnessed(stream_t, split_t.train, config.spec.name))
+        notes.append(_witnessed(stream_t, split_t.train))
     if config.select == "labelled":
         notes.append(
             "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
@@ -134,14 +133,12 @@ def _as_the_target(config: Config, method: methods.Method, source: Folder, targe
     return match(*looks), looks[0].grey and not looks[1].grey
 
 
-def _witnessed(target: Stream, stems: list[str], method: str) -> str:
+def _witnessed(target: Stream, stems: list[str]) -> str:
     """In how many target images the classical segmentation can be believed, for people."""
     seen = evenly(stems, MOST_WITNESSED)
     plausible = sum(target.cache.is_plausible(stem) for stem in seen)
-    note = f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; from others {method} learns nothing."
-    if not plausible and parallel.rank() == 0:
-        say(f"{note} So it will be much like source_only here; {ADVERSARIAL} adapts without a classical segmentation.")
-    return note
+    rest = "in the others the network learns from its own nuclei, which is the weaker teacher" if plausible < len(seen) else "it may teach there"
+    return f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; {rest}."
 
 
 def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from celladapt.instances import solidity, to_instances
+from celladapt.instances import to_instances
 from celladapt.metrics import foreground
+from celladapt.shape import solidity
 
 ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with

@@ -4,6 +4,7 @@ The source's look is read off its masks. The target has none, so that the classi
 the side that nuclei are on, and how large most of what it found is. Where what it found does not have the shape of nuclei it has no say about their size.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from celladapt.classical import classical_mask, is_plausible
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly, middle
 from celladapt.instances import to_instances
+from celladapt.shape import usual_area
 
 MOST_IMAGES = 16
 SIDE = 1024  # px: of a larger image its middle is looked at
@@ -107,15 +109,7 @@ def look_of(folder: Folder) -> Look:
         inside, light = labels > 0, image.mean(2)
         if 0 < inside.sum() < inside.size:
             differences.append(float(light[inside].mean() - light[~inside].mean()))
-    return Look(bool(grey), sum(differences) > 0, _diameter(np.concatenate([np.zeros(0, int), *areas])))
-
-
-def _diameter(areas: NDArray[np.int64]) -> float:
-    areas = np.sort(areas[areas > 0])
-    if not areas.size:
-        return 0.0
-    filled = np.cumsum(areas)
-    return float(2 * np.sqrt(areas[np.searchsorted(filled, filled[-1] / 2)] / np.pi))
+    return Look(bool(grey), sum(differences) > 0, 2 * math.sqrt(usual_area(np.concatenate([np.zeros(0, int), *areas])) / math.pi))
 
 
 def match(source: Look, target: Look) -> Match:

@@ -1,10 +1,12 @@
-"""WeakUDA: weak target labels from a classical segmentation, trusted as far as a mean teacher agrees.
+"""WeakUDA: weak target labels, from a classical segmentation or from S itself, where they have the shape of nuclei.
 
-    L = L_seg + n · w(r) · lambda_cls · L_cls
-        L_seg = soft Dice of S(I_s) against Y_s
-        L_cls = soft Dice of S(I_t) against C(I_t), over plausible images and the pixels in them that the teacher does not deny
-        n     = share of the images of the batch that are plausible
-        r     = IoU of [T(I_t) >= 1/2] and C(I_t) over these;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
+    L = L_seg + n · w(r) · lambda_cls · L_cls + (1 - n) · v · lambda_self · L_self
+        L_seg  = soft Dice of S(I_s) against Y_s
+        L_cls  = soft Dice of S(I_t) against C(I_t), over plausible images and the pixels in them that the teacher does not deny
+        L_self = soft Dice of S(I_t) against the solid pieces of [T(I_t) >= 1/2], holes filled, over the other images and but for ragged pieces
+        n      = share of the images of the batch that are plausible
+        r      = IoU of [T(I_t) >= 1/2] and C(I_t) over these;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
+        v      = 1 in the last three fifths of the training, 0 before
 
 C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). An image is plausible if what C sees in it is as solid
 as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
@@ -13,6 +15,10 @@ on the source: where two so different witnesses agree, both are likely to be rig
 the first fifth of the training w is 0, so that T learns from the source alone what a nucleus is; if C sees something else, r stays low and S remains a
 source-only network. A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. The idea of two views that teach each other where they agree is
 co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
+
+Where C is not plausible S teaches itself, with what of the teacher's masks has the shape of nuclei (``celladapt.shape.cleaned``): pale nuclei of which a
+source-only network marks the rim are filled, crumbs go, and ragged pieces are neither learned nor unlearned. Self-training with all of the teacher's masks
+confirms its mistakes.
 """
 
 from dataclasses import dataclass
@@ -25,19 +31,22 @@ from celladapt.losses import soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.networks import Segmenter
 from celladapt.parallel import sum_over_processes
+from celladapt.shape import cleaned
 
-WARM_UP = 0.2
-"""Share of the training in which the source alone teaches."""
+WARM_UP, ON_ITS_OWN = 0.2, 0.4
+"""Shares of the training after which the classical segmentation and the teacher may teach; before, the source alone does."""
 STRANGERS, FRIENDS = 0.4, 0.7
 """Agreement r up to which the classical segmentation is not believed at all, and from which on it is believed fully."""
 
 
 @dataclass(frozen=True)
 class WeakUDAOptions:
-    """Weight of the classical segmentation, and when it is not believed."""
+    """Weights of the weak labels, and when the classical segmentation is not believed."""
 
     lambda_cls: float = 1.0
     """Weight of the loss against the classical segmentation."""
+    lambda_self: float = 1.0
+    """Weight of the loss against the teacher, where the classical segmentation does not have the shape of nuclei."""
     doubt: float = 0.8
     """A pixel is left out where the teacher is further than this from the classical segmentation; 1 believes it everywhere."""
 
@@ -50,6 +59,7 @@ class WeakUDA(Method):
     equations = {
         "seg": "L_seg: soft Dice of S against the masks",
         "cls": "L_cls: soft Dice of S on the target against the classical segmentation, but for pixels that the teacher denies",
+        "self": "L_self: soft Dice of S on the target against the nucleus-shaped part of its average, where the classical segmentation is not plausible",
     }
 
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
@@ -62,31 +72,37 @@ class WeakUDA(Method):
         return (Turn(("S",), self.segmenter_terms),)
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
-        """L_seg + n · w(r) · lambda_cls · L_cls"""
-        believed = self.believed(b).to(p_t.dtype)
-        weak = soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)
+        """L_seg + n · w(r) · lambda_cls · L_cls + (1 - n) · v · lambda_self · L_self"""
+        n, w = trust(b)
+        v = float(b.progress >= ON_ITS_OWN)
+        heard, silent = self.unlabelled(b) & _plausible(b), self.unlabelled(b) & ~_plausible(b)
+        believed = (heard & ((b.teacher_t - b.classical_t).abs() <= self.options.doubt)).to(p_t.dtype)
+        # What takes the host's time is done only where it counts.
+        nuclei, known = cleaned(b.teacher_t) if v and bool(silent.any()) else (silent, silent)
+        known, nuclei = (silent & known).to(p_t.dtype), nuclei.to(p_t.dtype)
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
-            "cls": Term(self.options.lambda_cls, trust(b) * weak),
+            "cls": Term(self.options.lambda_cls, n * w * soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)),
+            "self": Term(self.options.lambda_self, (1 - n) * v * soft_dice_loss(p_t * known, nuclei * known, sum_over_processes)),
         }
 
-    def believed(self, b: Batch) -> Tensor:
-        """[B, 1, H, W] bool: pixels whose weak label counts."""
-        return _plausible(b) & ((b.teacher_t - b.classical_t).abs() <= self.options.doubt)
+    def unlabelled(self, b: Batch) -> Tensor:
+        """[B, 1, 1, 1] bool: images whose weak label counts."""
+        return torch.ones_like(_plausible(b))
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
         """L_seg: the source masks alone."""
         return soft_dice_loss(p_s, b.mask_s, sum_over_processes)
 
 
-def trust(b: Batch) -> Tensor:
-    """n · w(r), a scalar in [0, 1]; 0 during the warm-up."""
+def trust(b: Batch) -> tuple[Tensor, Tensor]:
+    """n and w(r), scalars in [0, 1]; w is 0 during the warm-up."""
     taught, classical, plausible = b.teacher_t >= 0.5, b.classical_t >= 0.5, _plausible(b)
     counts = [(plausible & taught & classical).sum(), (plausible & (taught | classical)).sum(), plausible.sum(), torch.ones_like(plausible).sum()]
     both, either, heard, images = sum_over_processes(torch.stack(counts).to(b.classical_t.dtype))
     r = both / either.clamp(min=1)
-    w = heard / images * ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
-    return w if b.progress >= WARM_UP else torch.zeros_like(w)
+    w = ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
+    return heard / images, w if b.progress >= WARM_UP else torch.zeros_like(w)
 
 
 def _plausible(b: Batch) -> Tensor:

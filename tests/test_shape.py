@@ -1,0 +1,55 @@
+"""Telling nuclei by their shape: discs are, crosses and crumbs are not, and what a ragged piece holds is not known."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.morphology import convex_hull_image
+
+from celladapt.instances import to_instances
+from celladapt.shape import cleaned, solidity, usual_area
+
+Y, X = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+DISC = torch.hypot(Y - 20, X - 20) <= 11
+WHOLE_RING = torch.hypot(Y - 20, X - 60) <= 11
+RING = WHOLE_RING & (torch.hypot(Y - 20, X - 60) > 5)
+CRUMB = torch.hypot(Y - 50, X - 80) <= 3
+CROSS = ((Y - 65).abs() <= 2) & ((X - 40).abs() <= 22) | ((X - 40).abs() <= 2) & ((Y - 65).abs() <= 22)
+
+
+def test_what_can_be_learned_from_a_prediction() -> None:
+    p = (0.9 * (DISC | RING | CRUMB | CROSS).float() + 0.05)[None, None]
+    nuclei, known = cleaned(p)
+    assert nuclei.shape == known.shape == p.shape
+    assert torch.equal(nuclei[0, 0], DISC | WHOLE_RING), "the ring is filled; neither crumb nor cross is a nucleus"
+    assert torch.equal(known[0, 0], ~CROSS), "of the cross nothing is known, while the crumb is background"
+
+
+def test_nothing_predicted_is_background_everywhere() -> None:
+    nuclei, known = cleaned(torch.full((2, 1, 32, 32), 0.1))
+    assert not nuclei.any()
+    assert known.all()
+
+
+def test_images_are_cleaned_one_by_one() -> None:
+    p = torch.stack([part.float() for part in (DISC, RING, CROSS)])[:, None]
+    together = cleaned(p)
+    for n in range(3):
+        for one, other in zip(cleaned(p[n : n + 1]), together, strict=True):
+            assert torch.equal(one[0], other[n])
+
+
+def test_solidity_by_hand() -> None:
+    labels = np.zeros((40, 40), np.int32)
+    labels[2:12, 2:12] = 1
+    assert solidity(labels) == 1
+    labels[20:30, 2:12] = labels[30:36, 2:4] = 5  # a square with a tail
+    hull = float(convex_hull_image(labels == 5).sum())
+    assert solidity(labels) == pytest.approx((100 + 112 * 112 / hull) / 212)
+    assert solidity(np.zeros((4, 4), np.int32)) == 0
+
+
+def test_the_usual_area_counts_pixels_not_pieces() -> None:
+    assert usual_area(np.array([1] * 30 + [100, 0])) == 100
+    assert usual_area(np.array([0, 0])) == 0
+    assert usual_area(np.zeros(0, int)) == 0
+    assert to_instances(np.zeros((4, 4), bool)).max() == 0
