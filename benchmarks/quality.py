@@ -79,7 +79,9 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     """
     file = run.path / "checkpoints" / "points.json"
     if file.exists():
-        return {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
+        kept = {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
+        if all(name in scores for scores, _ in kept.values() for name in CRITERIA):
+            return kept
     assert run.config.target
     folder, split = Folder.open(run.config.target), run.splits[1]
     held = [folder.images[stem] for stem in evenly(split.val or split.train, run.config.validation_images)]
@@ -94,7 +96,7 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     return known
 
 
-def elsewhere(grids: list[Path], domains: list[Path], most: int = 8) -> list[Point]:
+def elsewhere(grids: list[Path], domains: list[Path], most: int = 4) -> list[Point]:
     """The first seed's source-only models on ``domains`` that are neither their source nor their target, by at most ``most`` images of each."""
     runs = [Run(path) for grid in grids for path in sorted(grid.glob("*/source_only/seed0")) if Run(path).finished]
     found, seen = [], set()

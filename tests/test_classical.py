@@ -52,7 +52,7 @@ def test_where_it_is_never_plausible_and_s_does_not_teach_itself_weakuda_is_sour
 
 
 def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path) -> None:
-    """Eight tissue types: the images that it speaks for are those where it is right, but for one type in grey, where it never is."""
+    """Six domains: where it speaks it is right more often than where it is silent."""
     better = []
     for domain in (
         "dsb2018/tissue-violet",
@@ -60,8 +60,8 @@ def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path)
         *(f"monuseg/{organ}" for organ in ("kidney", "breast", "liver", "prostate")),
     ):
         folder = Folder.open(shared_data / domain)
-        found = [(classical_mask(image := read_image(folder.images[stem])), folder.mask(stem) > 0, image) for stem in evenly(list(folder.masks), 6)]
-        better += [(is_plausible(mask), foreground(mask, truth).iou) for mask, truth, _ in found]
+        found = [(classical_mask(read_image(folder.images[stem])), folder.mask(stem) > 0) for stem in evenly(list(folder.masks), 6)]
+        better += [(is_plausible(mask), foreground(mask, truth).iou) for mask, truth in found]
     heard, unheard = ([iou for plausible, iou in better if plausible is which] for which in (True, False))
     assert len(heard) > len(unheard) > 4
     assert np.mean(heard) > np.mean(unheard) + 0.15

@@ -20,15 +20,17 @@ from celladapt.config import Config, preset_options, with_options
 from celladapt.convolution import winograd
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
+from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
+from celladapt.expectation import MOST_IMAGES, scores_on
 from celladapt.files import alone, atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.losses import Domain
 from celladapt.prediction import load_model
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
-from celladapt.quality import Expectation, expected_iou
+from celladapt.quality import Expectation, calibration, expected_iou
 from celladapt.run import Run
 from celladapt.train import Trainer
 
@@ -219,9 +221,14 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
 
 
 def _expectation(run: Run, step: int) -> Expectation:
-    """What the criteria promise of the model of ``step``."""
+    """What the criteria promise of the model of ``step``, which is the one that was kept."""
     lines = (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
-    return expected_iou(next(scores for scores in map(json.loads, lines) if scores["step"] == step))
+    scores = next(scores for scores in map(json.loads, lines) if scores["step"] == step)
+    if not scores.keys() >= {name for name, *_ in calibration()["criteria"]}:  # a run that is older than a criterion
+        assert run.config.target
+        held, (_, split) = Folder.open(run.config.target), run.splits
+        scores = scores_on(load_model(run.path, run.config.device), [held.images[stem] for stem in evenly(split.val or split.train, MOST_IMAGES)])
+    return expected_iou(scores)
 
 
 def _reconstruction(run: Run, trainer: Trainer) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:

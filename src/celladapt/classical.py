@@ -1,7 +1,7 @@
 """A segmentation that learns nothing: the bar that every learned method must be seen beside.
 
-Stain or intensity, smoothed, split by the threshold of Otsu (IEEE Trans. SMC 1979). Nothing is tuned to a data set; which side of the threshold the nuclei
-are on is found from the image itself. ``to_instances`` then tells touching nuclei apart.
+Stain or intensity, smoothed, split by the threshold of Otsu (IEEE Trans. SMC 1979). No threshold is tuned to a data set; which side of it the nuclei
+are on is found from the image itself. ``to_instances`` then tells touching nuclei apart. Whether what was found are nuclei at all is told by its shape.
 """
 
 from typing import Any

@@ -137,8 +137,9 @@ def _witnessed(target: Stream, stems: list[str]) -> str:
     """In how many target images the classical segmentation can be believed, for people."""
     seen = evenly(stems, MOST_WITNESSED)
     plausible = sum(target.cache.is_plausible(stem) for stem in seen)
-    rest = "in the others the network learns from its own nuclei, which is the weaker teacher" if plausible < len(seen) else "it may teach there"
-    return f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; {rest}."
+    return (
+        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it is learned from there alone."
+    )
 
 
 def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:

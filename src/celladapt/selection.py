@@ -39,7 +39,7 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
         "agreement": agreement(maps, classical),
         "contrast": contrast(maps, images),
         "solidity": solid(maps),
-        "witnessed": sum(bool(c.any()) for c in classical) / len(classical),
+        "witnessed": sum(bool(c.any()) for c in classical) / max(1, len(classical)),
     }
 
 
@@ -131,7 +131,7 @@ def agreement(maps: list[Tensor], classical: Sequence[Tensor]) -> float:
         classical: [H, W] bool each.
     """
     overlaps = [foreground((p >= 0.5).numpy(), c.numpy()).iou for p, c in zip(maps, classical, strict=True) if c.any()]
-    return sum(overlaps) / len(classical)
+    return sum(overlaps) / max(1, len(classical))
 
 
 def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:

@@ -38,14 +38,23 @@ def usual_area(areas: NDArray[Any]) -> float:
 
 
 @torch.no_grad()
-def cleaned(p: Tensor) -> tuple[Tensor, Tensor]:
-    """What of a prediction can be learned from: [B, 1, H, W] in [0, 1] -> (nuclei, known), bool of the same shape and on the same device.
+def cleaned(p: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """What of a prediction can be learned from, in the images that are wanted.
 
-    Holes are filled, as nuclei have none. Pieces that are solid are nuclei, crumbs are background, and of ragged pieces nothing is known.
+    Holes are filled, as nuclei have none. Pieces that are solid are nuclei; crumbs, by their share of the usual area or below 20 px², are background; of ragged
+    pieces nothing is known.
+
+    Args:
+        p: [B, 1, H, W] in [0, 1].
+        wanted: [B] bool.
+
+    Returns:
+        nuclei and known, [B, 1, H, W] bool on the device of ``p``; both all false in an image that is not wanted.
     """
-    parts = [_cleaned(image) for image in p[:, 0].float().cpu().numpy()]
-    nuclei, known = (torch.from_numpy(np.stack(planes))[:, None].to(p.device) for planes in zip(*parts, strict=True))
-    return nuclei, known
+    nuclei, known = torch.zeros(2, *p.shape, dtype=torch.bool)
+    for n in wanted.nonzero().flatten().tolist():
+        nuclei[n, 0], known[n, 0] = map(torch.from_numpy, _cleaned(p[n, 0].float().cpu().numpy()))
+    return nuclei.to(p.device), known.to(p.device)
 
 
 def _cleaned(p: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

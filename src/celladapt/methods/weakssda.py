@@ -12,9 +12,9 @@ class WeakSSDA(WeakUDA):
 
     target_masks = True
 
-    def unlabelled(self, b: Batch) -> Tensor:
-        """As its name says, while WeakUDA looks at no mask."""
-        return ~b.labelled_t.view(-1, 1, 1, 1)
+    def weakly_taught(self, b: Batch) -> Tensor:
+        """[B] bool: images without a mask."""
+        return ~b.labelled_t
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
         """L_seg: source masks, and target masks where they exist."""

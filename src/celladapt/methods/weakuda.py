@@ -12,8 +12,7 @@ C is a segmentation that learns nothing (``celladapt.classical``: stain or inten
 as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
 itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). C's mistakes are not those of a network trained
 on the source: where two so different witnesses agree, both are likely to be right, and then C's outlines are of the target while S's are of the source. For
-the first fifth of the training w is 0, so that T learns from the source alone what a nucleus is; if C sees something else, r stays low and S remains a
-source-only network. A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. The idea of two views that teach each other where they agree is
+the first fifth of the training w is 0, so that T learns from the source alone what a nucleus is; if C sees something else, r stays low and C teaches nothing. A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. The idea of two views that teach each other where they agree is
 co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
 
 Where C is not plausible S teaches itself, with what of the teacher's masks has the shape of nuclei (``celladapt.shape.cleaned``): pale nuclei of which a
@@ -75,20 +74,18 @@ class WeakUDA(Method):
         """L_seg + n · w(r) · lambda_cls · L_cls + (1 - n) · v · lambda_self · L_self"""
         n, w = trust(b)
         v = float(b.progress >= ON_ITS_OWN)
-        heard, silent = self.unlabelled(b) & _plausible(b), self.unlabelled(b) & ~_plausible(b)
-        believed = (heard & ((b.teacher_t - b.classical_t).abs() <= self.options.doubt)).to(p_t.dtype)
-        # What takes the host's time is done only where it counts.
-        nuclei, known = cleaned(b.teacher_t) if v and bool(silent.any()) else (silent, silent)
-        known, nuclei = (silent & known).to(p_t.dtype), nuclei.to(p_t.dtype)
+        weak = self.weakly_taught(b)
+        believed = (_as_plane(weak & b.plausible_t) & ((b.teacher_t - b.classical_t).abs() <= self.options.doubt)).to(p_t.dtype)
+        nuclei, known = (plane.to(p_t.dtype) for plane in cleaned(b.teacher_t, weak & ~b.plausible_t & (v > 0)))
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
             "cls": Term(self.options.lambda_cls, n * w * soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)),
             "self": Term(self.options.lambda_self, (1 - n) * v * soft_dice_loss(p_t * known, nuclei * known, sum_over_processes)),
         }
 
-    def unlabelled(self, b: Batch) -> Tensor:
-        """[B, 1, 1, 1] bool: images whose weak label counts."""
-        return torch.ones_like(_plausible(b))
+    def weakly_taught(self, b: Batch) -> Tensor:
+        """[B] bool: images whose weak label counts; all of them."""
+        return torch.ones_like(b.plausible_t)
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
         """L_seg: the source masks alone."""
@@ -96,8 +93,8 @@ class WeakUDA(Method):
 
 
 def trust(b: Batch) -> tuple[Tensor, Tensor]:
-    """n and w(r), scalars in [0, 1]; w is 0 during the warm-up."""
-    taught, classical, plausible = b.teacher_t >= 0.5, b.classical_t >= 0.5, _plausible(b)
+    """n and w(r), scalars in [0, 1], over every image of the batch whether it has a mask or not; w is 0 during the warm-up."""
+    taught, classical, plausible = b.teacher_t >= 0.5, b.classical_t >= 0.5, _as_plane(b.plausible_t)
     counts = [(plausible & taught & classical).sum(), (plausible & (taught | classical)).sum(), plausible.sum(), torch.ones_like(plausible).sum()]
     both, either, heard, images = sum_over_processes(torch.stack(counts).to(b.classical_t.dtype))
     r = both / either.clamp(min=1)
@@ -105,6 +102,6 @@ def trust(b: Batch) -> tuple[Tensor, Tensor]:
     return heard / images, w if b.progress >= WARM_UP else torch.zeros_like(w)
 
 
-def _plausible(b: Batch) -> Tensor:
-    """[B, 1, 1, 1] bool"""
-    return b.plausible_t.view(-1, 1, 1, 1)
+def _as_plane(flags: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1]"""
+    return flags.view(-1, 1, 1, 1)

@@ -27,7 +27,7 @@ CRITERIA = {
     "entropy": "Minus the mean entropy of target predictions: high means sure, which can also be surely wrong. Uses no labels.",
     "consistency": "Agreement of target predictions with those for mirrored, fainter, noisy copies. Uses no labels.",
     "zoom": "Agreement of target predictions with those for copies at three quarters of the size. Uses no labels.",
-    "agreement": "IoU of target predictions with a classical segmentation, which learns nothing, where that has the shape of nuclei. Uses no labels.",
+    "agreement": "IoU of target predictions with a classical segmentation, which learns nothing; 0 where that has not the shape of nuclei. Uses no labels.",
     "contrast": "How well target predictions divide nuclei from what surrounds them in colour and brightness. Uses no labels.",
     "solidity": "Whether predicted nuclei have the shape of nuclei: area by area of the convex hull, 0.94 to 0.96 for masks drawn by hand. Uses no labels.",
     "witnessed": "Share of the validation images in which the classical segmentation has the shape of nuclei. The same at every step.",
