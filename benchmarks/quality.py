@@ -34,7 +34,7 @@ from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run
 
-CRITERIA = ("agreement", "witnessed", "contrast", "solidity")
+CRITERIA = ("agreement", "witnessed", "solidity")
 RIDGE = 0.3
 COVERED = 0.9
 FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"
