@@ -19,7 +19,7 @@ import torch
 
 from celladapt.adaptation import _conclude, prepare
 from celladapt.config import Config, preset_options, with_options
-from celladapt.prediction import load_model
+from celladapt.model import load_model
 from celladapt.preparation import set_up
 from celladapt.run import Run
 

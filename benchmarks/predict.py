@@ -26,8 +26,8 @@ from benchmarks.noise import NORMALISATION
 from benchmarks.peers import flop_per_pixel, installed, instanseg, instanseg_network, monai
 from celladapt.hardware import pick_device
 from celladapt.instances import to_instances
+from celladapt.model import Model
 from celladapt.networks import Segmenter, UNet
-from celladapt.prediction import Model
 
 DRAW = 0
 

@@ -28,8 +28,8 @@ from celladapt.data.sample import evenly, middle
 from celladapt.expectation import SIDE, scores_on
 from celladapt.files import write_json
 from celladapt.metrics import foreground
+from celladapt.model import Model, load_model
 from celladapt.networks import with_statistics_of
-from celladapt.prediction import Model, load_model
 from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run

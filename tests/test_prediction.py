@@ -17,8 +17,9 @@ from celladapt.convolution import Conv2d
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
+from celladapt.model import Model, load_model
 from celladapt.networks import Segmenter, UNet
-from celladapt.prediction import Model, find_images, load_model, predict
+from celladapt.prediction import find_images, predict
 from celladapt.strips import GRID, LAG, SMALLEST, spans
 
 NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
@@ -123,7 +124,7 @@ def test_no_layer_sees_more_than_a_strip_however_high_the_image(model: Model, mo
     seen: list[int] = []
     real = Conv2d.forward
     monkeypatch.setattr(Conv2d, "forward", lambda layer, x: (seen.append(x.numel()), real(layer, x))[1])
-    monkeypatch.setattr("celladapt.prediction.FEATURE_BYTES", 64 * 64 * 4 * 4)  # 64 rows of 64 pixels at width 4
+    monkeypatch.setattr("celladapt.model.FEATURE_BYTES", 64 * 64 * 4 * 4)  # 64 rows of 64 pixels at width 4
     for height in (320, 1600):
         model.predict(picture(1, height, 64))
         # The last merge joins two maps of width 4; with the last strip comes what lagged, at most the 107 rows that S looks down.

@@ -21,8 +21,8 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
+from celladapt.model import Model
 from celladapt.networks import Segmenter
-from celladapt.prediction import Model
 from celladapt.ranking import Candidates, content, cover, rank, standardised, supported
 from celladapt.run import Run
 from celladapt.suggestion import boxes, contrast, suggest, uncertainty

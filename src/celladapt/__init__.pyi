@@ -10,9 +10,9 @@ from .errors import InputError as InputError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .expectation import expected_quality as expected_quality
-from .prediction import Model as Model
-from .prediction import Prediction as Prediction
-from .prediction import load_model as load_model
+from .model import Model as Model
+from .model import Prediction as Prediction
+from .model import load_model as load_model
 from .prediction import predict as predict
 from .reporting import report as report
 from .run import Run as Run

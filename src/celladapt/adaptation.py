@@ -27,7 +27,7 @@ from celladapt.expectation import MOST_IMAGES, scores_on
 from celladapt.files import alone, atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.losses import Domain
-from celladapt.prediction import load_model
+from celladapt.model import load_model
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import Expectation, calibration, expected_iou

@@ -24,7 +24,7 @@ from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
 from celladapt.files import alone, write_text
 from celladapt.losses import Domain
-from celladapt.prediction import Prediction
+from celladapt.model import Prediction
 from celladapt.progress import say
 from celladapt.reporting import report
 from celladapt.reporting.grid import Grid, read_grid

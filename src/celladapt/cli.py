@@ -136,10 +136,11 @@ def predict(
         auto (bf16 where the hardware has it), float32 or bf16.
     """
     from celladapt import expectation, prediction
+    from celladapt.model import load_model
 
     if not inputs:
         raise InputError("Name at least one image, folder or glob to predict.")
-    loaded = prediction.load_model(model, device, precision)
+    loaded = load_model(model, device, precision)
     done = prediction.predict(loaded, inputs, out, save, overwrite)
     for written in done:
         _print(f"{written.image.name}: {written.nuclei} nuclei of median {written.median_area:.0f} px², {written.foreground:.1%} of the image")

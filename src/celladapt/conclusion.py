@@ -11,7 +11,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.evaluation import Evaluation, score
 from celladapt.files import now, write_json
-from celladapt.prediction import Prediction
+from celladapt.model import Prediction
 from celladapt.reporting import report
 from celladapt.run import Run
 

@@ -10,7 +10,8 @@ from celladapt.classical import witness
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.hardware import arithmetic
-from celladapt.prediction import Model, find_images
+from celladapt.model import Model
+from celladapt.prediction import find_images
 from celladapt.quality import Expectation, expected_iou
 from celladapt.validate import Held, Validator
 

@@ -20,8 +20,8 @@ from celladapt.data.split import Split, save_splits
 from celladapt.errors import InputError
 from celladapt.hardware import kept_memory
 from celladapt.instances import to_instances
+from celladapt.model import Model, load_model
 from celladapt.networks import Segmenter, folded
-from celladapt.prediction import Model, load_model
 from celladapt.progress import Bar, say
 from celladapt.ranking import Candidates, rank
 from celladapt.run import Run

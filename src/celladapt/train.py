@@ -25,8 +25,8 @@ from celladapt.files import write_text
 from celladapt.hardware import check_compiler, kept_memory, tried_convolutions
 from celladapt.losses import Domain
 from celladapt.methods import Method, Terms
+from celladapt.model import Model
 from celladapt.networks import Segmenter, with_statistics_of
-from celladapt.prediction import Model
 from celladapt.progress import Bar, say
 from celladapt.validate import Validator
 

@@ -19,7 +19,7 @@ from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
 from celladapt.errors import InputError
 from celladapt.files import atomic, write_text
-from celladapt.prediction import Model
+from celladapt.model import Model
 from celladapt.run import Run
 
 if TYPE_CHECKING:
