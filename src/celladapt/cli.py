@@ -110,26 +110,48 @@ def predict(
     *inputs: str,
     out: Path,
     save: str = "mask,instances",
+    at: float | None = None,
+    pixel_size: float | None = None,
+    tissue: bool = True,
+    threshold: float = 0.5,
+    min_size: str = "20",
     overwrite: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["auto", "float32", "bf16"] = "auto",
 ) -> None:
-    """Segment image files, folders and globs with a trained model.
+    """Segment images, whole slides, folders and globs with a trained model. Called again, it goes on where it stopped.
 
-    Writes <stem>_mask.png (0/255), <stem>_instances.tif (nuclei numbered from 1) and <stem>_probability.tif (0 to 1), as --save says.
+    Writes into the output folder, as --save says: <stem>_mask.png (0/255; of a slide a pyramidal .tif), <stem>_instances.tif (nuclei numbered from 1),
+    <stem>_probability.tif (0 to 1; of a slide 0 to 255), <stem>_nuclei.geojson (QuPath detections), <stem>_nuclei.csv or .parquet (a row for each nucleus), <stem>_overlay.png (to look at), <stem>_nuclei.ome.zarr (labels).
 
     Parameters
     ----------
     model
         Run folder of `celladapt adapt`, or a model.safetensors from one.
     inputs
-        Image files, folders of images, or quoted globs.
+        Images, slides (SVS, NDPI, MRXS, pyramidal or OME-TIFF, OME-Zarr ...), folders of them, or quoted globs.
     out
         Folder for the outputs.
     save
-        What to write, separated by commas: mask, instances, probability.
+        What to write, separated by commas: mask, instances, probability, geojson, table, parquet, overlay, zarr.
+    at
+        µm per pixel at which slides are segmented; by default that of the model's training images.
+    pixel_size
+        µm per pixel of the inputs at full resolution, where the files do not say.
+    tissue
+        Leave out the glass around the tissue of a slide.
+    threshold
+        Probability from which a pixel is nucleus.
+    min_size
+        Smallest nucleus, in px² of what is segmented, or with a unit: 5um2.
     overwrite
         Replace existing outputs.
+    workers
+        Processes on this machine that share the files (needs dask).
+    scheduler
+        Address of a Dask scheduler, for example tcp://host:8786, whose workers do the work.
     device
         auto, cpu or cuda.
     precision
@@ -139,12 +161,21 @@ def predict(
     from celladapt.model import load_model
 
     if not inputs:
-        raise InputError("Name at least one image, folder or glob to predict.")
+        raise InputError("Name at least one image, slide, folder or glob to predict.")
+    settings = {"threshold": threshold, "min_size": min_size, "pixel_size": pixel_size, "at": at, "tissue": tissue}
     loaded = load_model(model, device, precision)
-    done = prediction.predict(loaded, inputs, out, save, overwrite)
+    several = workers > 1 or scheduler is not None
+    failure: prediction.SomeFailed | None = None
+    try:
+        done = prediction.predict(model if several else loaded, inputs, out, save, overwrite, workers, scheduler, **settings)
+    except prediction.SomeFailed as error:
+        done, failure = error.done, error
     for written in done:
-        _print(f"{written.image.name}: {written.nuclei} nuclei of median {written.median_area:.0f} px², {written.foreground:.1%} of the image")
-    _print(expectation.expected_quality(loaded, [written.image for written in done]).words)
+        _print(written.words)
+    if done:
+        _print(expectation.expected_quality(loaded, [written.image for written in done], pixel_size, at).words)
+    if failure is not None:
+        raise failure
 
 
 @app.command

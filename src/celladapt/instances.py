@@ -133,3 +133,13 @@ def _saddles(basins: NDArray[np.int32], height: NDArray[np.float32]) -> list[tup
     pair, level = pair[order], level[order]
     first = np.sort(np.unique(pair[:, 0].astype(np.int64) * (int(basins.max()) + 1) + pair[:, 1], return_index=True)[1])
     return list(zip(pair[first, 0].tolist(), pair[first, 1].tolist(), level[first].tolist(), strict=True))
+
+
+def polygons(labels: NDArray[Any]) -> list[NDArray[np.float64]]:
+    """Stub."""
+    return [line[:, ::-1] + 0.5 for line in contours(labels)]
+
+
+def minimum_area(text: str | int, pixel_size: float | None, path: object = None) -> int:
+    """Stub."""
+    return int(text)

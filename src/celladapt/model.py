@@ -1,5 +1,6 @@
 """A trained segmenter and what it sees in one image that fits into memory."""
 
+import hashlib
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -30,6 +31,8 @@ class Prediction:
     probability: NDArray[np.float32]
     """[H, W] in [0, 1]: probability of nucleus."""
     threshold: float = 0.5
+    min_size: int = 20
+    """Smallest nucleus in px²."""
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -39,7 +42,7 @@ class Prediction:
     @cached_property
     def instances(self) -> NDArray[np.int32]:
         """[H, W]: 0 background, nuclei numbered from 1."""
-        return to_instances(self.probability, self.threshold)
+        return to_instances(self.probability, self.threshold, self.min_size)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,21 @@ class Model:
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.network.parameters()).device
+
+    @property
+    def pixel_size(self) -> float | None:
+        """µm per pixel of the images it was trained for; None where nobody said."""
+        size = self.about.get("pixel_size")
+        return float(size) if isinstance(size, (int, float)) and size > 0 else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what decides its predictions: weights, normalisation, precision."""
+        known = hashlib.blake2b(repr((self.normalisation, self._dtype)).encode(), digest_size=16)
+        for name, tensor in self.network.state_dict().items():
+            known.update(name.encode())
+            known.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return known.hexdigest()
 
     def predict(self, image: NDArray[Any] | str | Path) -> Prediction:
         """Segment one image.

@@ -45,6 +45,12 @@ class Bar:
         """One more is done; ``note`` is shown beside the bar."""
         self.move(self.done + 1, note)
 
+    def more(self, count: int) -> None:
+        """There is more to do than was known."""
+        self.total += count
+        if self._task is not None:
+            self._progress.update(self._task, total=self.total)
+
     def move(self, done: int, note: str = "") -> None:
         """``done`` of the total are done; ``note`` is shown beside the bar."""
         self.done = done

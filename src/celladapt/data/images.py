@@ -42,6 +42,9 @@ class FileError(InputError):
         super().__init__(f"{path} {problem}; {cure}.")
         self.path, self.problem, self.cure = path, problem, cure
 
+    def __reduce__(self) -> tuple[type["FileError"], tuple[Path, str, str]]:
+        return type(self), (self.path, self.problem, self.cure)  # from one process to another
+
 
 @dataclass(frozen=True)
 class Raster:
@@ -141,7 +144,7 @@ def decode(path: Path) -> Raster:
     if not head:
         raise FileError(path, "is empty (0 bytes)", "copy or export it again")
     try:
-        with _quiet():
+        with quiet():
             raster = _decode_tiff(path) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else _decode_pillow(path, head)
     except InputError:
         raise
@@ -235,7 +238,7 @@ def _stretch(pixels: NDArray[Any], path: Path) -> NDArray[np.uint16]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the readers' warnings: what a user can mend becomes an FileError, the rest is noise."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.filterwarnings("ignore", module=r"(PIL|tifffile|imagecodecs)\b")

@@ -1,0 +1,311 @@
+"""What can be saved of a segmented image, of any size: one function for each word of ``--save``."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from celladapt import __version__
+from celladapt.data.images import write_image
+from celladapt.data.normalise import to_unit
+from celladapt.errors import InputError, missing
+from celladapt.files import atomic
+from celladapt.instances import contours
+from celladapt.nuclei import Nuclei
+
+TILE = 512
+"""Side in pixels of the tiles of large TIFFs and of the chunks of OME-Zarr."""
+LEVELS = 4
+"""Of a pyramid: full size and halves of it."""
+OVERLAY_SIDE = 4096
+NAMES_IN_QUPATH = {
+    "area": "Area", "perimeter": "Length", "major_axis": "Major axis", "minor_axis": "Minor axis", "circularity": "Circularity", "solidity": "Solidity",
+    "eccentricity": "Eccentricity", "hematoxylin": "Hematoxylin OD mean", "eosin": "Eosin OD mean", "probability": "Probability mean",
+}  # fmt: skip
+_UNITS = {"px": "px", "px2": "px^2", "um": "µm", "um2": "µm^2"}
+_COLOUR = [255, 227, 77]
+
+
+class Segmented(Protocol):
+    """A segmented image, in memory or on disk."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of what was segmented."""
+
+    @property
+    def downsample(self) -> float:
+        """Pixels of the image at full resolution to one of these, along a side."""
+
+    @property
+    def pixel_size(self) -> float | None:
+        """µm per pixel at full resolution, if known."""
+
+    @property
+    def large(self) -> bool:
+        """Whether it is read and written in parts."""
+
+    def mask(self, y: int, x: int, h: int, w: int) -> NDArray[np.bool_]:
+        """A part of the mask, [h, w]."""
+
+    def instances(self, y: int, x: int, h: int, w: int) -> NDArray[np.integer[Any]]:
+        """A part of the labels, [h, w], 0 background."""
+
+    def probability(self, y: int, x: int, h: int, w: int) -> NDArray[Any]:
+        """A part of the probabilities, [h, w]: float32 in [0, 1], or uint8 with 255 for 1 where the image is large."""
+
+    def nuclei(self) -> Iterator[Nuclei]:
+        """Measurements, some nuclei at a time, in order of label."""
+
+    def picture(self) -> tuple[NDArray[Any], NDArray[np.integer[Any]]]:
+        """The image [h, w, 3] and its labels [h, w], both made small enough to look at."""
+
+
+Writer = Callable[[Path, Segmented], None]
+
+
+def write(word: str, path: Path, segmented: Segmented) -> None:
+    """Write what ``word`` says to ``path``, atomically.
+
+    Raises:
+        InputError: ``path`` cannot be written, or a library is missing.
+    """
+    WRITERS[word][1](path, segmented)
+
+
+def output_path(folder: Path, stem: str, word: str, large: bool) -> Path:
+    """Where ``write`` is to put it."""
+    ending = WRITERS[word][0]
+    return folder / f"{stem}_{ending if not (large and word == 'mask') else 'mask.tif'}"
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Raise InputError where one of ``words`` is none of ``WRITERS``, or needs a library that is missing."""
+    for word in words:
+        if word not in WRITERS:
+            raise InputError(f"--save has '{word}'; choose from {', '.join(WRITERS)}.")
+        if word in ("zarr", "parquet"):
+            _library(word)
+
+
+def _mask(path: Path, segmented: Segmented) -> None:
+    if segmented.large:
+        _pyramid(path, segmented, np.uint8, lambda *part: segmented.mask(*part).astype(np.uint8) * np.uint8(255))
+    else:
+        write_image(path, segmented.mask(0, 0, *segmented.shape))
+
+
+def _instances(path: Path, segmented: Segmented) -> None:
+    if segmented.large:
+        _pyramid(path, segmented, np.uint32, segmented.instances)
+    else:
+        write_image(path, segmented.instances(0, 0, *segmented.shape))
+
+
+def _probability(path: Path, segmented: Segmented) -> None:
+    if segmented.large:
+        _pyramid(path, segmented, np.uint8, segmented.probability)
+    else:
+        write_image(path, segmented.probability(0, 0, *segmented.shape))
+
+
+def _pyramid(path: Path, segmented: Segmented, dtype: Any, read: Callable[[int, int, int, int], NDArray[Any]]) -> None:
+    """Tiled, compressed BigTIFF with smaller levels, which QuPath, Fiji and OpenSlide show without loading it whole; memory for a tile at a time."""
+    with atomic(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as tif:
+        for level, (h, w) in enumerate(_levels(segmented.shape)):
+            step = 2**level
+            options: dict[str, Any] = {"subifds": LEVELS - 1} if level == 0 else {"subfiletype": 1}
+            if segmented.pixel_size is not None:
+                per_cm = 1e4 / (segmented.pixel_size * segmented.downsample * step)
+                options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+            tiles = (tile.astype(dtype, copy=False) for tile in _tiles(segmented.shape, step, read))
+            tif.write(
+                tiles,
+                shape=(h, w),
+                dtype=dtype,
+                tile=(TILE, TILE),
+                compression="zlib",
+                photometric="minisblack",
+                metadata=None,
+                maxworkers=1,
+                **options,
+            )
+
+
+def _levels(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    return [(-(-shape[0] // 2**level), -(-shape[1] // 2**level)) for level in range(LEVELS)]
+
+
+def _tiles(shape: tuple[int, int], step: int, read: Callable[[int, int, int, int], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Tiles of every ``step``-th pixel, row by row; labels must not be averaged."""
+    side = TILE * step
+    for y in range(0, shape[0], side):
+        for x in range(0, shape[1], side):
+            part = read(y, x, min(side, shape[0] - y), min(side, shape[1] - x))[::step, ::step]
+            tile = np.zeros((TILE, TILE), part.dtype)
+            tile[: part.shape[0], : part.shape[1]] = part
+            yield tile
+
+
+def _geojson(path: Path, segmented: Segmented) -> None:
+    """A FeatureCollection of detections, as QuPath exports and opens them; coordinates in pixels at full resolution."""
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write('{"type":"FeatureCollection","features":[')
+        comma = ""
+        for nuclei in segmented.nuclei():
+            for feature in features(nuclei, segmented.downsample, segmented.pixel_size):
+                file.write(comma + "\n" + json.dumps(feature, separators=(",", ":"), ensure_ascii=False))
+                comma = ","
+        file.write("\n]}\n")
+
+
+def features(nuclei: Nuclei, downsample: float, pixel_size: float | None) -> Iterator[dict[str, Any]]:
+    """One GeoJSON feature for each nucleus, a QuPath detection with measurements."""
+    table = nuclei.table(downsample, pixel_size)
+    names = {column: _name_in_qupath(column) for column in table if not (pixel_size is not None and column.endswith(("_px", "_px2")))}
+    columns = {name: np.round(table[column].astype(np.float64), 4).tolist() for column, name in names.items() if name}
+    for number, line in enumerate(nuclei.outlines):
+        ring = np.round(line * downsample, 2).tolist()
+        ring[-1] = ring[0]
+        yield {
+            "type": "Feature",
+            "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"nucleus {int(nuclei.columns['label'][number])} {ring[0]}")),
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {
+                "objectType": "detection",
+                "name": str(int(nuclei.columns["label"][number])),
+                "classification": {"name": "Nucleus", "color": _COLOUR},
+                "measurements": {name: values[number] for name, values in columns.items() if math.isfinite(values[number])},
+            },
+        }
+
+
+def _name_in_qupath(column: str) -> str | None:
+    """``area_um2`` -> ``Area µm^2``; None for what QuPath shows anyway."""
+    name, _, unit = column.rpartition("_")
+    if name in NAMES_IN_QUPATH and unit in _UNITS:
+        return f"{NAMES_IN_QUPATH[name]} {_UNITS[unit]}"
+    return NAMES_IN_QUPATH.get(column)
+
+
+def _table(path: Path, segmented: Segmented) -> None:
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        for number, nuclei in enumerate(segmented.nuclei()):
+            table = nuclei.table(segmented.downsample, segmented.pixel_size)
+            if number == 0:
+                rows.writerow(table)
+            rows.writerows(zip(*(_as_text(values) for values in table.values()), strict=True))
+
+
+def _as_text(values: NDArray[Any]) -> list[str]:
+    return [
+        f"{value:.6g}" if values.dtype.kind == "f" and abs(value) < 1e5 else f"{value:.2f}" if values.dtype.kind == "f" else str(value)
+        for value in values.tolist()
+    ]
+
+
+def _parquet(path: Path, segmented: Segmented) -> None:
+    pyarrow = _library("parquet")
+    writer = None
+    with atomic(path) as temporary:
+        try:
+            for nuclei in segmented.nuclei():
+                table = pyarrow.table(nuclei.table(segmented.downsample, segmented.pixel_size))
+                writer = writer or pyarrow.parquet.ParquetWriter(temporary, table.schema)
+                writer.write_table(table)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _overlay(path: Path, segmented: Segmented) -> None:
+    """The image with the outlines of the nuclei; of a large one a small picture with its nuclei tinted."""
+    image, labels = segmented.picture()
+    picture = to_unit(image)
+    if segmented.large:
+        inside = labels > 0
+        picture[inside] = 0.35 * picture[inside] + 0.65 * np.array(_COLOUR, np.float32) / 255
+    else:
+        for colour, offset in (((0.0, 0.0, 0.0), 1), (tuple(c / 255 for c in _COLOUR), 0)):  # cased, to be seen on stained tissue and on black alike
+            for line in contours(labels):
+                y, x = np.rint(line).astype(int).T
+                for dy, dx in ((0, 0), (0, offset), (offset, 0)):
+                    picture[np.clip(y + dy, 0, picture.shape[0] - 1), np.clip(x + dx, 0, picture.shape[1] - 1)] = colour
+    write_image(path, np.rint(picture * 255).astype(np.uint8))
+
+
+def _zarr(path: Path, segmented: Segmented) -> None:
+    """The labels as a multiscale OME-Zarr label image (NGFF 0.4, which napari, Fiji and QuPath read), written a chunk at a time."""
+    zarr = _library("zarr")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    levels, size = _levels(segmented.shape), segmented.pixel_size
+    try:
+        group = zarr.open_group(temporary, mode="w", zarr_format=2)
+        for level, (h, w) in enumerate(levels):
+            array = group.create_array(
+                str(level), shape=(h, w), chunks=(TILE, TILE), dtype="uint32", chunk_key_encoding={"name": "v2", "separator": "/"}
+            )
+            across = -(-w // TILE)
+            for number, tile in enumerate(_tiles(segmented.shape, 2**level, segmented.instances)):
+                if tile.any():
+                    y, x = number // across * TILE, number % across * TILE
+                    array[y : y + TILE, x : x + TILE] = tile[: h - y, : w - x]
+        unit = {"unit": "micrometer"} if size is not None else {}
+        first = segmented.downsample * (size or 1)
+        group.attrs["multiscales"] = [
+            {
+                "version": "0.4",
+                "name": "nuclei",
+                "axes": [{"name": name, "type": "space", **unit} for name in ("y", "x")],
+                "datasets": [
+                    {"path": str(k), "coordinateTransformations": [{"type": "scale", "scale": [first * 2**k] * 2}]} for k in range(len(levels))
+                ],
+                "metadata": {"method": "every second pixel", "version": f"celladapt {__version__}"},
+            }
+        ]
+        group.attrs["image-label"] = {"version": "0.4"}
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); choose another output folder, free space or change its permissions."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _library(word: str) -> Any:
+    try:
+        if word == "zarr":
+            import zarr
+
+            return zarr
+        import pyarrow
+        import pyarrow.parquet
+
+        return pyarrow
+    except ImportError:
+        raise missing(f"--save {word}", "zarr" if word == "zarr" else "pyarrow", "slides") from None
+
+
+WRITERS: dict[str, tuple[str, Writer]] = {
+    "mask": ("mask.png", _mask),
+    "instances": ("instances.tif", _instances),
+    "probability": ("probability.tif", _probability),
+    "geojson": ("nuclei.geojson", _geojson),
+    "table": ("nuclei.csv", _table),
+    "parquet": ("nuclei.parquet", _parquet),
+    "overlay": ("overlay.png", _overlay),
+    "zarr": ("nuclei.ome.zarr", _zarr),
+}
+"""Word -> (what follows ``<stem>_`` in the file's name, what writes it)."""

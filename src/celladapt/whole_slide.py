@@ -1,0 +1,328 @@
+"""Segment a slide of any size in the memory of some tiles, and go on where it stopped.
+
+Two stages, each a tile at a time, on disk in between. The network sees a tile with as much around it as one of its outputs depends on, so tiles fit without a seam. Nuclei are
+found in a window around the tile; the tile keeps those whose first pixel (of the topmost row, the leftmost) lies in it, whole, so that one that lies across tiles is found by
+all of them and kept by one. While the network is at one tile, the next is read, and nuclei are found in those before it.
+"""
+
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from celladapt.data.slide import View, overview
+from celladapt.errors import InputError, missing
+from celladapt.files import write_json
+from celladapt.instances import to_instances
+from celladapt.nuclei import Nuclei, measure
+from celladapt.strips import GRID
+from celladapt.tissue import find_tissue
+
+TILE = 2048
+"""Side of a tile in pixels of the view."""
+CHUNK = 512
+HALO = 112
+"""Pixels around a tile on which its outputs depend: the convolutions of S look 92 px far, and pooling up to 15 more."""
+MARGINS = (128, 512, TILE)
+"""Pixels around a tile in which nuclei are looked for, the next one wherever a nucleus is cut by the window's edge."""
+SURROUND = 64  # px around tissue that are segmented too
+_THREADS = 2
+_AHEAD = 2  # tiles that wait for the network, and for each thread behind it
+
+Predict = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""[H, W, 3] uint8 or uint16 -> probability [H, W] in [0, 1]."""
+Tile = tuple[int, int]
+"""Row and column of a tile."""
+Box = tuple[int, int, int, int]
+"""y, x, height, width in pixels of the view."""
+Found = tuple[Nuclei, NDArray[np.int32], Box] | Nuclei
+"""Nuclei numbered from 1, their labels, and where those are; or nuclei that an earlier call has put in place."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides the result beside the model and the slide."""
+
+    threshold: float
+    min_size: int
+    tissue: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """One slide being segmented, in a folder of its own; what the folder has is not done again."""
+
+    view: View
+    predict: Predict
+    rules: Rules
+    folder: Path
+    identity: dict[str, Any]
+    """What the folder's contents depend on; other contents are thrown away."""
+
+    large = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the view."""
+        return self.view.shape
+
+    @property
+    def downsample(self) -> float:
+        """Pixels at full resolution to one of the view."""
+        return self.view.downsample
+
+    @property
+    def pixel_size(self) -> float | None:
+        """µm per pixel at full resolution."""
+        return self.view.slide.pixel_size
+
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        """(row, column) of the tiles with tissue, row by row."""
+        h, w = self.shape
+        grid = [(i, j) for i in range(-(-h // TILE)) for j in range(-(-w // TILE))]
+        return [tile for tile in grid if self._inside(tile) is not None]
+
+    @cached_property
+    def overview(self) -> NDArray[Any]:
+        """[h, w, 3]: the slide, small."""
+        return overview(self.view.slide)
+
+    @cached_property
+    def tissue(self) -> NDArray[np.bool_]:
+        """[h, w] on the overview; everything where the rules say so."""
+        return find_tissue(self.overview) if self.rules.tissue else np.ones(self.overview.shape[:2], np.bool_)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the view that the network sees as part of a tile."""
+        return sum(h * w for _, _, h, w in map(self._box, self.tiles))
+
+    def run(self, step: Callable[[], None]) -> None:
+        """Both stages; ``step`` is called after each tile.
+
+        Raises:
+            InputError: the slide is damaged somewhere, or the folder cannot be written; what is done stays.
+        """
+        self._begin()
+        stored = {(line[0], line[1]) for line in self._log()}
+        waiting = deque(self.tiles)
+        finding: deque[tuple[Tile, Future[Found]]] = deque()
+        numbered = 0
+
+        def commit() -> None:
+            nonlocal numbered
+            tile, future = finding.popleft()
+            numbered = self._keep(tile, future.result(), numbered)
+
+        try:
+            with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(_THREADS) as finders:
+                ahead: deque[tuple[Tile, Future[NDArray[Any]]]] = deque()
+                left = deque(tile for tile in self.tiles if tile not in stored)
+                for _ in range(len(self.tiles) - len(left)):
+                    step()
+                while left or ahead or waiting:
+                    while left and len(ahead) < _AHEAD:
+                        tile = left.popleft()
+                        ahead.append((tile, reader.submit(self._read, tile)))
+                    if ahead:
+                        tile, image = ahead.popleft()
+                        self._store(tile, self.predict(image.result()))
+                        stored.add(tile)
+                        step()
+                    while waiting and self._neighbours(waiting[0]) <= stored:
+                        if len(finding) >= _THREADS * _AHEAD:
+                            commit()
+                        tile = waiting.popleft()
+                        finding.append((tile, finders.submit(self._find, tile)))
+                while finding:
+                    commit()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot be written ({error.strerror}); free space or choose another output folder, then the same command goes on."
+            ) from error
+
+    def mask(self, y: int, x: int, h: int, w: int) -> NDArray[np.bool_]:
+        """A part of the mask."""
+        return np.asarray(_probability(self._array("probability")[y : y + h, x : x + w]) >= self.rules.threshold)
+
+    def instances(self, y: int, x: int, h: int, w: int) -> NDArray[np.integer[Any]]:
+        """A part of the labels."""
+        return np.asarray(self._array("labels")[y : y + h, x : x + w])
+
+    def probability(self, y: int, x: int, h: int, w: int) -> NDArray[Any]:
+        """A part of the probabilities, in 255ths."""
+        return np.asarray(self._array("probability")[y : y + h, x : x + w])
+
+    def nuclei(self) -> Iterator[Nuclei]:
+        """Measurements of each tile's nuclei."""
+        for tile in self.tiles:
+            yield Nuclei.load(self._file(tile))
+
+    def picture(self) -> tuple[NDArray[Any], NDArray[np.integer[Any]]]:
+        """The overview and on it the nuclei, each at least a dot."""
+        image = self.overview
+        labels = np.zeros(image.shape[:2], np.uint32)
+        scale = np.array(image.shape[:2]) / np.array(self.shape)
+        for nuclei in self.nuclei():
+            y, x = (np.minimum(nuclei.columns[axis] * s, side - 1).astype(int) for axis, s, side in zip("yx", scale, image.shape[:2], strict=True))
+            labels[y, x] = nuclei.columns["label"]
+        return image, labels
+
+    def forget(self) -> None:
+        """Remove the folder, once all is written elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @cached_property
+    def _zarr(self) -> Any:
+        try:
+            import zarr
+        except ImportError:
+            raise missing(f"Segmenting {self.view.slide.path}", "zarr", "slides") from None
+        return zarr
+
+    def _begin(self) -> None:
+        """Make the folder, or take up what an earlier call left there of the same work."""
+        about = {**self.identity, "rules": asdict(self.rules), "shape": list(self.shape)}
+        note = self.folder / "work.json"
+        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == about:
+            return
+        if self.folder.exists():
+            for item in self.folder.iterdir():
+                if item.name != ".lock":
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+        (self.folder / "nuclei").mkdir(parents=True, exist_ok=True)
+        for name, dtype in (("probability", "uint8"), ("labels", "uint32")):
+            self._zarr.create_array(self.folder / f"{name}.zarr", shape=self.shape, chunks=(CHUNK, CHUNK), dtype=dtype, fill_value=0)
+        write_json(note, about)
+
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        return {name: self._zarr.open_array(self.folder / f"{name}.zarr", mode="r+") for name in ("probability", "labels")}
+
+    def _array(self, name: str) -> Any:
+        return self._arrays[name]
+
+    def _log(self) -> list[list[int]]:
+        """Tiles whose probability is stored; a line cut off by a kill is none."""
+        file = self.folder / "stored.jsonl"
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def _inside(self, tile: Tile) -> Box | None:
+        """The part of a tile that holds its tissue, on the network's grid; None without any."""
+        tissue, (h, w) = self.tissue, self.shape
+        y0, x0 = tile[0] * TILE, tile[1] * TILE
+        y1, x1 = min(h, y0 + TILE), min(w, x0 + TILE)
+        sy, sx = tissue.shape[0] / h, tissue.shape[1] / w
+        top, left = max(0, int((y0 - SURROUND) * sy)), max(0, int((x0 - SURROUND) * sx))
+        part = tissue[top : int(np.ceil((y1 + SURROUND) * sy)), left : int(np.ceil((x1 + SURROUND) * sx))]
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        if not len(rows):
+            return None
+
+        def span(found: NDArray[np.intp], offset: int, scale: float, low: int, high: int) -> tuple[int, int]:
+            start = int((found[0] + offset) / scale) - SURROUND
+            end = int(np.ceil((found[-1] + 1 + offset) / scale)) + SURROUND
+            return max(low, start // GRID * GRID), min(high, -(-end // GRID) * GRID)
+
+        top, bottom = span(rows, top, sy, y0, y1)
+        left, right = span(columns, left, sx, x0, x1)
+        return (top, left, bottom - top, right - left) if bottom > top and right > left else None
+
+    def _read(self, tile: Tile) -> NDArray[Any]:
+        y, x, h, w = _grown(self._box(tile), HALO, self.shape)
+        return self.view.read(y, x, h, w)
+
+    def _box(self, tile: Tile) -> Box:
+        box = self._inside(tile)
+        assert box is not None
+        return box
+
+    def _store(self, tile: Tile, probability: NDArray[np.float32]) -> None:
+        y, x, h, w = box = self._box(tile)
+        top, left, *_ = _grown(box, HALO, self.shape)
+        core = probability[y - top : y - top + h, x - left : x - left + w]
+        self._array("probability")[y : y + h, x : x + w] = np.minimum(core * 256, 255).astype(np.uint8)
+        with open(self.folder / "stored.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(tile) + "\n")
+
+    def _neighbours(self, tile: Tile) -> set[Tile]:
+        """The tile and those around it that have tissue."""
+        i, j = tile
+        return {(a, b) for a in (i - 1, i, i + 1) for b in (j - 1, j, j + 1)} & self._tile_set
+
+    @cached_property
+    def _tile_set(self) -> set[Tile]:
+        return set(self.tiles)
+
+    def _file(self, tile: Tile) -> Path:
+        return self.folder / "nuclei" / f"{tile[0]}_{tile[1]}.npz"
+
+    def _find(self, tile: Tile) -> Found:
+        """Nuclei whose first pixel lies in the tile, numbered from 1, and where they are."""
+        if self._file(tile).is_file():
+            return Nuclei.load(self._file(tile))
+        core = (tile[0] * TILE, tile[1] * TILE, TILE, TILE)
+        for margin in MARGINS:
+            y, x, h, w = window = _grown(core, margin, self.shape)
+            probability = _probability(self._array("probability")[y : y + h, x : x + w])
+            labels = to_instances(probability, self.rules.threshold, self.rules.min_size)
+            labels, cut = _owned(labels, core, window, self.shape)
+            if not cut:
+                break
+        box = ndimage.find_objects((labels > 0).view(np.uint8))
+        top, left = (box[0][0].start, box[0][1].start) if box else (0, 0)
+        part = labels[box[0]] if box else labels[:1, :1]
+        image = self.view.read(y + top, x + left, *part.shape)
+        nuclei = measure(part, probability[top : top + part.shape[0], left : left + part.shape[1]], image).moved(y + top, x + left)
+        return nuclei, part, (y + top, x + left, *part.shape)
+
+    def _keep(self, tile: Tile, found: Found, numbered: int) -> int:
+        """Put nuclei in place with the numbers that follow ``numbered``; return the last number. Done twice, it is the same."""
+        if isinstance(found, Nuclei):
+            return numbered + len(found)
+        nuclei, part, (y, x, h, w) = found
+        if len(nuclei):
+            labels = self._array("labels")
+            there = labels[y : y + h, x : x + w]
+            np.copyto(there, part.astype(np.uint32) + np.uint32(numbered), where=part > 0)
+            labels[y : y + h, x : x + w] = there
+        Nuclei({**nuclei.columns, "label": nuclei.columns["label"] + numbered}, nuclei.outlines).save(self._file(tile))
+        return numbered + len(nuclei)
+
+
+def _probability(stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The middle of what a 256th of probabilities was stored as; those of at least a half stay so."""
+    return np.asarray((stored + np.float32(0.5)) / np.float32(256))
+
+
+def _grown(box: Box, by: int, shape: tuple[int, int]) -> Box:
+    """``box`` with ``by`` pixels more on each side, inside an image of ``shape``."""
+    y, x, h, w = box
+    top, left = max(0, y - by), max(0, x - by)
+    return top, left, min(shape[0], y + h + by) - top, min(shape[1], x + w + by) - left
+
+
+def _owned(labels: NDArray[np.int32], core: Box, window: Box, shape: tuple[int, int]) -> tuple[NDArray[np.int32], bool]:
+    """Of a window's labels those whose first pixel lies in the core, numbered from 1; and whether one of them is cut by the window's edge."""
+    y, x, h, w = window
+    number, count, cut = np.zeros(int(labels.max(initial=0)) + 1, np.int32), 0, False
+    inside = (y > 0, x > 0, y + h < shape[0], x + w < shape[1])  # edges of the window that are none of the slide
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        first = columns.start + int(np.argmax(labels[rows.start, columns] == label))
+        if core[0] <= y + rows.start < core[0] + core[2] and core[1] <= x + first < core[1] + core[3]:
+            count += 1
+            number[label] = count
+            touching = (rows.start == 0, columns.start == 0, rows.stop == h, columns.stop == w)
+            cut = cut or any(edge and touched for edge, touched in zip(inside, touching, strict=True))
+    return number[labels], cut
