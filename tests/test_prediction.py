@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from tests.slides import NORMALISATION, picture, spread_model
 
 from celladapt import prediction
 from celladapt.convolution import Conv2d
 from celladapt.data.images import read_image, read_mask, write_image
-from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.model import Model, load_model
-from celladapt.networks import Segmenter, UNet
 from celladapt.prediction import find_images, predict
 from celladapt.strips import GRID, LAG, SMALLEST, spans
-
-NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,34 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    """A segmenter with random weights and random batch-normalisation statistics, whose probabilities are spread over most of [0, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Segmenter(4)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.05, 0.2, generator=generator)
-    network.eval()
-    with torch.no_grad():
-        logits = UNet.forward(network, NORMALISATION(picture(0, 128, 128))[None])
-        network.head.bias -= logits.mean()
-        network.head.weight *= 2 / logits.std()
-        network.head.bias *= 2 / logits.std()
-    return Model(network, NORMALISATION, {"method": "none"}, "float32")
-
-
-def picture(seed: int, h: int, w: int, dtype: type = np.uint8) -> NDArray[np.generic]:
-    """Blurred noise, so that there is something at every scale."""
-    from scipy import ndimage
-
-    rng = np.random.default_rng(seed)
-    field = sum(ndimage.gaussian_filter(rng.normal(size=(h, w, 3)), (s, s, 0), mode="nearest") * s for s in (1, 4, 16))
-    unit = (field - field.min()) / (np.ptp(field) or 1)
-    return (unit * np.iinfo(dtype).max).round().astype(dtype)  # type: ignore[type-var]
+    return spread_model()
 
 
 # --- strips ---------------------------------------------------------------------------------------
@@ -283,7 +252,7 @@ def test_outputs_hold_the_prediction_under_the_right_names(model: Model, images:
     written = predict(model, images, out, ("mask", "instances", "probability"))
     assert [w.image.name for w in written] == ["a.b 1.png", "c.tif", "d.png"]
     kinds = ("mask.png", "instances.tif", "probability.tif")
-    assert {p.name for p in out.iterdir()} == {f"{stem}_{kind}" for stem in ("a.b 1", "c", "d") for kind in kinds}
+    assert visible(out) == {f"{stem}_{kind}" for stem in ("a.b 1", "c", "d") for kind in kinds}
     for w in written:
         prediction = model.predict(read_image(w.image))
         assert w.outputs == {kind.split(".")[0]: out / f"{w.image.stem}_{kind}" for kind in kinds}
@@ -300,6 +269,10 @@ def test_outputs_hold_the_prediction_under_the_right_names(model: Model, images:
     assert any(0 < w.foreground < 1 for w in written)
 
 
+def visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 def _tiff(path: Path) -> NDArray[np.generic]:
     import tifffile
 
@@ -308,7 +281,7 @@ def _tiff(path: Path) -> NDArray[np.generic]:
 
 def test_save_chooses_the_outputs(model: Model, images: Path, tmp_path: Path) -> None:
     predict(model, images, tmp_path / "one", "mask")
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {"a.b 1_mask.png", "c_mask.png", "d_mask.png"}
+    assert visible(tmp_path / "one") == {"a.b 1_mask.png", "c_mask.png", "d_mask.png"}
     with pytest.raises(InputError, match="'masks'; choose from mask, instances, probability"):
         predict(model, images, tmp_path / "two", ["mask", "masks"])
     assert not (tmp_path / "two").exists()
@@ -323,7 +296,7 @@ def test_existing_outputs_are_refused_before_anything_is_written(model: Model, i
     assert [p.name for p in out.iterdir()] == ["d_mask.png"]
     assert (out / "d_mask.png").read_bytes() == b"mine"
     predict(model, images, out, ["mask"], overwrite=True)
-    assert len(list(out.iterdir())) == 3
+    assert len(visible(out)) == 3
     assert read_mask(out / "d_mask.png").shape == (20, 20)
     predict(model, images, out, ["instances"])  # other outputs are not in the way
 
@@ -340,7 +313,7 @@ def test_one_bad_file_does_not_stop_the_others(model: Model, images: Path, tmp_p
     with pytest.raises(InputError, match=r"1 of 4 images failed.*b\.png") as caught:
         predict(model, images, tmp_path / "out", ["mask"])
     assert "c.tif" not in str(caught.value)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.b 1_mask.png", "c_mask.png", "d_mask.png"}
+    assert visible(tmp_path / "out") == {"a.b 1_mask.png", "c_mask.png", "d_mask.png"}
 
 
 def test_inputs_may_be_files_folders_domains_and_globs(images: Path) -> None:
@@ -386,12 +359,12 @@ def test_outputs_come_in_order_however_long_each_takes(model: Model, tmp_path: P
     second = threading.Event()
     real = prediction._write
 
-    def slow_first(path: Path, *rest: object) -> prediction.Written:
-        if path.stem == "0":
+    def slow_first(job: prediction.Job, *rest: object) -> prediction.Written:
+        if job.image.stem == "0":
             assert second.wait(60), "the second image is written while the first one is"
-        if path.stem == "1":
+        if job.image.stem == "1":
             second.set()
-        return real(path, *rest)
+        return real(job, *rest)
 
     monkeypatch.setattr(prediction, "_WRITERS", 3)
     monkeypatch.setattr(prediction, "_write", slow_first)
@@ -407,13 +380,13 @@ def test_a_large_image_waits_for_the_others_to_be_written(model: Model, tmp_path
     most: list[int] = []
     real = prediction._write
 
-    def counted(path: Path, *rest: object) -> prediction.Written:
-        running.append(path.stem)
+    def counted(job: prediction.Job, *rest: object) -> prediction.Written:
+        running.append(job.image.stem)
         most.append(len(running))
         try:
-            return real(path, *rest)
+            return real(job, *rest)
         finally:
-            running.remove(path.stem)
+            running.remove(job.image.stem)
 
     monkeypatch.setattr(prediction, "_WRITERS", 3)
     monkeypatch.setattr(prediction, "_WAITING_PIXELS", 1000)
@@ -428,10 +401,10 @@ def test_one_failure_costs_no_other_image(model: Model, tmp_path: Path, monkeypa
         write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 30))
     real = prediction._write
 
-    def failing(path: Path, *rest: object) -> prediction.Written:
-        if path.stem == "4":
+    def failing(job: prediction.Job, *rest: object) -> prediction.Written:
+        if job.image.stem == "4":
             raise error
-        return real(path, *rest)
+        return real(job, *rest)
 
     monkeypatch.setattr(prediction, "_WRITERS", 2)
     monkeypatch.setattr(prediction, "_write", failing)

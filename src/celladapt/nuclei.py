@@ -42,16 +42,17 @@ class Nuclei:
             downsample: pixels at full resolution to one of the image segmented, along a side.
             pixel_size: µm per pixel at full resolution, if known.
         """
-        table: dict[str, NDArray[Any]] = {}
-        for name, values in self.columns.items():
-            if name not in LENGTHS:
-                table[name] = values
-                continue
-            power = LENGTHS[name]
-            table[f"{name}_px{power if power > 1 else ''}"] = values * downsample**power
-            if pixel_size is not None:
-                table[f"{name}_um{power if power > 1 else ''}"] = values * (downsample * pixel_size) ** power
-        return table
+        units = {"px": downsample, **({} if pixel_size is None else {"um": downsample * pixel_size})}
+        lengths = {
+            f"{name}_{unit}{power if power > 1 else ''}": self.columns[name] * scale**power
+            for unit, scale in units.items()
+            for name, power in LENGTHS.items()
+        }
+        return {
+            "label": self.columns["label"],
+            **lengths,
+            **{name: values for name, values in self.columns.items() if name != "label" and name not in LENGTHS},
+        }
 
     def save(self, path: Path) -> None:
         """Write to one ``.npz``, atomically."""
@@ -126,9 +127,9 @@ def joined(parts: Sequence[Nuclei]) -> Nuclei:
 
 
 def _around(labels: NDArray[np.int32]) -> tuple[slice, slice]:
-    """The part of an image that holds all nuclei; nothing of it where there is none."""
+    """The part of an image that holds all nuclei; one pixel where there is none."""
     found = ndimage.find_objects((labels > 0).view(np.uint8))
-    return found[0] if found else (slice(0, 0), slice(0, 0))
+    return found[0] if found else (slice(0, 1), slice(0, 1))
 
 
 def _axes(

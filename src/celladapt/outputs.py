@@ -13,26 +13,29 @@ from typing import Any, Protocol
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from celladapt import __version__
 from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
 from celladapt.errors import InputError, missing
 from celladapt.files import atomic
-from celladapt.instances import contours
 from celladapt.nuclei import Nuclei
 
 TILE = 512
 """Side in pixels of the tiles of large TIFFs and of the chunks of OME-Zarr."""
 LEVELS = 4
 """Of a pyramid: full size and halves of it."""
-OVERLAY_SIDE = 4096
 NAMES_IN_QUPATH = {
     "area": "Area", "perimeter": "Length", "major_axis": "Major axis", "minor_axis": "Minor axis", "circularity": "Circularity", "solidity": "Solidity",
     "eccentricity": "Eccentricity", "hematoxylin": "Hematoxylin OD mean", "eosin": "Eosin OD mean", "probability": "Probability mean",
 }  # fmt: skip
 _UNITS = {"px": "px", "px2": "px^2", "um": "µm", "um2": "µm^2"}
 _COLOUR = [255, 227, 77]
+
+
+Picture = tuple[NDArray[Any], NDArray[np.integer[Any]]]
+"""An image [h, w, 3] uint8 or uint16 and its labels [h, w]."""
 
 
 class Segmented(Protocol):
@@ -66,8 +69,8 @@ class Segmented(Protocol):
     def nuclei(self) -> Iterator[Nuclei]:
         """Measurements, some nuclei at a time, in order of label."""
 
-    def picture(self) -> tuple[NDArray[Any], NDArray[np.integer[Any]]]:
-        """The image [h, w, 3] and its labels [h, w], both made small enough to look at."""
+    def pictures(self) -> list[Picture]:
+        """The whole, made small enough to look at; then, of a large image, details at its own size."""
 
 
 Writer = Callable[[Path, Segmented], None]
@@ -229,19 +232,31 @@ def _parquet(path: Path, segmented: Segmented) -> None:
 
 
 def _overlay(path: Path, segmented: Segmented) -> None:
-    """The image with the outlines of the nuclei; of a large one a small picture with its nuclei tinted."""
-    image, labels = segmented.picture()
+    """The image with the outlines of its nuclei; of a large one the whole with its nuclei tinted, and beside it details with outlines."""
+    whole, *details = segmented.pictures()
+    if not details:
+        return write_image(path, _outlined(*whole))
+    image, labels = whole
     picture = to_unit(image)
-    if segmented.large:
-        inside = labels > 0
-        picture[inside] = 0.35 * picture[inside] + 0.65 * np.array(_COLOUR, np.float32) / 255
-    else:
-        for colour, offset in (((0.0, 0.0, 0.0), 1), (tuple(c / 255 for c in _COLOUR), 0)):  # cased, to be seen on stained tissue and on black alike
-            for line in contours(labels):
-                y, x = np.rint(line).astype(int).T
-                for dy, dx in ((0, 0), (0, offset), (offset, 0)):
-                    picture[np.clip(y + dy, 0, picture.shape[0] - 1), np.clip(x + dx, 0, picture.shape[1] - 1)] = colour
-    write_image(path, np.rint(picture * 255).astype(np.uint8))
+    picture[labels > 0] = np.array(_COLOUR, np.float32) / 255
+    height = max(picture.shape[0], 200 * len(details))
+    left = np.ones((height, picture.shape[1], 3), np.float32)
+    left[: picture.shape[0]] = picture
+    side = height // len(details)
+    column = np.full((height, side, 3), 255, np.uint8)
+    for number, detail in enumerate(details):
+        column[number * side : (number + 1) * side] = np.asarray(Image.fromarray(_outlined(*detail)).resize((side, side), Image.Resampling.LANCZOS))
+    write_image(path, np.concatenate([np.rint(left * 255).astype(np.uint8), column], axis=1))
+
+
+def _outlined(image: NDArray[Any], labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """[H, W, 3] with the border of each nucleus in yellow on black, to be seen on stained tissue and on black alike."""
+    from skimage.segmentation import find_boundaries
+
+    picture = np.rint(to_unit(image) * 255).astype(np.uint8)
+    picture[find_boundaries(labels, mode="outer")] = 0  # type: ignore[no-untyped-call]
+    picture[find_boundaries(labels, mode="inner")] = _COLOUR  # type: ignore[no-untyped-call]
+    return picture
 
 
 def _zarr(path: Path, segmented: Segmented) -> None:

@@ -22,7 +22,7 @@ from celladapt.files import alone, write_json
 from celladapt.instances import minimum_area
 from celladapt.model import Model, Prediction, load_model
 from celladapt.nuclei import Nuclei, measure
-from celladapt.outputs import Segmented, check_words, output_path, write
+from celladapt.outputs import Picture, Segmented, check_words, output_path, write
 from celladapt.progress import Bar, say
 from celladapt.whole_slide import Rules, Work
 
@@ -132,13 +132,12 @@ def predict(
     spread = workers > 1 or scheduler is not None
     if spread and isinstance(model, Model):
         raise InputError("Several processes load the model themselves; give its run folder or file instead of the model.")
+    _not_in_the_way([job for job in (Job(path, out, chosen, "") for path in images) if not job.note.exists()], overwrite)  # before the model is read
     loaded = model if isinstance(model, Model) else load_model(model)
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
     ready = [written for job in jobs if (written := job.written()) is not None]
     todo = [job for job in jobs if job.image not in {written.image for written in ready}]
-    existing = [path for job in todo if not job.begun for path in job.outputs.values() if path.exists()]
-    if existing and not overwrite:
-        raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
+    _not_in_the_way(todo, overwrite)
     if ready and todo:
         say(f"{len(ready)} of {len(images)} are done already.")
     if spread:
@@ -180,7 +179,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What the outputs depend on."""
         status = self.image.stat()
-        return {"file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns], "model": self.model, "settings": asdict(self.settings)}
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "save"}
+        return {"file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns], "model": self.model, "settings": settings}
 
     @property
     def note(self) -> Path:
@@ -193,18 +193,28 @@ class Job:
         return self.out / NOTES / self.image.stem
 
     @property
-    def begun(self) -> bool:
-        """Whether an earlier call of this kind was stopped at it, so that outputs that are there are its own."""
-        return (self.work / "work.json").is_file()
+    def _noted(self) -> dict[str, Any]:
+        """The record of an earlier call that would make the same again; empty without one."""
+        try:
+            note = dict(json.loads(self.note.read_text(encoding="utf-8")))
+            return note if note["identity"] == self.identity else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    @property
+    def in_the_way(self) -> list[Path]:
+        """Outputs that exist and are not what this job would make, or was making when it was stopped."""
+        if (self.work / "work.json").is_file():
+            return []
+        own = self._noted.get("saved", ())
+        return [path for word, path in self.outputs.items() if word not in own and path.exists()]
 
     def written(self) -> Written | None:
         """What an earlier call has made of it, if that is all there and would be made again."""
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            same = note["identity"] == json.loads(json.dumps(self.identity)) and all(path.exists() for path in self.outputs.values())
-            return Written(self.image, self.outputs, **note["found"]) if same else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        note = self._noted
+        if all(word in note.get("saved", ()) and path.exists() for word, path in self.outputs.items()):
+            return Written(self.image, self.outputs, **note["found"])
+        return None
 
     def finish(self, segmented: Segmented, nuclei: int, foreground: float, median_area: float, tissue: float | None = None) -> Written:
         """Write the outputs and the record."""
@@ -218,7 +228,8 @@ class Job:
             "pixel_size": None if size is None else size * segmented.downsample,
             "tissue": tissue,
         }
-        write_json(self.note, {"identity": self.identity, "found": found})
+        saved = sorted({*self._noted.get("saved", ()), *self.outputs})
+        write_json(self.note, {"identity": self.identity, "saved": saved, "found": found})
         return Written(self.image, self.outputs, **found)
 
 
@@ -258,9 +269,9 @@ class InMemory:
     def _nuclei(self) -> Nuclei:
         return measure(self.seen.instances, self.seen.probability, self.image)
 
-    def picture(self) -> tuple[NDArray[Any], NDArray[np.integer[Any]]]:
+    def pictures(self) -> list[Picture]:
         """Itself, as it is."""
-        return self.image, self.seen.instances
+        return [(self.image, self.seen.instances)]
 
 
 def segment(model: Model, job: Job, more: Callable[[int], None] = lambda count: None, step: Callable[[], None] = lambda: None) -> Written:
@@ -280,6 +291,13 @@ def segment(model: Model, job: Job, more: Callable[[int], None] = lambda count: 
     if job.slide:
         return _slide(model, job, more, step)
     return _write(job, *_image(model, job))
+
+
+def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
+    """Raise InputError where an output exists that is not of an earlier call which was stopped at it."""
+    existing = [path for job in jobs for path in job.in_the_way]
+    if existing and not overwrite:
+        raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
 
 
 def _image(model: Model, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:

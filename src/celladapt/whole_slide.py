@@ -35,6 +35,9 @@ HALO = 112
 MARGINS = (128, 512, TILE)
 """Pixels around a tile in which nuclei are looked for, the next one wherever a nucleus is cut by the window's edge."""
 SURROUND = 64  # px around tissue that are segmented too
+DETAIL = 512
+"""Side in pixels of the details on a picture of the slide."""
+DETAILS = 3
 _THREADS = 2
 _AHEAD = 2  # tiles that wait for the network, and for each thread behind it
 
@@ -99,8 +102,8 @@ class Work:
 
     @cached_property
     def tissue(self) -> NDArray[np.bool_]:
-        """[h, w] on the overview; everything where the rules say so."""
-        return find_tissue(self.overview) if self.rules.tissue else np.ones(self.overview.shape[:2], np.bool_)
+        """[h, w] over the slide, at whatever scale; one pixel for all of it where the rules say so."""
+        return find_tissue(self.overview) if self.rules.tissue else np.ones((1, 1), np.bool_)
 
     @property
     def pixels(self) -> int:
@@ -168,15 +171,25 @@ class Work:
         for tile in self.tiles:
             yield Nuclei.load(self._file(tile))
 
-    def picture(self) -> tuple[NDArray[Any], NDArray[np.integer[Any]]]:
-        """The overview and on it the nuclei, each at least a dot."""
-        image = self.overview
-        labels = np.zeros(image.shape[:2], np.uint32)
-        scale = np.array(image.shape[:2]) / np.array(self.shape)
-        for nuclei in self.nuclei():
-            y, x = (np.minimum(nuclei.columns[axis] * s, side - 1).astype(int) for axis, s, side in zip("yx", scale, image.shape[:2], strict=True))
-            labels[y, x] = nuclei.columns["label"]
-        return image, labels
+    def pictures(self) -> list[tuple[NDArray[Any], NDArray[np.integer[Any]]]]:
+        """The overview and the nuclei on it, and details from where there are many, fewer and few."""
+        image, (h, w) = self.overview, self.shape
+        rows, columns = (((np.arange(small) + 0.5) * full / small).astype(int) for small, full in zip(image.shape, (h, w), strict=False))
+        labels, found = np.zeros(image.shape[:2], np.uint32), []
+        for tile in self.tiles:
+            y, x, height, width = self._box(tile)
+            down, across = slice(*np.searchsorted(rows, (y, y + height))), slice(*np.searchsorted(columns, (x, x + width)))
+            labels[down, across] = self.instances(y, x, height, width)[rows[down, None] - y, columns[across] - x]
+            nuclei = Nuclei.load(self._file(tile)).columns
+            if len(nuclei["x"]):
+                found.append((len(nuclei["x"]), float(np.median(nuclei["y"])), float(np.median(nuclei["x"]))))
+        found.sort(reverse=True)
+        pictures: list[tuple[NDArray[Any], NDArray[np.integer[Any]]]] = [(image, labels)]
+        side = min(DETAIL, h, w)
+        for _, middle, centre in found[:: max(1, -(-len(found) // DETAILS))] or [(0, h / 2, w / 2)]:
+            top, left = int(min(max(0, middle - side / 2), h - side)), int(min(max(0, centre - side / 2), w - side))
+            pictures.append((self.view.read(top, left, side, side), self.instances(top, left, side, side)))
+        return pictures
 
     def forget(self) -> None:
         """Remove the folder, once all is written elsewhere."""

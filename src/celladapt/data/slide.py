@@ -104,7 +104,7 @@ class View:
     def shape(self) -> tuple[int, int]:
         """(height, width)."""
         level = self.slide.levels[self.level]
-        return max(1, round(level.height / self.scale)), max(1, round(level.width / self.scale))
+        return max(1, int(level.height / self.scale + 1e-6)), max(1, int(level.width / self.scale + 1e-6))  # what is there for a whole pixel
 
     @property
     def downsample(self) -> float:

@@ -1,0 +1,192 @@
+"""Slides of every kind give the pixels that were written, at the pixel size that is asked for, or one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from tests.slides import halves, picture, write_ome_zarr, write_pyramid, write_svs
+
+from celladapt.data import slide as module
+from celladapt.data.images import FileError
+from celladapt.data.slide import is_slide, open_slide, overview, tiff_pixel_size, view_at
+from celladapt.errors import InputError
+
+pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
+IMAGE = picture(1, 300, 420)
+
+
+def whole(path: Path, at: float | None = None) -> NDArray[Any]:
+    with open_slide(path) as slide:
+        view = view_at(slide, at)
+        return view.read(0, 0, *view.shape)
+
+
+def test_a_pyramidal_tiff_is_read_as_written(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "a.tif", IMAGE)
+    assert is_slide(path)
+    with open_slide(path) as slide:
+        assert [(level.height, level.width) for level in slide.levels] == [(300, 420), (150, 210), (75, 105)]
+        assert [level.downsample for level in slide.levels] == [1, 2, 4]
+        assert slide.pixel_size == pytest.approx(0.25)
+        np.testing.assert_array_equal(view_at(slide, None).read(17, 33, 100, 90), IMAGE[17:117, 33:123])
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_is_read_as_written(tmp_path: Path, version: str) -> None:
+    path = write_ome_zarr(tmp_path / "a.ome.zarr", IMAGE, 0.5, version=version)
+    assert is_slide(path)
+    with open_slide(path) as slide:
+        assert slide.pixel_size == pytest.approx(0.5)
+        assert [level.downsample for level in slide.levels] == [1, 2, 4]
+        np.testing.assert_array_equal(view_at(slide, 0.5).read(100, 20, 150, 64), IMAGE[100:250, 20:84])
+
+
+def test_aperio_slides_go_through_openslide(tmp_path: Path) -> None:
+    pytest.importorskip("openslide", reason="needs openslide: the extra celladapt[slides]")
+    path = write_svs(tmp_path / "a.svs", IMAGE, 0.2521)
+    with open_slide(path) as slide:
+        assert slide.pixel_size == pytest.approx(0.2521)
+        assert "_with_openslide" in slide.read_level.__qualname__
+        there = view_at(slide, None).read(0, 0, 300, 420)
+    assert np.abs(there.astype(int) - IMAGE).mean() < 6, "what JPEG leaves of it"
+
+
+def test_aperio_slides_need_no_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openslide", None)
+    path = write_svs(tmp_path / "a.svs", IMAGE, 0.2521)
+    with open_slide(path) as slide:
+        assert slide.pixel_size == pytest.approx(0.2521)
+        assert len(slide.levels) == 2
+    (tmp_path / "b.mrxs").write_bytes(b"\xff\xd8 a picture")
+    with pytest.raises(InputError, match=r"b\.mrxs needs openslide.*celladapt\[slides\]"):
+        open_slide(tmp_path / "b.mrxs")
+
+
+def test_the_level_that_fits_is_taken_without_resampling(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "a.tif", IMAGE)
+    pyramid = halves(IMAGE, 3)
+    for at, level in ((0.25, 0), (0.255, 0), (0.5, 1), (0.97, 2)):
+        with open_slide(path) as slide:
+            assert (view_at(slide, at).level, view_at(slide, at).scale) == (level, 1)
+        np.testing.assert_array_equal(whole(path, at), pyramid[level])
+
+
+@pytest.mark.parametrize(("at", "level"), [(0.4, 0), (0.6, 1), (0.2, 0), (3.0, 2)])
+def test_other_pixel_sizes_are_resampled_from_the_level_above(tmp_path: Path, at: float, level: int) -> None:
+    path = write_pyramid(tmp_path / "a.tif", IMAGE)
+    with open_slide(path) as slide:
+        view = view_at(slide, at)
+        assert view.level == level
+        assert view.pixel_size == pytest.approx(at, rel=0.01)
+        assert view.shape == (int(300 * 0.25 / at), int(420 * 0.25 / at))
+        there = view.read(0, 0, *view.shape)
+    assert abs(there.astype(float).mean() - IMAGE.mean()) < 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("at", [0.4, 0.17])
+def test_resampled_regions_fit_without_a_seam(tmp_path: Path, at: float, dtype: type) -> None:
+    path = write_pyramid(tmp_path / "a.tif", picture(2, 300, 420, dtype))
+    with open_slide(path) as slide:
+        view = view_at(slide, at)
+        h, w = view.shape
+        once = view.read(0, 0, h, w)
+        pieces = np.concatenate(
+            [np.concatenate([view.read(y, x, min(70, h - y), min(50, w - x)) for x in range(0, w, 50)], axis=1) for y in range(0, h, 70)]
+        )
+    np.testing.assert_allclose(pieces.astype(int), once, atol=1 if dtype is np.uint8 else 3)
+
+
+def test_deep_slides_are_stretched_alike_everywhere(tmp_path: Path) -> None:
+    deep = picture(3, 200, 200, np.uint16) // 16 + 100
+    path = write_ome_zarr(tmp_path / "a.zarr", deep[..., :1], None)
+    with open_slide(path) as slide:
+        assert slide.pixel_size is None
+        view = view_at(slide, 0.5)  # of which nothing can be made without a pixel size
+        there = view.read(0, 0, 200, 200)
+        part = view.read(50, 60, 30, 40)
+    assert there.dtype == np.uint16
+    assert (there == there[..., :1]).all()
+    assert there.min() == 0
+    assert there.max() == 65535
+    np.testing.assert_array_equal(part, there[50:80, 60:100])
+
+
+def test_two_channels_get_a_third_and_five_are_refused(tmp_path: Path) -> None:
+    two = write_ome_zarr(tmp_path / "two.zarr", picture(4, 100, 100)[..., :2])
+    assert (whole(two)[..., 2] == 0).all()
+    five = write_ome_zarr(tmp_path / "five.zarr", np.zeros((100, 100, 5), np.uint8))
+    with pytest.raises(FileError, match=r"five\.zarr has 5 channels"):
+        open_slide(five)
+
+
+def test_an_overview_is_small_even_where_no_level_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OVERVIEW_SIDE", 100)
+    monkeypatch.setattr(module, "_BLOCK", 64)
+    for levels in (1, 3):
+        with open_slide(write_pyramid(tmp_path / f"{levels}.tif", IMAGE, levels=levels)) as slide:
+            small = overview(slide)
+        assert max(small.shape) <= 105
+        assert abs(small.astype(float).mean() - IMAGE.mean()) < 1.5
+
+
+def test_a_large_plain_tiff_is_read_in_parts_and_a_small_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb")
+    assert not is_slide(tmp_path / "a.tif")
+    monkeypatch.setattr(module, "LARGE", 1000)
+    assert is_slide(tmp_path / "a.tif")
+    np.testing.assert_array_equal(whole(tmp_path / "a.tif"), IMAGE)
+
+
+def test_pixel_sizes_that_files_state(tmp_path: Path) -> None:
+    grey = IMAGE[..., 0]
+    cases: dict[str, tuple[dict[str, Any], float | None]] = {
+        "cm": ({"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}, 0.5),
+        "inch": ({"resolution": (50800, 50800), "resolutionunit": "INCH"}, 0.5),
+        "screen": ({"resolution": (72, 72), "resolutionunit": "INCH"}, None),
+        "none": ({}, None),
+        "imagej": ({"imagej": True, "resolution": (4.0, 4.0), "metadata": {"unit": "micron"}}, 0.25),
+        "ome": ({"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 0.33, "PhysicalSizeXUnit": "µm"}}, 0.33),
+        "ome_nm": ({"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 330, "PhysicalSizeXUnit": "nm"}}, 0.33),
+    }
+    for name, (options, expected) in cases.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", grey, **options)
+        found = tiff_pixel_size(tmp_path / f"{name}.tif")
+        assert found == (None if expected is None else pytest.approx(expected)), name
+    assert tiff_pixel_size(tmp_path / "missing.tif") is None
+
+
+def test_what_is_wrong_with_a_slide_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.svs").write_text("no slide")
+    (tmp_path / "empty.svs").write_bytes(b"")
+    good = write_svs(tmp_path / "cut.svs", IMAGE).read_bytes()
+    (tmp_path / "cut.svs").write_bytes(good[: len(good) // 2])
+    cut = write_pyramid(tmp_path / "cut.tif", IMAGE).read_bytes()
+    (tmp_path / "cut.tif").write_bytes(cut[: len(cut) - 2000])
+    (tmp_path / "plain.zarr").mkdir()
+    gone = write_ome_zarr(tmp_path / "level.zarr", IMAGE)
+    __import__("shutil").rmtree(gone / "1")
+    for name, words in {
+        "text.svs": "is not a slide that can be read; give SVS",
+        "empty.svs": "is empty",
+        "cut.svs": "cut short",
+        "cut.tif": "cut short",
+        "plain.zarr": "copy or export it again",
+        "level.zarr": "lacks its level '1'",
+        "none.svs": "does not exist",
+    }.items():
+        with pytest.raises(FileError, match=words) as caught:
+            open_slide(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_chunk_is_named_where_it_is_read(tmp_path: Path) -> None:
+    path = write_ome_zarr(tmp_path / "a.zarr", IMAGE)
+    chunks = sorted(file for file in (path / "0").rglob("*") if file.is_file() and not file.name.startswith(".z"))
+    chunks[0].write_bytes(b"nonsense")
+    with open_slide(path) as slide, pytest.raises(FileError, match=r"a\.zarr is damaged or cut short \(at row 0"):
+        view_at(slide, None).read(0, 0, 300, 420)

@@ -1,0 +1,260 @@
+"""A slide in tiles gives what it gives in one piece, goes on where it was stopped, and needs no more memory the larger it is."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.slides import picture, spread_model, write_ome_zarr, write_pyramid
+
+from celladapt import whole_slide
+from celladapt.data.images import FileError
+from celladapt.data.slide import open_slide, view_at
+from celladapt.errors import InputError
+from celladapt.instances import to_instances
+from celladapt.model import Model
+from celladapt.nuclei import Nuclei
+from celladapt.whole_slide import Rules, Work
+
+pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
+H, W = 430, 540
+RULES = Rules(0.5, 20, tissue=False)
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_slide, "TILE", 128)
+    monkeypatch.setattr(whole_slide, "CHUNK", 64)
+    monkeypatch.setattr(whole_slide, "MARGINS", (32, 64, 128))
+
+
+def nuclei_image(seed: int = 0, h: int = H, w: int = W) -> NDArray[np.uint8]:
+    """Dark ellipses on white, some touching, some across the borders and corners of tiles, and one longer than the first margin."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w]
+    dark = np.zeros((h, w), bool)
+    places = [*zip(rng.uniform(0, h, 120), rng.uniform(0, w, 120), strict=True), (128, 128), (256, 256), (127, 300), (300, 255.5), (256, 384)]
+    for cy, cx in places:
+        a, b, angle = rng.uniform(5, 12), rng.uniform(4, 7), rng.uniform(0, np.pi)
+        u, v = (y - cy) * np.cos(angle) + (x - cx) * np.sin(angle), (x - cx) * np.cos(angle) - (y - cy) * np.sin(angle)
+        dark |= (u / a) ** 2 + (v / b) ** 2 < 1
+    if h > 200:
+        dark[60:70, 100:220] = True  # across two tiles and far out of the second's first window
+        dark[58:72, 98:104] = True
+    return np.repeat(np.where(dark, 40, 230).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def by_darkness(image: NDArray[Any]) -> NDArray[np.float32]:
+    return np.where(image[..., 0] < 128, 0.9, 0.1).astype(np.float32)
+
+
+def worked(folder: Path, path: Path, predict: Callable[[NDArray[Any]], NDArray[np.float32]], rules: Rules = RULES, at: float | None = None) -> Work:
+    work = Work(view_at(open_slide(path), at), predict, rules, folder, {"file": str(path)})
+    work.run(lambda: None)
+    return work
+
+
+def same_nuclei(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two label images hold the same nuclei, however they are numbered."""
+    pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1)
+    return len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] and bool(((one > 0) == (other > 0)).all())
+
+
+def test_nuclei_across_tiles_are_neither_cut_nor_doubled(tmp_path: Path) -> None:
+    image = nuclei_image()
+    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), by_darkness)
+    labels = work.instances(0, 0, H, W)
+    whole = to_instances(by_darkness(image), 0.5, 20)
+    assert len(work.tiles) == 20
+    assert len(np.unique(whole)) > 60
+    assert same_nuclei(labels, whole)
+    assert sorted(np.unique(labels)) == list(range(int(labels.max()) + 1)), "numbered without a gap"
+    nuclei = list(work.nuclei())
+    assert np.concatenate([part.columns["label"] for part in nuclei]).tolist() == list(range(1, int(labels.max()) + 1))
+    areas = np.concatenate([part.columns["area"] for part in nuclei])
+    np.testing.assert_array_equal(areas, np.bincount(labels.ravel().astype(int))[1:])
+
+
+def test_cut_at_the_tiles_they_would_not_be_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the comparison can fail: without a margin there are pieces."""
+    monkeypatch.setattr(whole_slide, "MARGINS", (0,))
+    image = nuclei_image()
+    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), by_darkness)
+    assert not same_nuclei(work.instances(0, 0, H, W), to_instances(by_darkness(image), 0.5, 20))
+
+
+def test_one_longer_than_the_margin_needs_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_slide, "MARGINS", (32,))
+    image = nuclei_image()
+    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), by_darkness)
+    assert not same_nuclei(work.instances(0, 0, H, W), to_instances(by_darkness(image), 0.5, 20))
+
+
+def test_the_network_sees_no_seam(tmp_path: Path) -> None:
+    model, image = spread_model(), picture(5, H, W)
+    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), lambda part: model.predict(part).probability)
+    whole = model.predict(image)
+    assert np.ptp(whole.probability) > 0.5
+    there = work.probability(0, 0, H, W)
+    np.testing.assert_allclose((there + 0.5) / 256, whole.probability, atol=1 / 512 + 5e-5)
+    clear = np.abs(whole.probability - 0.5) > 1e-4
+    np.testing.assert_array_equal(work.mask(0, 0, H, W)[clear], whole.mask[clear])
+
+
+def test_a_smaller_halo_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_slide, "HALO", 16)
+    model, image = spread_model(), picture(5, H, W)
+    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), lambda part: model.predict(part).probability)
+    assert np.abs((work.probability(0, 0, H, W) + 0.5) / 256 - model.predict(image).probability).max() > 0.01
+
+
+@pytest.mark.parametrize("fails_after", [1, 7, 19])
+def test_a_stopped_slide_goes_on_and_ends_where_it_would_have(tmp_path: Path, fails_after: int) -> None:
+    path = write_pyramid(tmp_path / "a.tif", nuclei_image())
+    whole = worked(tmp_path / "whole", path, by_darkness)
+    seen: list[int] = []
+
+    def stopping(image: NDArray[Any]) -> NDArray[np.float32]:
+        if len(seen) == fails_after:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return by_darkness(image)
+
+    with pytest.raises(KeyboardInterrupt):
+        worked(tmp_path / "work", path, stopping)
+    with open(tmp_path / "work" / "stored.jsonl", "a") as log:
+        log.write("[3, ")  # a line that a kill cut off
+    again: list[int] = []
+    work = worked(tmp_path / "work", path, lambda image: (again.append(1), by_darkness(image))[1])
+    assert len(again) == len(work.tiles) - fails_after, "what was done is not done again"
+    np.testing.assert_array_equal(work.instances(0, 0, H, W), whole.instances(0, 0, H, W))
+    np.testing.assert_array_equal(work.probability(0, 0, H, W), whole.probability(0, 0, H, W))
+
+
+def test_what_other_rules_left_is_not_taken_up(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "a.tif", nuclei_image())
+    worked(tmp_path / "work", path, by_darkness)
+    seen: list[int] = []
+    work = worked(tmp_path / "work", path, lambda image: (seen.append(1), by_darkness(image))[1], Rules(0.95, 20, tissue=False))
+    assert len(seen) == len(work.tiles)
+    assert not work.instances(0, 0, H, W).any()
+    assert sum(map(len, work.nuclei())) == 0
+
+
+def test_glass_is_left_out_and_tissue_is_not(tmp_path: Path) -> None:
+    image = np.full((1000, 1000, 3), 244, np.uint8)
+    image[300:520, 400:700] = (210, 150, 190)
+    image[350:480, 450:640][nuclei_image(1, 130, 190)[..., 0] < 128] = 30
+    path = write_pyramid(tmp_path / "a.tif", image)
+    seen: list[tuple[int, ...]] = []
+    work = worked(tmp_path / "work", path, lambda part: (seen.append(part.shape), by_darkness(part))[1], Rules(0.5, 20, tissue=True))
+    assert len(seen) == len(work.tiles) < 30
+    assert work.pixels < 0.35 * 1000 * 1000
+    assert same_nuclei(work.instances(0, 0, 1000, 1000), to_instances(by_darkness(image), 0.5, 20))
+
+
+def test_measurements_are_where_the_nuclei_are(tmp_path: Path) -> None:
+    image = nuclei_image()
+    work = worked(tmp_path / "work", write_ome_zarr(tmp_path / "a.zarr", image), by_darkness)
+    labels = work.instances(0, 0, H, W)
+    for part in work.nuclei():
+        for label, x, y, line in zip(part.columns["label"], part.columns["x"], part.columns["y"], part.outlines, strict=True):
+            rows, columns = np.nonzero(labels == label)
+            assert (y, x) == (pytest.approx(rows.mean() + 0.5), pytest.approx(columns.mean() + 0.5))
+            assert np.abs(line.min(axis=0) - (columns.min(), rows.min())).max() <= 1
+            assert np.abs(line.max(axis=0) - (columns.max() + 1, rows.max() + 1)).max() <= 1
+        np.testing.assert_allclose(part.columns["red"], 40 / 255, atol=1e-6)
+        np.testing.assert_allclose(part.columns["probability"], 0.9, atol=1 / 256)
+
+
+def test_a_damaged_region_stops_the_slide_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = write_ome_zarr(tmp_path / "a.zarr", nuclei_image())
+    chunk = next(file for file in sorted((path / "0").rglob("*"), reverse=True) if file.is_file() and not file.name.startswith("."))
+    good = chunk.read_bytes()
+    chunk.write_bytes(b"nonsense")
+    with pytest.raises(FileError, match="damaged"):
+        worked(tmp_path / "work", path, by_darkness)
+    stored = len((tmp_path / "work" / "stored.jsonl").read_text().splitlines())
+    assert stored > 10
+    chunk.write_bytes(good)
+    seen: list[int] = []
+    work = worked(tmp_path / "work", path, lambda image: (seen.append(1), by_darkness(image))[1])
+    assert len(seen) == len(work.tiles) - stored
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = write_pyramid(tmp_path / "a.tif", nuclei_image())
+    monkeypatch.setattr(Nuclei, "save", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        worked(tmp_path / "work", path, by_darkness)
+    monkeypatch.undo()
+
+
+def test_pixel_size_decides_what_the_network_sees(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "a.tif", nuclei_image(), pixel_size=0.25)
+    work = worked(tmp_path / "work", path, by_darkness, at=0.5)
+    assert work.shape == (H // 2, W // 2)
+    assert work.downsample == 2
+    full = worked(tmp_path / "full", path, by_darkness)
+    half, whole = (np.concatenate([part.columns["area"] for part in one.nuclei()]).sum() for one in (work, full))
+    assert 4 * half == pytest.approx(whole, rel=0.1)
+
+
+_MEMORY = """
+import json, resource, sys
+import numpy as np
+from pathlib import Path
+from celladapt.data import slide
+from celladapt.data.slide import Level, Slide, view_at
+from celladapt.whole_slide import Rules, Work
+from contextlib import ExitStack
+side, folder = int(sys.argv[1]), Path(sys.argv[2])
+
+def read(level, y, x, h, w):
+    step = 1 if level == 0 else 32
+    rows, columns = np.arange(y, y + h)[:, None] * step, np.arange(x, x + w)[None] * step
+    dark = (rows % 40 - 20) ** 2 + (columns % 40 - 20) ** 2 < 150
+    return np.repeat(np.where(dark, 40, 200).astype(np.uint8)[..., None], 3, axis=2)
+
+made = Slide(Path("made"), (Level(side, side, 1.0), Level(side // 32, side // 32, 32.0)), 0.5, read, ExitStack())
+work = Work(view_at(made, None), lambda image: np.where(image[..., 0] < 128, 0.9, 0.1).astype(np.float32), Rules(0.5, 20, False), folder, {})
+work.run(lambda: None)
+found = sum(map(len, work.nuclei()))
+print(json.dumps({"nuclei": found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+"""
+
+
+def measured(side: int, folder: Path) -> dict[str, int]:
+    done = subprocess.run([sys.executable, "-c", _MEMORY, str(side), str(folder)], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
+    """20,480 pixels a side against 6,144: eleven times the pixels, a network of no cost."""
+    small, large = measured(6144, tmp_path / "small"), measured(20480, tmp_path / "large")
+    assert small["nuclei"] == pytest.approx((6144 / 40) ** 2, rel=0.02)
+    assert large["nuclei"] == (20480 // 40) ** 2
+    assert large["peak"] < 1.25 * small["peak"], (small, large)
+
+
+def test_every_model_has_the_halo_that_tiles_are_given() -> None:
+    """What one pixel of the image changes lies within ``HALO``, whatever the weights."""
+    model: Model = spread_model()
+    image = np.full((512, 512, 3), 128, np.uint8)
+    before = model.predict(image).probability
+    reach = 0
+    for place in ((256, 256), (271, 271), (255, 272)):
+        changed = image.copy()
+        changed[place] = 255 - changed[place] // 2
+        rows, columns = np.nonzero(model.predict(changed).probability != before)
+        reach = max(reach, *(int(np.abs(found - at).max()) for found, at in ((rows, place[0]), (columns, place[1]))))
+    assert 64 < reach <= whole_slide.HALO
