@@ -79,6 +79,8 @@ class Config:
     """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper)."""
     batch_norm: Literal["shared", "target"] = "target"
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training images (AdaBN)."""
+    pixel_size: float | None = None
+    """µm per pixel of the target's images, kept in the model so that slides are seen at the same; read from TIFFs that state it."""
     match: bool = True
     """Show source images in the target's look: grey or inverted if it is, and with nuclei of its size, as far as that can be told without masks."""
     augment: Literal["none", "flip", "colour"] = "colour"
@@ -130,6 +132,8 @@ class Config:
         for name in positive:
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0 and finite.")
+        if self.pixel_size is not None and not 0 < self.pixel_size < float("inf"):
+            raise InputError(f"--pixel-size is {self.pixel_size}; give µm per pixel, for example 0.25.")
         if not 0 <= self.labelled_share <= 1:
             raise InputError(f"--labelled-share is {self.labelled_share}; it must be from 0 to 1.")
         if not 0 <= self.ema < 1:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream
 from celladapt.data.sample import evenly, middle
+from celladapt.data.slide import tiff_pixel_size
 from celladapt.data.split import Split, choose_labelled, group_pattern, groups_of
 from celladapt.errors import InputError
 from celladapt.files import now
@@ -93,6 +95,9 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
 
     if method.classical:
         notes.append(_witnessed(stream_t, split_t.train))
+    size = config.pixel_size or _stated_pixel_size(target.subset(split_t.train))
+    if size is not None:
+        notes.append(f"Target images have {size:.3g} µm per pixel; `celladapt predict` sees slides at that.")
     if config.select == "labelled":
         notes.append(
             "The checkpoint was picked with LABELLED target validation images: right for reproducing the paper, not for an unlabelled target."
@@ -119,10 +124,16 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         if device.type == "cpu" and config.width >= 32:
             say(f"No GPU here: width {config.width} will take long (the bar shows how long); --preset fast is made for this machine.")
     trained_on = sorted({*train_s.digests(), *target.subset([*split_t.train, *split_t.val]).digests()})
-    about = {"method": config.method, "source": config.source.name, "target": config.target.name, "trained_on": trained_on}
+    about = {"method": config.method, "source": config.source.name, "target": config.target.name, "trained_on": trained_on, "pixel_size": size}
     label = f"{config.method}, seed {config.seed}"
     validator = Validator(held_s, held_t, device, compute)
     return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes
+
+
+def _stated_pixel_size(folder: Folder) -> float | None:
+    """µm per pixel that the middle one of some files states; None where none does."""
+    stated = [size for path in evenly(list(folder.images.values()), MOST_WITNESSED) if (size := tiff_pixel_size(path)) is not None]
+    return float(np.median(stated)) if stated else None
 
 
 def _as_the_target(config: Config, method: methods.Method, source: Folder, target: Folder) -> tuple[Match, bool]:
