@@ -23,14 +23,12 @@ from celladapt.whole_slide import Rules, Work
 
 pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
 H, W = 430, 540
-RULES = Rules(0.5, 20, tissue=False)
+RULES = Rules(0.5, 20, tissue=False, tile=128)
 
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_slide, "TILE", 128)
-    monkeypatch.setattr(whole_slide, "CHUNK", 64)
-    monkeypatch.setattr(whole_slide, "MARGINS", (32, 64, 128))
+    monkeypatch.setattr(whole_slide, "MARGINS", (32, 64))
 
 
 def nuclei_image(seed: int = 0, h: int = H, w: int = W) -> NDArray[np.uint8]:
@@ -80,16 +78,11 @@ def test_nuclei_across_tiles_are_neither_cut_nor_doubled(tmp_path: Path) -> None
     np.testing.assert_array_equal(areas, np.bincount(labels.ravel().astype(int))[1:])
 
 
-def test_cut_at_the_tiles_they_would_not_be_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the comparison can fail: without a margin there are pieces."""
-    monkeypatch.setattr(whole_slide, "MARGINS", (0,))
-    image = nuclei_image()
-    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), by_darkness)
-    assert not same_nuclei(work.instances(0, 0, H, W), to_instances(by_darkness(image), 0.5, 20))
-
-
-def test_one_longer_than_the_margin_needs_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_slide, "MARGINS", (32,))
+@pytest.mark.parametrize("margin", [0, 32])
+def test_with_a_smaller_margin_there_would_be_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margin: int) -> None:
+    """That the comparison can fail: some reach out of their tile, and one farther than the first margin."""
+    real = whole_slide._grown
+    monkeypatch.setattr(whole_slide, "_grown", lambda box, by, shape: real(box, by if by == whole_slide.HALO else min(by, margin), shape))
     image = nuclei_image()
     work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), by_darkness)
     assert not same_nuclei(work.instances(0, 0, H, W), to_instances(by_darkness(image), 0.5, 20))
@@ -140,7 +133,7 @@ def test_what_other_rules_left_is_not_taken_up(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "a.tif", nuclei_image())
     worked(tmp_path / "work", path, by_darkness)
     seen: list[int] = []
-    work = worked(tmp_path / "work", path, lambda image: (seen.append(1), by_darkness(image))[1], Rules(0.95, 20, tissue=False))
+    work = worked(tmp_path / "work", path, lambda image: (seen.append(1), by_darkness(image))[1], Rules(0.95, 20, tissue=False, tile=128))
     assert len(seen) == len(work.tiles)
     assert not work.instances(0, 0, H, W).any()
     assert sum(map(len, work.nuclei())) == 0
@@ -152,7 +145,7 @@ def test_glass_is_left_out_and_tissue_is_not(tmp_path: Path) -> None:
     image[350:480, 450:640][nuclei_image(1, 130, 190)[..., 0] < 128] = 30
     path = write_pyramid(tmp_path / "a.tif", image)
     seen: list[tuple[int, ...]] = []
-    work = worked(tmp_path / "work", path, lambda part: (seen.append(part.shape), by_darkness(part))[1], Rules(0.5, 20, tissue=True))
+    work = worked(tmp_path / "work", path, lambda part: (seen.append(part.shape), by_darkness(part))[1], Rules(0.5, 20, tissue=True, tile=128))
     assert len(seen) == len(work.tiles) < 30
     assert work.pixels < 0.35 * 1000 * 1000
     assert same_nuclei(work.instances(0, 0, 1000, 1000), to_instances(by_darkness(image), 0.5, 20))
@@ -225,7 +218,7 @@ def read(level, y, x, h, w):
     return np.repeat(np.where(dark, 40, 200).astype(np.uint8)[..., None], 3, axis=2)
 
 made = Slide(Path("made"), (Level(side, side, 1.0), Level(side // 32, side // 32, 32.0)), 0.5, read, ExitStack())
-work = Work(view_at(made, None), lambda image: np.where(image[..., 0] < 128, 0.9, 0.1).astype(np.float32), Rules(0.5, 20, False), folder, {})
+work = Work(view_at(made, None), lambda image: np.where(image[..., 0] < 128, 0.9, 0.1).astype(np.float32), Rules(0.5, 20, False, 2048), folder, {})
 work.run(lambda: None)
 found = sum(map(len, work.nuclei()))
 print(json.dumps({"nuclei": found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))

@@ -115,6 +115,7 @@ def predict(
     tissue: bool = True,
     threshold: float = 0.5,
     min_size: str = "20",
+    tile: int = 2048,
     overwrite: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
@@ -146,6 +147,8 @@ def predict(
         Probability from which a pixel is nucleus.
     min_size
         Smallest nucleus, in px² of what is segmented, or with a unit: 5um2.
+    tile
+        Side in pixels of the tiles in which slides are segmented; smaller ones need less memory and more time.
     overwrite
         Replace existing outputs.
     workers
@@ -162,7 +165,7 @@ def predict(
 
     if not inputs:
         raise InputError("Name at least one image, slide, folder or glob to predict.")
-    settings = {"threshold": threshold, "min_size": min_size, "pixel_size": pixel_size, "at": at, "tissue": tissue}
+    settings = {"threshold": threshold, "min_size": min_size, "pixel_size": pixel_size, "at": at, "tissue": tissue, "tile": tile}
     loaded = load_model(model, device, precision)
     several = workers > 1 or scheduler is not None
     failure: prediction.SomeFailed | None = None

@@ -14,6 +14,9 @@ from celladapt.progress import Bar, say
 if TYPE_CHECKING:
     from celladapt.prediction import Job, Written
 
+PATIENCE = 20.0
+"""Seconds to wait for a scheduler."""
+
 
 def segment(model: Path, jobs: Sequence["Job"], workers: int, scheduler: str | None) -> tuple[list["Written"], list[str]]:
     """Carry out ``jobs`` on ``workers`` local processes, or on those of a running scheduler; what was written, and a sentence for each file that failed.
@@ -52,7 +55,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
 
     if scheduler is not None:
         try:
-            client = distributed.Client(scheduler, timeout=20)
+            client = distributed.Client(scheduler, timeout=PATIENCE)
         except (OSError, ValueError) as error:
             raise InputError(f"The scheduler {scheduler} does not answer ({error}); start one with `dask scheduler` and give its address.") from None
         say(f"Spread over the workers of {scheduler}.")

@@ -50,6 +50,8 @@ class Settings:
     """µm per pixel at which slides are segmented; by default that of the images that the model was trained on."""
     tissue: bool = True
     """Whether glass around the tissue of a slide is left out."""
+    tile: int = 2048
+    """Side in pixels of the tiles in which slides are segmented: smaller ones need less memory and more time."""
 
     def __post_init__(self) -> None:
         check_words(self.save)
@@ -59,6 +61,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} is {value}; give µm per pixel, for example 0.25.")
+        if self.tile < 128 or self.tile % 64:
+            raise InputError(f"--tile is {self.tile}; it must be a multiple of 64 from 128 on.")
         minimum_area(self.min_size, 1.0)  # nonsense shows before any work
 
 
@@ -317,7 +321,7 @@ def _slide(model: Model, job: Job, more: Callable[[int], None], step: Callable[[
     with open_slide(job.image, settings.pixel_size) as slide:
         view = view_at(slide, settings.at or model.pixel_size)
         smallest = minimum_area(settings.min_size, view.pixel_size, job.image)
-        rules = Rules(settings.threshold, smallest, settings.tissue)
+        rules = Rules(settings.threshold, smallest, settings.tissue, settings.tile)
         work = Work(view, lambda image: model.predict(image).probability, rules, job.work, job.identity)
         if not work.tiles:
             raise InputError(f"{job.image} has no tissue that could be told from glass; --no-tissue segments all of it.")

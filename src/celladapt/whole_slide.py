@@ -27,13 +27,10 @@ from celladapt.nuclei import Nuclei, measure
 from celladapt.strips import GRID
 from celladapt.tissue import find_tissue
 
-TILE = 2048
-"""Side of a tile in pixels of the view."""
-CHUNK = 512
 HALO = 112
 """Pixels around a tile on which its outputs depend: the convolutions of S look 92 px far, and pooling up to 15 more."""
-MARGINS = (128, 512, TILE)
-"""Pixels around a tile in which nuclei are looked for, the next one wherever a nucleus is cut by the window's edge."""
+MARGINS = (128, 512)
+"""Pixels around a tile in which nuclei are looked for, the next one wherever a nucleus is cut by the window's edge, at last the side of a tile."""
 SURROUND = 64  # px around tissue that are segmented too
 DETAIL = 512
 """Side in pixels of the details on a picture of the slide."""
@@ -58,6 +55,8 @@ class Rules:
     threshold: float
     min_size: int
     tissue: bool
+    tile: int
+    """Side of a tile in pixels of the view, a multiple of 64."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ class Work:
     @cached_property
     def tiles(self) -> list[Tile]:
         """(row, column) of the tiles with tissue, row by row."""
-        h, w = self.shape
-        grid = [(i, j) for i in range(-(-h // TILE)) for j in range(-(-w // TILE))]
+        (h, w), side = self.shape, self.rules.tile
+        grid = [(i, j) for i in range(-(-h // side)) for j in range(-(-w // side))]
         return [tile for tile in grid if self._inside(tile) is not None]
 
     @cached_property
@@ -215,7 +214,7 @@ class Work:
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
         (self.folder / "nuclei").mkdir(parents=True, exist_ok=True)
         for name, dtype in (("probability", "uint8"), ("labels", "uint32")):
-            self._zarr.create_array(self.folder / f"{name}.zarr", shape=self.shape, chunks=(CHUNK, CHUNK), dtype=dtype, fill_value=0)
+            self._zarr.create_array(self.folder / f"{name}.zarr", shape=self.shape, chunks=(self.rules.tile // 4,) * 2, dtype=dtype, fill_value=0)
         write_json(note, about)
 
     @cached_property
@@ -233,9 +232,9 @@ class Work:
 
     def _inside(self, tile: Tile) -> Box | None:
         """The part of a tile that holds its tissue, on the network's grid; None without any."""
-        tissue, (h, w) = self.tissue, self.shape
-        y0, x0 = tile[0] * TILE, tile[1] * TILE
-        y1, x1 = min(h, y0 + TILE), min(w, x0 + TILE)
+        tissue, (h, w), side = self.tissue, self.shape, self.rules.tile
+        y0, x0 = tile[0] * side, tile[1] * side
+        y1, x1 = min(h, y0 + side), min(w, x0 + side)
         sy, sx = tissue.shape[0] / h, tissue.shape[1] / w
         top, left = max(0, int((y0 - SURROUND) * sy)), max(0, int((x0 - SURROUND) * sx))
         part = tissue[top : int(np.ceil((y1 + SURROUND) * sy)), left : int(np.ceil((x1 + SURROUND) * sx))]
@@ -285,8 +284,9 @@ class Work:
         """Nuclei whose first pixel lies in the tile, numbered from 1, and where they are."""
         if self._file(tile).is_file():
             return Nuclei.load(self._file(tile))
-        core = (tile[0] * TILE, tile[1] * TILE, TILE, TILE)
-        for margin in MARGINS:
+        side = self.rules.tile
+        core = (tile[0] * side, tile[1] * side, side, side)
+        for margin in (*(margin for margin in MARGINS if margin < side), side):
             y, x, h, w = window = _grown(core, margin, self.shape)
             probability = _probability(self._array("probability")[y : y + h, x : x + w])
             labels = to_instances(probability, self.rules.threshold, self.rules.min_size)

@@ -1,0 +1,103 @@
+"""Files spread over processes: one that is killed loses nothing, and its slide is done once."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from tests.slides import picture, spread_model, write_pyramid
+
+from celladapt import cohort
+from celladapt.data.images import write_image
+from celladapt.errors import InputError
+from celladapt.model import Model
+from celladapt.prediction import Job, SomeFailed, Written, predict
+
+dask = pytest.importorskip("dask", reason="spreading files needs dask: the extra celladapt[cohort]")
+pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
+SETTINGS: dict[str, Any] = {"tissue": False, "tile": 128}
+carry_out = cohort._carry_out
+
+
+def killed_once(model: Path, job: Job, threads: int | None) -> Written:
+    """In a worker: at the third tile of the slide the process kills itself, unless one before it has."""
+    mark, seen, real = job.out / "killed", [0], Model.predict
+
+    def predict_or_die(self: Model, image: Any) -> Any:
+        seen[0] += 1
+        if job.slide and seen[0] == 3 and not mark.exists():
+            mark.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, image)
+
+    Model.predict = predict_or_die  # type: ignore[method-assign]
+    try:
+        return carry_out(model, job, threads)
+    finally:
+        Model.predict = real  # type: ignore[method-assign]
+
+
+def killed_always(model: Path, job: Job, threads: int | None) -> Written:
+    """In a worker: the end of each process that tries the slide."""
+    if job.slide:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return carry_out(model, job, threads)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    write_pyramid(tmp_path / "in" / "slide.tif", picture(5, 300, 360), 0.5)
+    write_image(tmp_path / "in" / "b.png", picture(6, 60, 60))
+    (tmp_path / "in" / "text.svs").write_text("no slide")
+    spread_model({"method": "none", "pixel_size": 0.5}).save(tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_a_worker_that_is_killed_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SomeFailed):
+        predict(folder / "model.safetensors", folder / "in", folder / "alone", **SETTINGS)
+    monkeypatch.setattr(cohort, "_carry_out", killed_once)
+    (folder / "out").mkdir()
+    with pytest.raises(SomeFailed, match=r"1 of 3 images failed.*text\.svs is not a slide") as caught:
+        predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, **SETTINGS)
+    assert int((folder / "out" / "killed").read_text()) != os.getpid()
+    assert [written.image.name for written in caught.value.done] == ["b.png", "slide.tif"]
+    for name in ("b_instances.tif", "b_mask.png", "slide_instances.tif", "slide_mask.tif"):
+        one, other = ((folder / place / name) for place in ("alone", "out"))
+        if name.endswith(".tif"):
+            np.testing.assert_array_equal(tifffile.imread(one), tifffile.imread(other))
+        else:
+            assert one.read_bytes() == other.read_bytes()
+    assert sorted(item.name for item in (folder / "out" / ".celladapt").iterdir()) == ["b.json", "slide.json"]
+
+
+def test_a_file_that_ends_every_worker_is_told_and_the_others_are_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "in" / "text.svs").unlink()
+    monkeypatch.setattr(cohort, "_carry_out", killed_always)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        pytest.raises(SomeFailed, match=r"slide\.tif ended each process that tried it") as caught,
+    ):
+        predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, **SETTINGS)
+    assert [written.image.name for written in caught.value.done] == ["b.png"]
+
+
+def test_a_running_scheduler_is_used(folder: Path) -> None:
+    import distributed
+
+    (folder / "in" / "text.svs").unlink()
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        done = predict(folder / "model.safetensors", folder / "in", folder / "out", scheduler=cluster.scheduler_address, **SETTINGS)
+    assert [written.image.name for written in done] == ["b.png", "slide.tif"]
+
+
+def test_a_scheduler_that_does_not_answer_and_a_model_in_memory_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "PATIENCE", 0.5)
+    with pytest.raises(InputError, match=r"The scheduler tcp://127\.0\.0\.1:9 does not answer"):
+        predict(folder / "model.safetensors", folder / "in", folder / "out", scheduler="tcp://127.0.0.1:9", **SETTINGS)
+    with pytest.raises(InputError, match="give its run folder or file"):
+        predict(spread_model(), folder / "in", folder / "out", workers=2)
