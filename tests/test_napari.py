@@ -343,6 +343,33 @@ def test_the_button_waits_and_the_network_runs_in_another_thread(viewer: Any, pa
     assert not threads["find"][1]
 
 
+def test_who_leaves_while_it_runs_is_not_troubled(viewer: Any, panel: Any, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from qtpy.QtCore import QEvent
+    from qtpy.QtWidgets import QApplication
+
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: said.append(str(error)))
+    viewer.add_image(values(40, 50))
+    ended: list[bool] = []
+    panel.start().finished.connect(lambda: ended.append(True))
+    panel.native.deleteLater()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    end = time.monotonic() + 60
+    while not ended:
+        QApplication.processEvents()
+        assert time.monotonic() < end, "the worker did not come back"
+        time.sleep(0.005)
+    assert (len(viewer.layers), said) == (1, [])
+
+
+def test_an_image_that_is_gone_gets_no_nuclei(viewer: Any, panel: Any) -> None:
+    viewer.add_image(values(40, 50))
+    panel.start()
+    viewer.layers.clear()
+    press(panel)
+    assert len(viewer.layers) == 0
+    assert panel.result.value == ""
+
+
 def no_image(viewer: Any, panel: Any) -> None:
     viewer.layers.clear()
 

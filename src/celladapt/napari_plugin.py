@@ -53,6 +53,8 @@ class NucleiWidget(Container):
         if (active := napari_viewer.layers.selection.active) in self.image.choices:
             self.image.value = active
         self.run.changed.connect(self.start)
+        self._closed = False
+        self.native.destroyed.connect(partial(setattr, self, "_closed", True))
 
     def start(self) -> Any:
         """Find nuclei in another thread; returns the worker, or nothing where something is missing."""
@@ -83,6 +85,8 @@ class NucleiWidget(Container):
     def _show(self, layer: Any, shape: tuple[int, ...], found: Found | str) -> None:
         from napari.utils.notifications import show_error, show_warning
 
+        if self._closed or layer not in self._viewer.layers:
+            return
         try:
             if isinstance(found, str):
                 raise InputError(found)
@@ -116,8 +120,10 @@ class NucleiWidget(Container):
             add(data, name=name, metadata={"celladapt": what}, **place)
 
     def _done(self) -> None:
+        if self._closed:
+            return
         self.run.enabled = True
-        if self.result.value == "Looking …":  # the worker failed, and napari has said how
+        if self.result.value == "Looking …":  # the image has been removed; or the worker failed, and napari has said how
             self.result.value = ""
 
     def _images(self, _: Any) -> list[tuple[str, Any]]:
