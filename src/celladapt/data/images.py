@@ -154,13 +154,7 @@ def decode(path: Path) -> Raster:
         raise FileError(path, "needs more memory than this machine has", "cut it into tiles") from error
     except Exception as error:  # on damaged bytes the decoders raise dozens of types, from struct.error to SyntaxError
         raise FileError(path, *_DAMAGED) from error
-    if raster.pixels.size == 0:
-        raise FileError(path, "has no pixels", "export it again")
-    if raster.channels > MAX_CHANNELS:
-        raise FileError(path, f"has {raster.channels} channels", f"save at most {MAX_CHANNELS} of them")
-    if raster.pixels.dtype.kind not in "buif":
-        raise FileError(path, f"holds {raster.pixels.dtype} values", "save it as integers or real numbers")
-    return raster
+    return _checked(raster)
 
 
 def as_image(raster: Raster) -> NDArray[Any]:
@@ -190,6 +184,19 @@ def as_image(raster: Raster) -> NDArray[Any]:
     return np.ascontiguousarray(pixels[..., :3])
 
 
+def image_of(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """(H, W), (H, W, C), or (H, W, 4) with alpha last -> (H, W, 3) uint8 or uint16, as `read_image` reads a file that holds it.
+
+    Raises:
+        FileError: no pixels, more than 4 channels, other values than booleans, integers and finite floats; ``name`` is named.
+    """
+    pixels, alpha = array[..., None] if array.ndim == 2 else array, None
+    if pixels.shape[2] == 4 and pixels.dtype.kind in "buif":
+        full = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "ui" else 1.0
+        alpha, pixels = np.clip(pixels[..., 3] / full, 0, 1).astype(np.float32), pixels[..., :3]
+    return as_image(_checked(Raster(Path(name), pixels, 8 * pixels.dtype.itemsize, alpha)))
+
+
 def as_labels(raster: Raster) -> NDArray[np.int32]:
     """(H, W) int32 from decoded pixels; see `read_mask`."""
     if raster.lossy:
@@ -212,6 +219,16 @@ def as_labels(raster: Raster) -> NDArray[np.int32]:
     if raster.alpha is not None:
         labels[raster.alpha == 0] = 0
     return labels
+
+
+def _checked(raster: Raster) -> Raster:
+    if raster.pixels.size == 0:
+        raise FileError(raster.path, "has no pixels", "export it again")
+    if raster.channels > MAX_CHANNELS:
+        raise FileError(raster.path, f"has {raster.channels} channels", f"save at most {MAX_CHANNELS} of them")
+    if raster.pixels.dtype.kind not in "buif":
+        raise FileError(raster.path, f"holds {raster.pixels.dtype} values", "save it as integers or real numbers")
+    return raster
 
 
 def _label_colours(values: NDArray[Any]) -> NDArray[np.int32]:
