@@ -19,11 +19,11 @@ from celladapt.data.images import IMAGE_SUFFIXES, read_image
 from celladapt.data.slide import SLIDE_SUFFIXES, is_slide, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 from celladapt.files import alone, write_json
-from celladapt.instances import minimum_area
 from celladapt.model import Model, Prediction, load_model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture, Segmented, check_words, output_path, write
 from celladapt.progress import Bar, say
+from celladapt.units import area_in_pixels
 from celladapt.whole_slide import Rules, Work
 
 RECORD = "predictions.json"
@@ -63,7 +63,7 @@ class Settings:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; give µm per pixel, for example 0.25.")
         if self.tile < 128 or self.tile % 64:
             raise InputError(f"--tile is {self.tile}; it must be a multiple of 64 from 128 on.")
-        minimum_area(self.min_size, 1.0)  # nonsense shows before any work
+        area_in_pixels(self.min_size, 1.0)  # nonsense shows before any work
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
 
 def _image(model: Model, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
     size = job.settings.pixel_size or tiff_pixel_size(job.image)
-    smallest = minimum_area(job.settings.min_size, size, job.image)
+    smallest = area_in_pixels(job.settings.min_size, size)
     image = read_image(job.image)
     return image, Prediction(model.predict(image).probability, job.settings.threshold, smallest), size
 
@@ -320,7 +320,7 @@ def _slide(model: Model, job: Job, more: Callable[[int], None], step: Callable[[
     settings = job.settings
     with open_slide(job.image, settings.pixel_size) as slide:
         view = view_at(slide, settings.at or model.pixel_size)
-        smallest = minimum_area(settings.min_size, view.pixel_size, job.image)
+        smallest = area_in_pixels(settings.min_size, view.pixel_size)
         rules = Rules(settings.threshold, smallest, settings.tissue, settings.tile)
         work = Work(view, lambda image: model.predict(image).probability, rules, job.work, job.identity)
         if not work.tiles:
