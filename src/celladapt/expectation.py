@@ -10,7 +10,7 @@ from celladapt.classical import witness
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.hardware import arithmetic
-from celladapt.model import Model
+from celladapt.model import Predictor
 from celladapt.prediction import find_images
 from celladapt.quality import Expectation, expected_iou
 from celladapt.validate import Held, Validator
@@ -19,7 +19,7 @@ MOST_IMAGES = 8
 SIDE = 512  # px: of a larger image its middle is looked at
 
 
-def expected_quality(model: Model, inputs: str | Path | Iterable[str | Path]) -> Expectation:
+def expected_quality(model: Predictor, inputs: str | Path | Iterable[str | Path]) -> Expectation:
     """Expected IoU of ``model`` on images, by at most ``MOST_IMAGES`` of them, evenly chosen.
 
     Args:
@@ -32,7 +32,7 @@ def expected_quality(model: Model, inputs: str | Path | Iterable[str | Path]) ->
     return expected_iou(scores_on(model, evenly(find_images(inputs), MOST_IMAGES)))
 
 
-def scores_on(model: Model, paths: Iterable[Path]) -> dict[str, float]:
+def scores_on(model: Predictor, paths: Iterable[Path]) -> dict[str, float]:
     """What validation would find on these images, each cut to its middle: every score that needs no mask.
 
     Raises:

@@ -16,7 +16,7 @@ from celladapt.data.folder import digest, list_images
 from celladapt.data.images import IMAGE_SUFFIXES, read_image, write_image
 from celladapt.errors import InputError
 from celladapt.files import write_json
-from celladapt.model import Model, Prediction, load_model
+from celladapt.model import Prediction, Predictor, load_model
 from celladapt.progress import Bar
 
 Output = Literal["mask", "instances", "probability"]
@@ -39,7 +39,7 @@ class Written:
 
 
 def predict(
-    model: Model | str | Path,
+    model: Predictor | str | Path,
     inputs: str | Path | Iterable[str | Path],
     out: str | Path,
     save: str | Sequence[str] = ("mask", "instances"),
@@ -71,7 +71,7 @@ def predict(
     existing = [p for outputs in planned.values() for p in outputs.values() if p.exists()]
     if existing and not overwrite:
         raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
-    if not isinstance(model, Model):
+    if isinstance(model, (str, Path)):
         model = load_model(model)
     known = set(model.about.get("trained_on", ()))
     seen = [path.stem for path in images if digest(path) in known]
