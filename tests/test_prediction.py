@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import picture, spread_model
 from numpy.typing import NDArray
-from torch import nn
 
 from celladapt import prediction
 from celladapt.convolution import Conv2d
@@ -18,7 +18,6 @@ from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.model import Model, load_model
-from celladapt.networks import Segmenter, UNet
 from celladapt.prediction import find_images, predict
 from celladapt.strips import GRID, LAG, SMALLEST, spans
 
@@ -36,34 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    """A segmenter with random weights and random batch-normalisation statistics, whose probabilities are spread over most of [0, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Segmenter(4)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.05, 0.2, generator=generator)
-    network.eval()
-    with torch.no_grad():
-        logits = UNet.forward(network, NORMALISATION(picture(0, 128, 128))[None])
-        network.head.bias -= logits.mean()
-        network.head.weight *= 2 / logits.std()
-        network.head.bias *= 2 / logits.std()
-    return Model(network, NORMALISATION, {"method": "none"}, "float32")
-
-
-def picture(seed: int, h: int, w: int, dtype: type = np.uint8) -> NDArray[np.generic]:
-    """Blurred noise, so that there is something at every scale."""
-    from scipy import ndimage
-
-    rng = np.random.default_rng(seed)
-    field = sum(ndimage.gaussian_filter(rng.normal(size=(h, w, 3)), (s, s, 0), mode="nearest") * s for s in (1, 4, 16))
-    unit = (field - field.min()) / (np.ptp(field) or 1)
-    return (unit * np.iinfo(dtype).max).round().astype(dtype)  # type: ignore[type-var]
+    return spread_model(NORMALISATION)
 
 
 # --- strips ---------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def export(
     to: Literal["onnx", "bioimageio"],
     out: Path,
     license: str | None = None,
-    author: tuple[str, ...] = (),
+    author: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     overwrite: bool = False,
 ) -> None:
     """Write a trained model for other programs: as one ONNX file, or as a package of the BioImage Model Zoo, tested by bioimageio.core.
