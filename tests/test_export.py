@@ -150,9 +150,13 @@ def test_a_graph_that_computes_something_else_is_never_left(model: Model, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def package(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
-    """A package of a model that comes from oddly named folders, and whom its making tried to reach."""
+def package(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], list[Any]]:
+    """A package of a model that comes from oddly named folders, whom its making tried to reach, and what the zoo's own test found."""
+    import bioimageio.core
+
     asked: list[Any] = []
+    found: list[Any] = []
+    test_model = bioimageio.core.test_model
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         asked.append(arguments)
@@ -163,14 +167,18 @@ def package(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
         patch.setattr(socket, "getaddrinfo", refuse)
+        patch.setattr(bioimageio.core, "test_model", lambda loaded: (found.append(test_model(loaded)), found[-1])[1])
         out = export(odd, "bioimageio", tmp_path_factory.mktemp("package") / "model.zip", "CC-BY-4.0", ["Ada Lovelace", "Åsa Ö."])
-    return out, asked
+    return out, asked, found
 
 
-def test_a_package_passes_the_zoos_own_test_without_a_network(package: tuple[Path, list[Any]]) -> None:
-    """``export`` has run the test; that it tests is shown by a package whose expected output is another."""
-    path, asked = package
+def test_a_package_passes_the_zoos_own_test_without_a_network(package: tuple[Path, list[Any], list[Any]]) -> None:
+    path, asked, (summary,) = package
     assert not asked
+    assert summary.status == "passed"
+    tested = [detail.name for detail in summary.details if detail.status == "passed"]
+    assert any(name.startswith("Reproduce test outputs") for name in tested)
+    assert sum(name.startswith("Run onnx inference") for name in tested) >= 4, "batches and sizes"
     with zipfile.ZipFile(path) as archive:
         names = {"rdf.yaml", "weights.onnx", "README.md", "cover.png", "test_input.npy", "test_output.npy"}
         assert set(archive.namelist()) == names
@@ -186,7 +194,7 @@ def test_a_package_passes_the_zoos_own_test_without_a_network(package: tuple[Pat
     assert [path.name] == [each.name for each in path.parent.iterdir()], "nothing is left beside it"
 
 
-def test_in_another_program_a_package_gives_what_we_give(model: Model, package: tuple[Path, list[Any]]) -> None:
+def test_in_another_program_a_package_gives_what_we_give(model: Model, package: tuple[Path, list[Any], list[Any]]) -> None:
     """By bioimageio.core's own reading of the description: 8 bits in, preprocessing as described, probability out."""
     from bioimageio.core import create_prediction_pipeline
     from bioimageio.core.digest_spec import create_sample_for_model

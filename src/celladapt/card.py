@@ -85,6 +85,8 @@ def _training(about: Mapping[str, Any]) -> str:
         lines.append("How many images training read is not recorded in the model.")
     config = mapping(about.get("config"))
     shown = [f"{key} {config[key]}" for key in ("steps", "batch_size", "crop", "seed", "batch_norm", "match", "ema", "augment") if key in config]
+    if config.get("batch_norm") == "target":
+        lines.append("The statistics of its batch normalisation are those of target images.")
     width = number(about.get("width"))
     shown = ([f"width {width:.0f}"] if width is not None else []) + shown
     if shown:
