@@ -221,6 +221,14 @@ def test_a_package_that_the_zoo_does_not_accept_is_never_left(model: Model, tmp_
     assert not any(tmp_path.iterdir())
 
 
+def test_the_documentations_python_runs(model: Model, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8"), re.S)
+    scope: dict[str, Any] = {}
+    exec(compile(code, "export.md", "exec"), scope)
+    np.testing.assert_allclose(scope["probability"][0, 0], model.predict(scope["image"]).probability, rtol=0, atol=5e-5)
+
+
 # --- mistakes -------------------------------------------------------------------------------------
 
 
@@ -234,6 +242,15 @@ def test_a_damaged_run_leaves_nothing_half_written(model: Model, tmp_path: Path,
         assert "model.safetensors" in error
         assert error.count("\n") == 1
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_model_that_predicts_no_numbers_is_not_passed_on(tmp_path: Path) -> None:
+    diverged = spread_model(NORMALISATION)
+    with torch.no_grad():
+        diverged.network.head.bias.fill_(float("nan"))
+    with pytest.raises(InputError, match="not numbers"):
+        export(diverged, "onnx", tmp_path / "m.onnx")
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_existing_file_is_kept_unless_told(model: Model, tmp_path: Path) -> None:

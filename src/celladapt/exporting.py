@@ -102,13 +102,15 @@ def _write_onnx(path: Path, model: Model) -> OnnxModel:
 
 @torch.inference_mode()
 def _compare(model: Model, written: OnnxModel) -> None:
-    """Raise RuntimeError where the two do not agree on noise, of odd sides and in a batch."""
+    """Raise RuntimeError where the two do not agree on noise, of odd sides and in a batch, and InputError where there is nothing to agree on."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (77, 131, 3)).astype(np.uint8)
     exact = Model(model.network, model.normalisation, precision="float32")
     pairs = [(exact.predict(image).probability, written.predict(image).probability)]
     batch = torch.stack([model.normalisation(image[:48, :80]), model.normalisation(image[20:68, 40:120])])
     pairs.append((model.network(batch.to(model.device)).cpu().numpy(), written.network(batch).numpy()))
+    if not np.isfinite(pairs[0][0]).all():
+        raise InputError("The model predicts values that are not numbers: its training diverged or its file is damaged; give another one.")
     difference = max(float(np.abs(a - b).max()) for a, b in pairs)
-    if not difference <= _LARGEST_DIFFERENCE:  # NaN is not
+    if not difference <= _LARGEST_DIFFERENCE:
         raise RuntimeError(f"ONNX Runtime computes something else than torch: probabilities differ by up to {difference:.3g}.")
