@@ -25,8 +25,8 @@ from celladapt.strips import GRID, SMALLEST, InStrips, spans
 
 FEATURE_BYTES = 2**25
 """Of the first block's output for one strip of rows."""
-WINDOW_BYTES = 2**28
-"""Of the first block's output for one window, where strips are not at hand."""
+WINDOW_BYTES = 2**27
+"""Of the first block's output for one window, where strips are not at hand; at its peak ONNX Runtime holds eight times as much."""
 HALO: int = -(-REACH // GRID) * GRID
 """What a window sees beyond what it tells, in px."""
 
