@@ -1,15 +1,21 @@
-"""Small batches and methods for the tests of training."""
+"""Small batches, methods, models and images for the tests."""
 
 import copy
 from dataclasses import fields, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from celladapt import methods
 from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec
+from celladapt.data.normalise import Normalisation
 from celladapt.methods import Method
+from celladapt.model import Model
+from celladapt.networks import Segmenter, UNet
 from celladapt.train import make_optimizers, take_step
 
 
@@ -43,3 +49,37 @@ def make_method(name: str, width: int = 4, seed: int = 0) -> Method:
 def step(method: Method, *batches: Batch, config: Config | None = None) -> list[dict[str, float]]:
     optimizers = make_optimizers(method, config or Config())
     return [take_step(method, batch, optimizers, teacher=teacher_of(method)) for batch in batches]
+
+
+NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
+
+
+def spread_model(normalisation: Normalisation = NORMALISATION, **about: Any) -> Model:
+    """A segmenter with random weights and random batch-normalisation statistics, whose probabilities are spread over most of [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Segmenter(4)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.05, 0.2, generator=generator)
+    network.eval()
+    with torch.no_grad():
+        logits = UNet.forward(network, normalisation(picture(0, 128, 128))[None])
+        network.head.bias -= logits.mean()
+        network.head.weight *= 2 / logits.std()
+        network.head.bias *= 2 / logits.std()
+    return Model(network, normalisation, {"method": "none", **about}, "float32")
+
+
+def picture(seed: int, h: int, w: int, dtype: type = np.uint8) -> NDArray[np.generic]:
+    """Blurred noise, so that there is something at every scale."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    field = sum(ndimage.gaussian_filter(rng.normal(size=(h, w, 3)), (s, s, 0), mode="nearest") * s for s in (1, 4, 16))
+    unit = (field - field.min()) / (np.ptp(field) or 1)
+    return (unit * np.iinfo(dtype).max).round().astype(dtype)  # type: ignore[type-var]

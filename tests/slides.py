@@ -1,49 +1,11 @@
-"""Slides that the tests write themselves, and a model to see them with."""
+"""Slides that the tests write themselves."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
-import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from torch import nn
-
-from celladapt.data.normalise import Normalisation
-from celladapt.model import Model
-from celladapt.networks import Segmenter, UNet
-
-NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
-
-
-def spread_model(about: dict[str, Any] | None = None) -> Model:
-    """A segmenter with random weights and random batch-normalisation statistics, whose probabilities are spread over most of [0, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Segmenter(4)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.05, 0.2, generator=generator)
-    network.eval()
-    with torch.no_grad():
-        logits = UNet.forward(network, NORMALISATION(picture(0, 128, 128))[None])
-        network.head.bias -= logits.mean()
-        network.head.weight *= 2 / logits.std()
-        network.head.bias *= 2 / logits.std()
-    return Model(network, NORMALISATION, about or {"method": "none"}, "float32")
-
-
-def picture(seed: int, h: int, w: int, dtype: type = np.uint8) -> NDArray[Any]:
-    """Blurred noise, so that there is something at every scale."""
-    rng = np.random.default_rng(seed)
-    field = sum(ndimage.gaussian_filter(rng.normal(size=(h, w, 3)), (s, s, 0), mode="nearest") * s for s in (1, 4, 16))
-    unit = (field - field.min()) / (np.ptp(field) or 1)
-    return (unit * np.iinfo(dtype).max).round().astype(dtype)  # type: ignore[type-var]
 
 
 def halves(image: NDArray[Any], levels: int) -> list[NDArray[Any]]:

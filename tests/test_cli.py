@@ -70,6 +70,9 @@ def test_two_folders_to_scores(tiny_domains: tuple[Path, Path], tmp_path: Path, 
         (["predict", "no-model", "x.png", "--out", "o"], "no-model"),
         (["evaluate", "nothing", "nowhere"], "nowhere"),
         (["report", "nothing"], "nothing"),
+        (["export", "no-model", "--to", "onnx", "--out", "o.onnx"], "no-model"),
+        (["export", "no-model", "--to", "onnx", "--out", "o.zip"], ".onnx"),
+        (["export", "no-model", "--to", "tflite", "--out", "o.zip"], "bioimageio"),
         (["suggest", "--model", "no-model", "--target", "no-target", "--out", "o"], "no-target"),
         (["data", "check", "nothing"], ""),
         (["dance"], "dance"),
@@ -108,7 +111,7 @@ def test_help_comes_from_the_options(capsys: pytest.CaptureFixture[str]) -> None
     for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
     assert "Channels of the first" in text
-    for command in ("predict", "evaluate", "suggest", "report", "demo", "methods", "benchmark"):
+    for command in ("predict", "evaluate", "suggest", "export", "report", "demo", "methods", "benchmark"):
         assert main([command, "--help"]) == 0
         assert "Usage" in capsys.readouterr().out
 

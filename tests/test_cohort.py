@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from tests.slides import picture, spread_model, write_pyramid
+from helpers import picture, spread_model
+from slides import write_pyramid
 
 from celladapt import cohort
 from celladapt.data.images import write_image
@@ -53,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
     write_pyramid(tmp_path / "in" / "slide.tif", picture(5, 300, 360), 0.5)
     write_image(tmp_path / "in" / "b.png", picture(6, 60, 60))
     (tmp_path / "in" / "text.svs").write_text("no slide")
-    spread_model({"method": "none", "pixel_size": 0.5}).save(tmp_path / "model.safetensors")
+    spread_model(pixel_size=0.5).save(tmp_path / "model.safetensors")
     return tmp_path
 
 

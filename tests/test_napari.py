@@ -23,9 +23,9 @@ from celladapt.data.images import image_of, read_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.instances import to_instances
-from celladapt.model import Model, load_model
+from celladapt.model import Model, load_model, loaded_model
 from celladapt.networks import Segmenter
-from celladapt.plane import find_nuclei, loaded_model, newest_model, other_magnification, plane_at
+from celladapt.plane import find_nuclei, newest_model, other_magnification, plane_at
 
 PLENTY = 1e9
 ALL = slice(None)

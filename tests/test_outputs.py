@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from helpers import picture, spread_model
 from numpy.typing import NDArray
-from tests.slides import picture, spread_model, write_ome_zarr, write_pyramid
+from slides import write_ome_zarr, write_pyramid
 
 from celladapt import outputs, whole_slide
 from celladapt.data.images import read_image, read_mask, write_image
@@ -24,7 +25,7 @@ ALL = ("mask", "instances", "probability", "geojson", "table", "parquet", "overl
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return spread_model({"method": "none", "pixel_size": 0.5})
+    return spread_model(pixel_size=0.5)
 
 
 def disc_and_bar() -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import NORMALISATION, picture, spread_model
 from numpy.typing import NDArray
-from tests.slides import NORMALISATION, picture, spread_model
 
 from celladapt import prediction
 from celladapt.convolution import Conv2d
@@ -32,7 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return spread_model()
+    return spread_model(NORMALISATION)
 
 
 # --- strips ---------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ def test_the_readmes_commands_are_commands(capsys: pytest.CaptureFixture[str]) -
 
     words = set(
         re.findall(
-            r"celladapt (adapt|predict|evaluate|suggest|benchmark|data|methods|demo|report)\b", (ROOT / "README.md").read_text(encoding="utf-8")
+            r"celladapt (adapt|predict|evaluate|suggest|benchmark|data|methods|demo|report|export)\b",
+            (ROOT / "README.md").read_text(encoding="utf-8"),
         )
     )
     assert words <= {name for name in app}  # noqa: C416

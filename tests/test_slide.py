@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from helpers import picture
 from numpy.typing import NDArray
-from tests.slides import halves, picture, write_ome_zarr, write_pyramid, write_svs
+from slides import halves, write_ome_zarr, write_pyramid, write_svs
 
 from celladapt.data import slide as module
 from celladapt.data.images import FileError

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import picture, spread_model
 from numpy.typing import NDArray
-from tests.slides import picture, spread_model, write_ome_zarr, write_pyramid
+from slides import write_ome_zarr, write_pyramid
 
 from celladapt import whole_slide
 from celladapt.data.images import FileError

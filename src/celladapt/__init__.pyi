@@ -10,7 +10,9 @@ from .errors import InputError as InputError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .expectation import expected_quality as expected_quality
+from .exporting import export as export
 from .model import Model as Model
+from .model import OnnxModel as OnnxModel
 from .model import Prediction as Prediction
 from .model import load_model as load_model
 from .prediction import predict as predict

@@ -130,7 +130,7 @@ def predict(
     Parameters
     ----------
     model
-        Run folder of `celladapt adapt`, or a model.safetensors from one.
+        Run folder of `celladapt adapt`, a model.safetensors from one, or a .onnx file of `celladapt export`.
     inputs
         Images, slides (SVS, NDPI, MRXS, pyramidal or OME-TIFF, OME-Zarr ...), folders of them, or quoted globs.
     out
@@ -240,6 +240,44 @@ def suggest(
 
     done = suggestion.suggest(model, target, out, k, tile, device)
     _print(done.table(), f"look    {out / 'overview.png'}", *done.next_steps)
+
+
+@app.command
+def export(
+    model: Path,
+    *,
+    to: Literal["onnx", "bioimageio"],
+    out: Path,
+    license: str | None = None,
+    author: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    overwrite: bool = False,
+) -> None:
+    """Write a trained model for other programs: as one ONNX file, or as a package of the BioImage Model Zoo, tested by bioimageio.core.
+
+    Needs the extra: pip install "celladapt[export]". No image, path or image's name of yours goes into it, but the two folders' names do.
+
+    Parameters
+    ----------
+    model
+        Run folder of `celladapt adapt`, or a model.safetensors from one.
+    to
+        onnx (a .onnx file, which `celladapt predict` takes too) or bioimageio (a .zip file).
+    out
+        File to make.
+    license
+        SPDX identifier of the model's licence, such as CC-BY-4.0, for bioimageio. There is no default: it is yours to give, as far as the training images allow.
+    author
+        Name of who made the model, for bioimageio; give it once for each.
+    overwrite
+        Replace an existing file.
+    """
+    from celladapt import exporting
+
+    _print(f"written {exporting.export(model, to, out, license, author, overwrite)}")
+    if to == "onnx":
+        _print(f"next    celladapt predict {out} IMAGES --out MASKS")
+    elif license is None or not author:
+        _print("note    without --license and --author nobody may publish or reuse it")
 
 
 @app.command

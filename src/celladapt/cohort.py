@@ -3,12 +3,11 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celladapt.errors import InputError, missing
-from celladapt.model import Model, load_model
+from celladapt.errors import InputError, optional
+from celladapt.model import loaded_model
 from celladapt.progress import Bar, say
 
 if TYPE_CHECKING:
@@ -24,10 +23,7 @@ def segment(model: Path, jobs: Sequence["Job"], workers: int, scheduler: str | N
     Raises:
         InputError: dask is not installed, or the scheduler does not answer.
     """
-    try:
-        import distributed
-    except ImportError:
-        raise missing("Spreading files over processes", "dask", "cohort") from None
+    distributed = optional("distributed", "Spreading files over processes", "cohort")
     done: list[Written] = []
     failed: list[str] = []
     with _client(workers, scheduler) as client, Bar("predicting", len(jobs)) as bar:
@@ -77,9 +73,4 @@ def _carry_out(model: Path, job: "Job", threads: int | None) -> "Written":
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return prediction.segment(_loaded(model, os.stat(model).st_mtime_ns), job)
-
-
-@lru_cache(maxsize=1)
-def _loaded(model: Path, changed: int) -> Model:
-    return load_model(model)
+    return prediction.segment(loaded_model(model), job)

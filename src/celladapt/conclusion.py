@@ -1,4 +1,4 @@
-"""The last stage of a run, the only place where target test images are read: evaluation, examples, report."""
+"""The last stage of a run, the only place where target test images are read: evaluation, examples, the model's card, report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celladapt import checkpoint
+from celladapt.card import CARD, card, facts
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.evaluation import Evaluation, score
-from celladapt.files import now, write_json
+from celladapt.files import now, write_json, write_text
 from celladapt.model import Prediction
 from celladapt.reporting import report
 from celladapt.run import Run
@@ -24,8 +26,8 @@ Reconstruct = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 """(H, W) probability in [0, 1] -> R's image of it, (H, W, 3)."""
 
 
-def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruct | None, notes: list[str], **facts: Any) -> None:
-    """Score ``predict`` on the target's test images, write pictures of some, and finish the run's record with ``notes`` and ``facts``."""
+def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruct | None, notes: list[str], **found: Any) -> None:
+    """Score ``predict`` on the target's test images, write pictures of some and the model's card, and finish the run's record with ``notes`` and ``found``."""
     _, split_t = run.splits
     if not split_t.test:
         notes = [*notes, "The target has no annotated test images, so this run cannot state its own quality; look at the examples."]
@@ -43,8 +45,21 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
         write_json(run.path / "metrics.json", evaluation.to_json())
         evaluation.write_csv(run.path / "metrics.csv")
     fingerprint = {**run.record.get("fingerprint", {}), **({"test": target.subset(split_t.test).fingerprint()} if split_t.test else {})}
-    run.note(**facts, fingerprint=fingerprint, finished=now(), notes=notes)
+    run.note(**found, fingerprint=fingerprint, notes=notes)
+    _describe_model(run.path)
+    run.note(finished=now())
     report(run.path)
+
+
+def _describe_model(folder: Path) -> None:
+    """Write what is now known about the model into its header, for those who get no more than its file, and as its card."""
+    model = folder / "model.safetensors"
+    if not model.exists():  # the classical segmentation has none
+        return
+    tensors, about = checkpoint.load(model)
+    about |= facts(folder)
+    checkpoint.save(model, tensors, about)
+    write_text(folder / CARD, card(about))
 
 
 def _write_example(folder: Path, image: NDArray[Any], prediction: Prediction, truth: NDArray[Any] | None, reconstruct: Reconstruct | None) -> None:

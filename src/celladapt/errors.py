@@ -1,5 +1,8 @@
 """The one exception for what a person can mend."""
 
+from importlib import import_module
+from typing import Any
+
 
 class InputError(ValueError):
     """A user's file, folder or option is at fault.
@@ -9,6 +12,18 @@ class InputError(ValueError):
     """
 
 
-def missing(what: str, library: str, extra: str) -> InputError:
-    """The sentence for an optional library that is not installed: ``what`` needs ``library``, which the extra ``extra`` brings."""
-    return InputError(f'{what} needs {library}, which is not installed; `pip install "celladapt[{extra}]"` brings it.')
+def optional(library: str, what: str, extra: str) -> Any:
+    """A library that not everybody needs, imported.
+
+    Args:
+        library: module to import.
+        what: what needs it, the beginning of a sentence.
+        extra: which extra of celladapt brings it.
+
+    Raises:
+        InputError: it is not installed, or cannot be imported; the sentence has the line that installs it.
+    """
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise InputError(f'{what} needs {library} ({error}); install it: pip install "celladapt[{extra}]".') from None

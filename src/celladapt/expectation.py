@@ -15,7 +15,7 @@ from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import is_slide, open_slide, overview, view_at
 from celladapt.hardware import arithmetic
-from celladapt.model import Model
+from celladapt.model import Predictor
 from celladapt.prediction import find_images
 from celladapt.quality import Expectation, expected_iou
 from celladapt.tissue import find_tissue
@@ -26,7 +26,7 @@ SIDE = 512  # px: of a larger image its middle is looked at
 
 
 def expected_quality(
-    model: Model, inputs: str | Path | Iterable[str | Path], pixel_size: float | None = None, at: float | None = None
+    model: Predictor, inputs: str | Path | Iterable[str | Path], pixel_size: float | None = None, at: float | None = None
 ) -> Expectation:
     """Expected IoU of ``model`` on images, by at most ``MOST_IMAGES`` of them, evenly chosen.
 
@@ -42,7 +42,7 @@ def expected_quality(
     return expected_iou(scores_on(model, evenly(find_images(inputs), MOST_IMAGES), pixel_size, at))
 
 
-def scores_on(model: Model, paths: Iterable[Path], pixel_size: float | None = None, at: float | None = None) -> dict[str, float]:
+def scores_on(model: Predictor, paths: Iterable[Path], pixel_size: float | None = None, at: float | None = None) -> dict[str, float]:
     """What validation would find on these images, each cut to its middle, or the densest tissue of a slide: every score that needs no mask.
 
     Raises:

@@ -1,15 +1,18 @@
-"""A trained segmenter and what it sees in one image that fits into memory."""
+"""A trained segmenter, run by torch or by ONNX Runtime, and what it sees in one image that fits into memory."""
 
 import hashlib
+import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from celladapt import checkpoint
 from celladapt.data.images import read_image
@@ -18,10 +21,13 @@ from celladapt.errors import InputError
 from celladapt.hardware import kept_memory, pick_device, uses_bf16
 from celladapt.instances import to_instances, to_mask
 from celladapt.networks import Segmenter, folded
-from celladapt.strips import GRID, SMALLEST, InStrips, spans
+from celladapt.onnx_network import OnnxNetwork, open_onnx
+from celladapt.strips import GRID, HALO, SMALLEST, InStrips, spans
 
 FEATURE_BYTES = 2**25
 """Of the first block's output for one strip of rows."""
+WINDOW_BYTES = 2**27
+"""Of the first block's output for one window, where strips are not at hand; at its peak ONNX Runtime holds eight times as much."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,41 @@ class Prediction:
         return to_instances(self.probability, self.threshold, self.min_size)
 
 
+class Predictor(Protocol):
+    """What predicts, whatever computes it."""
+
+    @property
+    def network(self) -> nn.Module:
+        """[B, 3, H, W], normalised -> probability of nucleus [B, 1, H, W]."""
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What an image goes through first."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where it comes from: method, domains, step, how it was selected."""
+
+    @property
+    def pixel_size(self) -> float | None:
+        """µm per pixel of the images it was trained for; None where nobody said."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what decides its predictions."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def precision(self) -> str:
+        """auto, float32 or bf16."""
+
+    def predict(self, image: NDArray[Any] | str | Path) -> Prediction:
+        """Segment one image; see ``Model.predict``."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained segmenter with all that prediction needs."""
@@ -64,8 +105,7 @@ class Model:
     @property
     def pixel_size(self) -> float | None:
         """µm per pixel of the images it was trained for; None where nobody said."""
-        size = self.about.get("pixel_size")
-        return float(size) if isinstance(size, (int, float)) and size > 0 else None
+        return _pixel_size(self.about)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -85,12 +125,7 @@ class Model:
         Raises:
             InputError: the array is not such an image.
         """
-        if isinstance(image, (str, Path)):
-            image = read_image(Path(image))
-        if image.ndim == 2:
-            image = np.repeat(image[..., None], 3, axis=2)
-        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
-            raise InputError(f"The image is {image.dtype} of shape {image.shape}; give uint8 or uint16 of shape (H, W) or (H, W, 3).")
+        image = _as_image(image)
         h, w = image.shape[:2]
         rows, columns = _reflected(h, w)
         strips = spans(len(rows), self._rows_at_a_time(len(columns)))
@@ -127,35 +162,147 @@ class Model:
             self._made[key] = folded(self.network).to(dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._made[key]
 
+    @property
+    def header(self) -> dict[str, Any]:
+        """What a file of the model says beside the weights: ``about``, the width and the normalisation."""
+        return {**self.about, "width": self.network.head.in_channels, "normalisation": asdict(self.normalisation)}
+
     def save(self, path: Path) -> None:
         """Write the model to one ``.safetensors`` file, atomically."""
-        about = {**self.about, "width": self.network.head.in_channels, "normalisation": asdict(self.normalisation)}
-        checkpoint.save(path, self.network.state_dict(), about)
+        checkpoint.save(path, self.network.state_dict(), self.header)
 
 
-def load_model(path: str | Path, device: str = "auto", precision: str = "auto") -> Model:
-    """Load a model from a run folder or a ``.safetensors`` file.
+@dataclass(frozen=True)
+class OnnxModel:
+    """A model that ``celladapt export`` wrote as ONNX, on the CPU in float32."""
+
+    network: OnnxNetwork
+    normalisation: Normalisation
+    about: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    """Of its file."""
+
+    @property
+    def pixel_size(self) -> float | None:
+        """µm per pixel of the images it was trained for; None where nobody said."""
+        return _pixel_size(self.about)
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    @property
+    def precision(self) -> str:
+        """float32."""
+        return "float32"
+
+    def predict(self, image: NDArray[Any] | str | Path) -> Prediction:
+        """Segment one image, as ``Model.predict`` does: in windows that see as far beyond their part as the network looks, so there are no seams."""
+        image = _as_image(image)
+        h, w = image.shape[:2]
+        rows, columns = _reflected(h, w)
+        probability = np.empty((h, w), np.float32)
+        for down, seen_down in _windows(len(rows), self._side):
+            for across, seen_across in _windows(len(columns), self._side):
+                x = self.normalisation(image[np.ix_(rows[seen_down], columns[seen_across])])[None]
+                part = probability[down, across]  # less than the window, where the image had to grow
+                top, left = down.start - seen_down.start, across.start - seen_across.start
+                part[:] = self.network(x)[0, 0].numpy()[top : top + part.shape[0], left : left + part.shape[1]]
+        return Prediction(probability)
+
+    @property
+    def _side(self) -> int:
+        seen = math.isqrt(WINDOW_BYTES // (np.dtype(np.float32).itemsize * int(self.about["width"])))
+        return max(SMALLEST, (seen - 2 * HALO) // GRID * GRID)
+
+
+def load_model(path: str | Path, device: str = "auto", precision: str = "auto") -> Predictor:
+    """Load a model from a run folder, a ``.safetensors`` file, or a ``.onnx`` file of ``celladapt export``.
+
+    Raises:
+        InputError: there is none at ``path``, it is damaged, or ``device`` or ``precision`` is not for it.
+    """
+    if Path(path).suffix.lower() != ".onnx":
+        return load_weights(path, device, precision)
+    if device == "cuda" or precision == "bf16":
+        option = "--device cuda" if device == "cuda" else "--precision bf16"
+        raise InputError(f"{path} is run on the CPU in float32; leave {option} out, or give the model.safetensors that it was made from.")
+    network, about = open_onnx(Path(path))
+    width, normalisation = _from_header(about, Path(path))
+    with open(path, "rb") as file:
+        return OnnxModel(network, normalisation, {**about, "width": width}, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def loaded_model(path: Path) -> Predictor:
+    """The model at ``path``, loaded anew only when it is another one or its file has changed.
+
+    Raises:
+        InputError: as ``load_model``.
+    """
+    path = path.expanduser().absolute()
+    file = path / "model.safetensors" if path.is_dir() else path
+    return _load(path, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, changed: int) -> Predictor:
+    return load_model(path)
+
+
+def load_weights(path: str | Path, device: str = "auto", precision: str = "auto") -> Model:
+    """Load a model of torch, from a run folder or a ``.safetensors`` file.
 
     Raises:
         InputError: there is none at ``path``, or it is damaged.
     """
     path = Path(path)
+    if path.suffix.lower() == ".onnx":
+        raise InputError(f"{path} only predicts; for this give the run folder or model.safetensors that it was made from.")
     if path.is_dir():
         if (path / "config.toml").is_file() and not (path / "model.safetensors").is_file():
             raise InputError(f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {path}`.")
         path = path / "model.safetensors"
     tensors, about = checkpoint.load(path)
-    try:
-        width, normalised = int(about["width"]), about["normalisation"]
-        normalisation = Normalisation(tuple(normalised["mean"]), tuple(normalised["std"]), bool(normalised.get("grey", False)))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{path} is not a model (its header lacks the width or the normalisation); give a run folder or its model.safetensors."
-        ) from None
+    width, normalisation = _from_header(about, path)
     network = Segmenter(width)
     checkpoint.fill(network, tensors, path)
     network = network.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(network, normalisation, about, precision)
+
+
+def _from_header(about: Any, path: Path) -> tuple[int, Normalisation]:
+    """Width and normalisation; raises InputError where ``about`` lacks them."""
+    try:
+        width, normalised = int(about["width"]), about["normalisation"]
+        return width, Normalisation(tuple(normalised["mean"]), tuple(normalised["std"]), bool(normalised.get("grey", False)))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path} is not a model (its header lacks the width or the normalisation); give a run folder or its model.safetensors."
+        ) from None
+
+
+def _as_image(image: NDArray[Any] | str | Path) -> NDArray[Any]:
+    """[H, W, 3] uint8 or uint16; raises InputError as ``Model.predict`` says."""
+    if isinstance(image, (str, Path)):
+        image = read_image(Path(image))
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"The image is {image.dtype} of shape {image.shape}; give uint8 or uint16 of shape (H, W) or (H, W, 3).")
+    return image
+
+
+def _pixel_size(about: dict[str, Any]) -> float | None:
+    size = about.get("pixel_size")
+    return float(size) if isinstance(size, (int, float)) and size > 0 else None
+
+
+def _windows(length: int, side: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of ``length`` (a multiple of 16), ``side`` (as well) each but the last, and what is seen to tell each."""
+    for start in range(0, length, side):
+        stop = min(start + side, length)
+        yield slice(start, stop), slice(max(0, start - HALO), min(length, stop + HALO))
 
 
 def _reflected(h: int, w: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

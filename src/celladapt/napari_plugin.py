@@ -13,7 +13,7 @@ from celladapt.plane import Found, blank, find_nuclei, newest_model, plane_at
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-MODEL_FILES = "*.safetensors"
+MODEL_FILES = "*.safetensors *.onnx"
 """What the file dialog shows; `model.load_model` judges what is chosen or typed."""
 TRANSFORMS = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """What puts a layer in its place."""
@@ -30,7 +30,7 @@ class NucleiWidget(Container):
             mode="r",
             filter=MODEL_FILES,
             value=newest_model(Path("runs")),
-            tooltip="Run folder of `celladapt adapt` (type or paste it), or the model.safetensors in one. At first the newest run in runs/.",
+            tooltip="Run folder of `celladapt adapt` (type or paste it), the model.safetensors in one, or a .onnx file of `celladapt export`. At first the newest run in runs/.",
         )
         self.model.choose_btn.text = "Choose…"
         self.threshold = FloatSpinBox(
@@ -67,7 +67,7 @@ class NucleiWidget(Container):
             show_warning("There is no image to look at; open one.")
             return None
         if not model:
-            show_warning("Choose a model: a run folder of `celladapt adapt`, or the model.safetensors in one.")
+            show_warning("Choose a model: a run folder of `celladapt adapt`, the model.safetensors in one, or a .onnx file of `celladapt export`.")
             return None
         data = layer.data[0] if layer.multiscale else layer.data
         shape = data.shape[: layer.ndim]

@@ -17,6 +17,8 @@ from celladapt.convolution import Conv2d, ConvTranspose2d
 from celladapt.parallel import BatchNorm2d
 
 DEPTH = 4  # poolings in the U-Net, so sides must be a multiple of 2**DEPTH inside it
+REACH = 7 * 2**DEPTH - 5
+"""How far in px an output of the U-Net looks: at each level four 3x3 convolutions, at the bottom two, and up to 2**DEPTH - 1 px through the poolings."""
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -18,7 +18,7 @@ from PIL import Image
 from celladapt import __version__
 from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
-from celladapt.errors import InputError, missing
+from celladapt.errors import InputError, optional
 from celladapt.files import atomic
 from celladapt.nuclei import Nuclei
 
@@ -30,6 +30,8 @@ NAMES_IN_QUPATH = {
     "area": "Area", "perimeter": "Length", "major_axis": "Major axis", "minor_axis": "Minor axis", "circularity": "Circularity", "solidity": "Solidity",
     "eccentricity": "Eccentricity", "hematoxylin": "Hematoxylin OD mean", "eosin": "Eosin OD mean", "probability": "Probability mean",
 }  # fmt: skip
+LIBRARIES = {"zarr": "zarr", "parquet": "pyarrow.parquet"}
+"""What these words need that not everybody has."""
 _UNITS = {"px": "px", "px2": "px^2", "um": "µm", "um2": "µm^2"}
 _COLOUR = [255, 227, 77]
 
@@ -96,8 +98,8 @@ def check_words(words: Iterable[str]) -> None:
     for word in words:
         if word not in WRITERS:
             raise InputError(f"--save has '{word}'; choose from {', '.join(WRITERS)}.")
-        if word in ("zarr", "parquet"):
-            _library(word)
+        if word in LIBRARIES:
+            optional(LIBRARIES[word], f"--save {word}", "slides")
 
 
 def _mask(path: Path, segmented: Segmented) -> None:
@@ -218,7 +220,9 @@ def _as_text(values: NDArray[Any]) -> list[str]:
 
 
 def _parquet(path: Path, segmented: Segmented) -> None:
-    pyarrow = _library("parquet")
+    import pyarrow
+    import pyarrow.parquet
+
     writer = None
     with atomic(path) as temporary:
         try:
@@ -261,7 +265,8 @@ def _outlined(image: NDArray[Any], labels: NDArray[np.integer[Any]]) -> NDArray[
 
 def _zarr(path: Path, segmented: Segmented) -> None:
     """The labels as a multiscale OME-Zarr label image (NGFF 0.4, which napari, Fiji and QuPath read), written a chunk at a time."""
-    zarr = _library("zarr")
+    import zarr
+
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     levels, size = _levels(segmented.shape), segmented.pixel_size
     try:
@@ -297,20 +302,6 @@ def _zarr(path: Path, segmented: Segmented) -> None:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _library(word: str) -> Any:
-    try:
-        if word == "zarr":
-            import zarr
-
-            return zarr
-        import pyarrow
-        import pyarrow.parquet
-
-        return pyarrow
-    except ImportError:
-        raise missing(f"--save {word}", "zarr" if word == "zarr" else "pyarrow", "slides") from None
 
 
 WRITERS: dict[str, tuple[str, Writer]] = {

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from celladapt.data.images import image_of
 from celladapt.errors import InputError
 from celladapt.instances import to_instances
-from celladapt.model import Model, load_model
+from celladapt.model import Predictor, loaded_model
 
 PEAK_BYTES = 80
 """Of memory per pixel of a plane, at most: deep colour that is being stretched."""
@@ -100,29 +99,13 @@ def blank(shape: Sequence[int], dtype: type[np.generic], name: str) -> NDArray[A
         raise InputError(f"The nuclei of all planes of {name} do not fit into memory; open fewer planes of it.") from None
 
 
-def loaded_model(path: Path) -> Model:
-    """The model at ``path``, loaded anew only when it is another one or its file has changed.
-
-    Raises:
-        InputError: as `model.load_model`.
-    """
-    path = path.expanduser()
-    file = path / "model.safetensors" if path.is_dir() else path
-    return _load(path.absolute(), file.stat().st_mtime_ns if file.exists() else 0)
-
-
-@lru_cache(maxsize=1)
-def _load(path: Path, changed: int) -> Model:
-    return load_model(path)
-
-
 def newest_model(runs: Path) -> Path | None:
     """Of the run folders in ``runs`` the one whose model was written last."""
     files = sorted(runs.glob("*/model.safetensors"), key=lambda file: file.stat().st_mtime_ns)
     return files[-1].parent if files else None
 
 
-def other_magnification(model: Model, pixel_size: float | None, name: str) -> str:
+def other_magnification(model: Predictor, pixel_size: float | None, name: str) -> str:
     """A sentence with both pixel sizes in µm where they are known and far apart, otherwise nothing."""
     trained = model.about.get("pixel_size")
     if not isinstance(trained, (int, float)) or trained <= 0 or not pixel_size:

@@ -19,7 +19,7 @@ from celladapt.data.images import IMAGE_SUFFIXES, read_image
 from celladapt.data.slide import SLIDE_SUFFIXES, is_slide, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 from celladapt.files import alone, write_json
-from celladapt.model import Model, Prediction, load_model
+from celladapt.model import Prediction, Predictor, load_model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture, Segmented, check_words, output_path, write
 from celladapt.progress import Bar, say
@@ -99,7 +99,7 @@ class SomeFailed(InputError):
 
 
 def predict(
-    model: Model | str | Path,
+    model: Predictor | str | Path,
     inputs: str | Path | Iterable[str | Path],
     out: str | Path,
     save: str | Sequence[str] = ("mask", "instances"),
@@ -134,10 +134,10 @@ def predict(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder as --out.")
     spread = workers > 1 or scheduler is not None
-    if spread and isinstance(model, Model):
+    if spread and not isinstance(model, (str, Path)):
         raise InputError("Several processes load the model themselves; give its run folder or file instead of the model.")
     _not_in_the_way([job for job in (Job(path, out, chosen, "") for path in images) if not job.note.exists()], overwrite)  # before the model is read
-    loaded = model if isinstance(model, Model) else load_model(model)
+    loaded = load_model(model) if isinstance(model, (str, Path)) else model
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
     ready = [written for job in jobs if (written := job.written()) is not None]
     todo = [job for job in jobs if job.image not in {written.image for written in ready}]
@@ -147,7 +147,7 @@ def predict(
     if spread:
         from celladapt import cohort
 
-        assert not isinstance(model, Model)
+        assert isinstance(model, (str, Path))
         done, failed = cohort.segment(Path(model), todo, workers, scheduler)
     else:
         done, failed = _in_turn(loaded, todo)
@@ -278,7 +278,7 @@ class InMemory:
         return [(self.image, self.seen.instances)]
 
 
-def segment(model: Model, job: Job, more: Callable[[int], None] = lambda count: None, step: Callable[[], None] = lambda: None) -> Written:
+def segment(model: Predictor, job: Job, more: Callable[[int], None] = lambda count: None, step: Callable[[], None] = lambda: None) -> Written:
     """Carry out one job.
 
     Args:
@@ -304,7 +304,7 @@ def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
         raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
 
 
-def _image(model: Model, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
+def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
     size = job.settings.pixel_size or tiff_pixel_size(job.image)
     smallest = area_in_pixels(job.settings.min_size, size)
     image = read_image(job.image)
@@ -316,7 +316,7 @@ def _write(job: Job, image: NDArray[Any], seen: Prediction, size: float | None) 
     return job.finish(InMemory(image, seen, size), areas.size, float(seen.mask.mean()), float(np.median(areas)) if areas.size else 0.0)
 
 
-def _slide(model: Model, job: Job, more: Callable[[int], None], step: Callable[[], None]) -> Written:
+def _slide(model: Predictor, job: Job, more: Callable[[int], None], step: Callable[[], None]) -> Written:
     settings = job.settings
     with open_slide(job.image, settings.pixel_size) as slide:
         view = view_at(slide, settings.at or model.pixel_size)
@@ -336,7 +336,7 @@ def _slide(model: Model, job: Job, more: Callable[[int], None], step: Callable[[
         return written
 
 
-def _in_turn(model: Model, jobs: Sequence[Job]) -> tuple[list[Written], list[str]]:
+def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list[str]]:
     """Carry out jobs one after another in this process; what was written, and a sentence for each file that failed."""
     done: list[Written] = []
     failed: list[str] = []
@@ -378,7 +378,7 @@ def _in_turn(model: Model, jobs: Sequence[Job]) -> tuple[list[Written], list[str
     return done, failed
 
 
-def misfits(model: Model, job: Job) -> Iterator[str]:
+def misfits(model: Predictor, job: Job) -> Iterator[str]:
     """What a person should know about the pixel sizes of a model and a file, a sentence each.
 
     Raises:
@@ -406,7 +406,7 @@ def misfits(model: Model, job: Job) -> Iterator[str]:
             yield f"The model was trained at {trained:.3g} µm per pixel, --at is {settings.at:.3g}: nuclei look {trained / settings.at:.2g} times as large to it."
 
 
-def _note_seen(model: Model, out: Path, images: Sequence[Path]) -> None:
+def _note_seen(model: Predictor, out: Path, images: Sequence[Path]) -> None:
     """Note which of the images trained the model, so that ``evaluate`` can say so."""
     known = set(model.about.get("trained_on", ()))
     seen = [path.stem for path in images if known and path.is_file() and not is_slide(path) and digest(path) in known]

@@ -1,7 +1,7 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -124,7 +124,23 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         if device.type == "cpu" and config.width >= 32:
             say(f"No GPU here: width {config.width} will take long (the bar shows how long); --preset fast is made for this machine.")
     trained_on = sorted({*train_s.digests(), *target.subset([*split_t.train, *split_t.val]).digests()})
-    about = {"method": config.method, "source": config.source.name, "target": config.target.name, "trained_on": trained_on, "pixel_size": size}
+    about = {
+        "method": config.method,
+        "method_doc": (type(method).__doc__ or "").strip(),
+        "source": config.source.name,
+        "target": config.target.name,
+        "images": {
+            "source": len(train_s) if Domain.SOURCE in method.reads else 0,
+            "target": len(train_t) if Domain.TARGET in method.reads else 0,
+            "target_masks": len(usable),
+        },
+        "config": {
+            key: value for key, value in asdict(config).items() if key not in ("source", "target", "split")
+        },  # a model may travel, paths may not
+        "versions": {name: describe(device)[name] for name in ("celladapt", "torch")},
+        "trained_on": trained_on,
+        "pixel_size": size,
+    }
     label = f"{config.method}, seed {config.seed}"
     validator = Validator(held_s, held_t, device, compute)
     return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes

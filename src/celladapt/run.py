@@ -10,7 +10,7 @@ from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
 from celladapt.files import write_json, write_text
-from celladapt.model import Model, load_model
+from celladapt.model import Model, load_weights
 
 BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "fallback": False}
 """Options that runs of the first version lack, with the values that they trained by."""
@@ -97,7 +97,7 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The selected model."""
-        return load_model(self.path)
+        return load_weights(self.path)
 
 
 def _left_behind(item: Path) -> bool:

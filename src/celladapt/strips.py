@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celladapt.networks import DEPTH, DoubleConv, Segmenter
+from celladapt.networks import DEPTH, REACH, DoubleConv, Segmenter
 
 GRID: int = 2**DEPTH
+HALO: int = -(-REACH // GRID) * GRID
+"""Pixels around a part of an image on which what is told of it depends, in whole steps of the grid."""
 SMALLEST = 2 * GRID
 LAG = GRID - 2
 """Rows that the first strip is longer than the others: two convolutions lag two rows, so that at every level an even number of rows is left to pool."""

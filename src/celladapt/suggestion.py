@@ -20,7 +20,7 @@ from celladapt.data.split import Split, save_splits
 from celladapt.errors import InputError
 from celladapt.hardware import kept_memory
 from celladapt.instances import to_instances
-from celladapt.model import Model, load_model
+from celladapt.model import Model, load_weights
 from celladapt.networks import Segmenter, folded
 from celladapt.progress import Bar, say
 from celladapt.ranking import Candidates, rank
@@ -84,7 +84,7 @@ def suggest(model: str | Path | Run, target: str | Path, out: str | Path, k: int
     if len(usable.masks) == len(usable):
         cure = "add images to it" if run is None else "train again with more images"
         raise InputError(f"{folder.root} has no image{'' if run is None else ' for training'} without a mask; {cure}.")
-    loaded = load_model(path, device)
+    loaded = load_weights(path, device)
     seen = _look(loaded, usable, folder, tile)
     if not seen.places:
         raise InputError(f"Every tile of the images in {folder.root} is an image of its own already; annotate those, or choose another --tile.")

@@ -7,11 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from celladapt import selection
 from celladapt.metrics import foreground
-from celladapt.networks import Segmenter
 from celladapt.quality import expected_iou
 
 
@@ -41,7 +40,7 @@ class Validator:
     arithmetic: Callable[[], AbstractContextManager[Any]]
 
     @torch.inference_mode()
-    def __call__(self, network: Segmenter) -> dict[str, float]:
+    def __call__(self, network: nn.Module) -> dict[str, float]:
         """Score ``network``, which is in evaluation mode."""
         predict = partial(self._probability, network)
         maps = [predict(x) for x in self.target.images]
@@ -53,7 +52,7 @@ class Validator:
             scores["labelled"] = self._iou(maps, self.target.masks)
         return scores
 
-    def _probability(self, network: Segmenter, x: Tensor) -> Tensor:
+    def _probability(self, network: nn.Module, x: Tensor) -> Tensor:
         with self.arithmetic():
             p: Tensor = network(x[None].to(self.device, memory_format=torch.channels_last))
         return p[0, 0].float().cpu()

@@ -20,15 +20,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from celladapt.data.slide import View, overview
-from celladapt.errors import InputError, missing
+from celladapt.errors import InputError, optional
 from celladapt.files import write_json
 from celladapt.instances import to_instances
 from celladapt.nuclei import Nuclei, measure
-from celladapt.strips import GRID
+from celladapt.strips import GRID, HALO
 from celladapt.tissue import find_tissue
 
-HALO = 112
-"""Pixels around a tile on which its outputs depend: the convolutions of S look 92 px far, and pooling up to 15 more."""
 MARGINS = (128, 512)
 """Pixels around a tile in which nuclei are looked for, the next one wherever a nucleus is cut by the window's edge, at last the side of a tile."""
 SURROUND = 64  # px around tissue that are segmented too
@@ -196,11 +194,7 @@ class Work:
 
     @cached_property
     def _zarr(self) -> Any:
-        try:
-            import zarr
-        except ImportError:
-            raise missing(f"Segmenting {self.view.slide.path}", "zarr", "slides") from None
-        return zarr
+        return optional("zarr", f"Segmenting {self.view.slide.path}", "slides")
 
     def _begin(self) -> None:
         """Make the folder, or take up what an earlier call left there of the same work."""

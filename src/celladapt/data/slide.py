@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celladapt.data.images import MAX_CHANNELS, FileError, quiet
-from celladapt.errors import InputError, missing
+from celladapt.errors import InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
 LARGE = 2**26
@@ -241,10 +241,10 @@ def _opened(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | No
     if tiff:
         _no_part_missing(path)
     try:
-        import openslide
-    except ImportError:
+        openslide = optional("openslide", f"Reading {path}", "slides")
+    except InputError:
         if not tiff:
-            raise missing(f"Reading {path}", "openslide", "slides") from None
+            raise
         return _with_tifffile(path, files)
     if openslide.OpenSlide.detect_format(path) in (None, "generic-tiff"):
         if not tiff:
@@ -270,7 +270,7 @@ def _with_openslide(slide: Any, files: ExitStack) -> tuple[tuple[Level, ...], fl
 
 
 def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
-    zarr = _zarr(path)
+    zarr = optional("zarr", f"Reading {path}", "slides")
     tif = files.enter_context(tifffile.TiffFile(path))
     series = tif.series[0]
     planes = [_plane(path, zarr.open_array(tif.aszarr(series=0, level=k), mode="r"), level.axes) for k, level in enumerate(series.levels)]
@@ -278,7 +278,7 @@ def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], flo
 
 
 def _with_zarr(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
-    zarr = _zarr(path)
+    zarr = optional("zarr", f"Reading {path}", "slides")
     group = zarr.open_group(path, mode="r")
     attributes = group.attrs.get("ome", group.attrs)
     if "multiscales" not in attributes:
@@ -358,14 +358,6 @@ def _tiff_pixel_size(tif: tifffile.TiffFile) -> float | None:
         unit_name = tif.imagej_metadata.get("unit", "")
         return step * _MICRONS[unit_name] if unit_name in _MICRONS else None
     return float(step * {2: 25400.0, 3: 10000.0}.get(int(tif.pages.first.resolutionunit), math.nan))
-
-
-def _zarr(path: Path) -> Any:
-    try:
-        import zarr
-    except ImportError:
-        raise missing(f"Reading {path}", "zarr", "slides") from None
-    return zarr
 
 
 def _small(slide: Slide) -> NDArray[Any]:

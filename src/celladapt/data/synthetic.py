@@ -161,6 +161,11 @@ def render_domain(root: Path, domain: DomainLook, count: int, size: int, seed: i
         write_image(root / "masks" / f"{domain.name}-{index:03d}.png", labels)
 
 
+def specimen(size: int) -> NDArray[np.uint8]:
+    """One image (size, size, 3) of the target, always the same: for where an image is needed that belongs to nobody."""
+    return _slide(TARGET_LOOK, size, np.random.default_rng(0))[0]
+
+
 def _slide(look: DomainLook, size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """One slide: RGB image (size, size, 3) and instance labels (size, size), contiguous from 1."""
     gaps = _noise(rng, size, 20) + 0.12 * _noise(rng, size, 5) + 0.03 * _noise(rng, size, 2)
