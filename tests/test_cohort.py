@@ -11,7 +11,7 @@ import tifffile
 from helpers import picture, spread_model
 from slides import write_pyramid
 
-from celladapt import cohort
+from celladapt import cohort, prediction
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
 from celladapt.model import Model
@@ -20,10 +20,10 @@ from celladapt.prediction import Job, SomeFailed, Written, predict
 dask = pytest.importorskip("dask", reason="spreading files needs dask: the extra celladapt[cohort]")
 pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
 SETTINGS: dict[str, Any] = {"tissue": False, "tile": 128}
-carry_out = cohort._carry_out
+in_worker = prediction._in_worker
 
 
-def killed_once(model: Path, job: Job, threads: int | None) -> Written:
+def killed_once(model: Path, job: Job) -> Written:
     """In a worker: at the third tile of the slide the process kills itself, unless one before it has."""
     mark, seen, real = job.out / "killed", [0], Model.predict
 
@@ -36,16 +36,16 @@ def killed_once(model: Path, job: Job, threads: int | None) -> Written:
 
     Model.predict = predict_or_die  # type: ignore[method-assign]
     try:
-        return carry_out(model, job, threads)
+        return in_worker(model, job)
     finally:
         Model.predict = real  # type: ignore[method-assign]
 
 
-def killed_always(model: Path, job: Job, threads: int | None) -> Written:
+def killed_always(model: Path, job: Job) -> Written:
     """In a worker: the end of each process that tries the slide."""
     if job.slide:
         os.kill(os.getpid(), signal.SIGKILL)
-    return carry_out(model, job, threads)
+    return in_worker(model, job)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_worker_that_is_killed_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SomeFailed):
         predict(folder / "model.safetensors", folder / "in", folder / "alone", **SETTINGS)
-    monkeypatch.setattr(cohort, "_carry_out", killed_once)
+    monkeypatch.setattr(prediction, "_in_worker", killed_once)
     (folder / "out").mkdir()
     with pytest.raises(SomeFailed, match=r"1 of 3 images failed.*text\.svs is not a slide") as caught:
         predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, **SETTINGS)
@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_loses_nothing(folder: Path, monkeypatch: pytest
 
 def test_a_file_that_ends_every_worker_is_told_and_the_others_are_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "in" / "text.svs").unlink()
-    monkeypatch.setattr(cohort, "_carry_out", killed_always)
+    monkeypatch.setattr(prediction, "_in_worker", killed_always)
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         pytest.raises(SomeFailed, match=r"slide\.tif ended each process that tried it") as caught,

@@ -284,7 +284,7 @@ def test_options_that_mean_nothing(model: Model, tmp_path: Path, options: dict[s
 @pytest.mark.parametrize(("library", "to"), [("onnx", "onnx"), ("onnxruntime", "onnx"), ("bioimageio.core", "bioimageio")])
 def test_a_missing_library_is_named_with_the_cure(model: Model, tmp_path: Path, library: str, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(InputError, match=rf'need {library} .*pip install "celladapt\[export\]"'):
+    with pytest.raises(InputError, match=rf'needs {library} .*pip install "celladapt\[export\]"'):
         export(model, to, tmp_path / f"m{exporting.SUFFIX[to]}")
     assert not any(tmp_path.iterdir())
 

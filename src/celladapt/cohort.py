@@ -1,54 +1,46 @@
-"""Many files spread over processes and machines by Dask; a worker that dies loses nothing, its slide goes on at the tile where it was."""
+"""One task for many files spread over processes and machines by Dask; a worker that dies takes nothing with it, its file is given to another."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from celladapt.errors import InputError, optional
-from celladapt.model import loaded_model
-from celladapt.progress import Bar, say
-
-if TYPE_CHECKING:
-    from celladapt.prediction import Job, Written
+from celladapt.progress import say
 
 PATIENCE = 20.0
 """Seconds to wait for a scheduler."""
 
 
-def segment(model: Path, jobs: Sequence["Job"], workers: int, scheduler: str | None) -> tuple[list["Written"], list[str]]:
-    """Carry out ``jobs`` on ``workers`` local processes, or on those of a running scheduler; what was written, and a sentence for each file that failed.
+def spread(task: Callable[[Any], Any], items: Mapping[str, Any], workers: int, scheduler: str | None) -> Iterator[tuple[Any, Any]]:
+    """Carry out ``task`` for each item, on ``workers`` local processes or on those of a running scheduler; yields each item with its result, as they come.
+
+    Args:
+        task: may raise InputError, which is then the result.
+        items: by a name of its own; what has one name is done once.
+        workers: how many local processes.
+        scheduler: address of a Dask scheduler to use instead.
 
     Raises:
         InputError: dask is not installed, or the scheduler does not answer.
     """
     distributed = optional("distributed", "Spreading files over processes", "cohort")
-    done: list[Written] = []
-    failed: list[str] = []
-    with _client(workers, scheduler) as client, Bar("predicting", len(jobs)) as bar:
-        threads = max(1, (os.cpu_count() or 1) // workers) if scheduler is None else None
-        model = model.absolute()
-        # A key for each file: submitted twice, it is done once.
-        futures = {
-            client.submit(_carry_out, model, job, threads, key=f"celladapt-{job.image.absolute()}-{job.model}", retries=2): job for job in jobs
-        }
+    with _client(distributed, workers, scheduler) as client:
+        run = partial(_with_threads, task, max(1, (os.cpu_count() or 1) // workers) if scheduler is None else None)
+        futures = {client.submit(run, item, key=f"celladapt-{name}"): item for name, item in items.items()}
         for future in distributed.as_completed(futures):
-            job = futures[future]
+            item = futures[future]
             try:
-                done.append(future.result())
+                yield item, future.result()
             except InputError as error:
-                failed.append(str(error))
+                yield item, error
             except distributed.KilledWorker:
-                failed.append(f"{job.image} ended each process that tried it, perhaps for want of memory; try it alone, without --workers.")
-            bar.step(job.image.name)
-    return done, failed
+                yield item, InputError(f"{item} ended each process that tried it, perhaps for want of memory; try it alone, in one process.")
 
 
 @contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
-    import distributed
-
+def _client(distributed: Any, workers: int, scheduler: str | None) -> Iterator[Any]:
     if scheduler is not None:
         try:
             client = distributed.Client(scheduler, timeout=PATIENCE)
@@ -65,12 +57,10 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
         yield client
 
 
-def _carry_out(model: Path, job: "Job", threads: int | None) -> "Written":
-    """One file, in a worker."""
-    import torch
-
-    from celladapt import prediction
-
+def _with_threads(task: Callable[[Any], Any], threads: int | None, item: Any) -> Any:
+    """In a worker: the processes of one machine share its cores."""
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
-    return prediction.segment(loaded_model(model), job)
+    return task(item)

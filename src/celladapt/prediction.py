@@ -6,8 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from celladapt.data.images import IMAGE_SUFFIXES, read_image
 from celladapt.data.slide import SLIDE_SUFFIXES, is_slide, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 from celladapt.files import alone, write_json
-from celladapt.model import Prediction, Predictor, load_model
+from celladapt.model import Prediction, Predictor, load_model, loaded_model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture, Segmented, check_words, output_path, write
 from celladapt.progress import Bar, say
@@ -145,15 +145,13 @@ def predict(
     if ready and todo:
         say(f"{len(ready)} of {len(images)} are done already.")
     if spread:
-        from celladapt import cohort
-
         assert isinstance(model, (str, Path))
-        done, failed = cohort.segment(Path(model), todo, workers, scheduler)
+        done, failed = _spread(Path(model).absolute(), todo, workers, scheduler)
     else:
         done, failed = _in_turn(loaded, todo)
     _note_seen(loaded, out, images)
-    order = {path: number for number, path in enumerate(images)}
-    done = sorted([*ready, *done], key=lambda written: order[written.image])
+    order = {path.stem: number for number, path in enumerate(images)}
+    done = sorted([*ready, *done], key=lambda written: order[written.image.stem])
     if failed:
         raise SomeFailed(f"{len(failed)} of {len(images)} images failed, the others are in {out}: " + " ".join(failed), done)
     return done
@@ -168,6 +166,9 @@ class Job:
     settings: Settings
     model: str
     """The model's fingerprint."""
+
+    def __str__(self) -> str:
+        return str(self.image)
 
     @cached_property
     def slide(self) -> bool:
@@ -376,6 +377,24 @@ def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list
         while waiting:
             finish()
     return done, failed
+
+
+def _spread(model: Path, jobs: Sequence[Job], workers: int, scheduler: str | None) -> tuple[list[Written], list[str]]:
+    """Carry out jobs in several processes; what was written, and a sentence for each file that failed."""
+    from celladapt.cohort import spread
+
+    done: list[Written] = []
+    failed: list[str] = []
+    jobs = [replace(job, image=job.image.absolute(), out=job.out.absolute()) for job in jobs]
+    with Bar("predicting", len(jobs)) as bar:
+        for job, result in spread(partial(_in_worker, model), {f"{job.image}-{job.model}": job for job in jobs}, workers, scheduler):
+            failed.append(str(result)) if isinstance(result, InputError) else done.append(result)
+            bar.step(job.image.name)
+    return done, failed
+
+
+def _in_worker(model: Path, job: Job) -> Written:
+    return segment(loaded_model(model), job)
 
 
 def misfits(model: Predictor, job: Job) -> Iterator[str]:
