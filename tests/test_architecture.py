@@ -10,7 +10,7 @@ import celladapt
 
 ROOT = Path(celladapt.__file__).parent
 FLOORS = {
-    "errors": 0, "winograd": 0, "convolution": 1, "files": 1, "progress": 1, "parallel": 1, "hardware": 1, "instances": 0, "shape": 1,
+    "errors": 0, "winograd": 0, "convolution": 1, "files": 1, "progress": 1, "parallel": 1, "hardware": 1, "instances": 0, "shape": 1, "units": 1,
     "batch": 2, "config": 2, "losses": 2, "metrics": 2, "networks": 2, "classical": 2, "quality": 2, "ranking": 2, "selection": 3,
     "methods": 3, "data": 3,
     "strips": 3, "checkpoint": 4, "validate": 4, "model": 5, "prediction": 6, "evaluation": 7, "expectation": 7, "run": 6, "worklist": 7, "train": 7, "conclusion": 8, "preparation": 8, "suggestion": 8,
