@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.draw import polygon2mask
 
 from celladapt.data.images import read_mask
-from celladapt.instances import contours, label_components, to_instances, to_mask
+from celladapt.instances import contours, label_components, polygons, to_instances, to_mask
 from celladapt.metrics import aji, panoptic
 
 
@@ -106,7 +108,7 @@ def test_a_gap_at_the_border_is_no_hole() -> None:
 def test_nothing_and_everything(shape: tuple[int, int]) -> None:
     assert not to_instances(np.zeros(shape, np.float32)).any()
     assert (to_instances(np.ones(shape, np.float32), min_size=1) == 1).all()
-    assert contours(np.zeros(shape, np.int32)) == []
+    assert contours(np.zeros(shape, np.int32)) == polygons(np.zeros(shape, np.int32)) == []
 
 
 def test_components_of_a_binary_mask_and_labels_as_they_are() -> None:
@@ -131,6 +133,111 @@ def test_contours_follow_the_pixel_edges_in_label_order() -> None:
     assert second.max(axis=0).tolist() == [2.5, 3.5]
     for line in (first, second):
         np.testing.assert_array_equal(line[0], line[-1])
+
+
+def rings(labels: NDArray[np.int32]) -> list[shapely.Polygon]:
+    """The polygons of ``labels``, each closed and valid."""
+    found = polygons(labels)
+    for ring in found:
+        assert ring.dtype == np.float64
+        assert len(ring) >= 4
+        np.testing.assert_array_equal(ring[0], ring[-1])
+    shapes = [shapely.Polygon(ring) for ring in found]
+    assert all(shape.is_valid for shape in shapes)
+    return shapes
+
+
+def covered(shape: shapely.Polygon, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose centre lies in ``shape``."""
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    inside: NDArray[np.bool_] = shapely.contains_xy(shape, x, y)
+    return inside
+
+
+@pytest.mark.parametrize("radius", [4, 8, 20])
+def test_a_polygon_is_its_nucleus_without_the_staircase(radius: int) -> None:
+    mask = discs((40.3, 38.6, radius))
+    (shape,) = rings(mask.astype(np.int32))
+    assert shape.area == pytest.approx(mask.sum())
+    assert (covered(shape, mask.shape) != mask).sum() < 0.1 * mask.sum()
+    assert shape.length == pytest.approx(2 * np.pi * np.sqrt(mask.sum() / np.pi), rel=0.03), "a staircase is a quarter longer"
+    assert len(shape.exterior.coords) < 1.5 * radius + 12
+    assert (shape.centroid.x, shape.centroid.y) == pytest.approx((39.1, 40.8), abs=0.2), "x to the right, y down, the first pixel in [0, 1]²"
+
+
+def test_small_and_thin_nuclei_have_polygons() -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[3, 4] = 1
+    labels[6, 3:15] = 2
+    labels[9, 9:11] = 3
+    one, line, two = rings(labels)
+    assert one.area == pytest.approx(1)
+    assert (one.centroid.x, one.centroid.y) == pytest.approx((4.5, 3.5))
+    assert line.bounds == pytest.approx((3, 6, 15, 7), abs=0.6)
+    assert line.area == pytest.approx(12)
+    assert two.area == pytest.approx(2)
+
+
+def test_polygons_stay_within_the_image() -> None:
+    mask = discs((2, 30, 12), (30, 58, 9), shape=(32, 60))
+    for shape in [*rings(label_components(mask)), *rings(np.ones((32, 60), np.int32))]:
+        left, top, right, bottom = shape.bounds
+        assert min(left, top) >= 0
+        assert right <= 60
+        assert bottom <= 32
+    (upper, lower) = rings(label_components(mask))
+    assert upper.bounds[1] == pytest.approx(0, abs=0.1)
+    assert lower.bounds[2:] == pytest.approx((60, 32), abs=0.1)
+    assert upper.area == pytest.approx(label_components(mask)[label_components(mask) == 1].size, rel=0.03)
+
+
+def test_a_horseshoe_stays_open_and_a_hole_is_left_out() -> None:
+    ring = discs((40, 40, 20)) & ~discs((40, 40, 12))
+    horseshoe = ring.copy()
+    horseshoe[:40, 36:45] = False
+    (shape,) = rings(horseshoe.astype(np.int32))
+    assert not shape.contains(shapely.Point(40.5, 40.5))
+    assert shape.area == pytest.approx(horseshoe.sum(), rel=0.02)
+    (whole,) = rings(ring.astype(np.int32))
+    assert whole.contains(shapely.Point(40.5, 40.5))
+    assert whole.area == pytest.approx(discs((40, 40, 20)).sum())
+
+
+def test_polygons_of_touching_nuclei_touch_and_come_in_label_order() -> None:
+    labels = to_instances(discs((40, 28, 12), (40, 50, 12)))
+    labels[labels == 1] = 1_000_000_000
+    right, left = rings(labels)
+    assert right.centroid.x > left.centroid.x
+    assert right.intersection(left).area < 0.02 * left.area
+    assert right.distance(left) < 0.5
+
+
+def test_of_a_nucleus_in_pieces_the_largest_is_outlined() -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[2:4, 2:4] = labels[4:12, 4:12] = 7
+    assert [shape.area for shape in rings(labels)] == pytest.approx([64])
+    (line,) = contours(labels)
+    assert line.min(axis=0).tolist() == [3.5, 3.5]
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.6, 1.5])
+def test_polygons_are_valid_however_ragged_the_mask(sigma: float) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).random((90, 90)), sigma)
+    labels = label_components(noise > np.median(noise))
+    shapes = rings(labels)
+    assert len(shapes) == labels.max()
+    filled = [ndimage.binary_fill_holes(labels == value).sum() for value in range(1, labels.max() + 1)]  # type: ignore[no-untyped-call]
+    assert [shape.area for shape in shapes] == pytest.approx(filled, rel=0.5)
+    assert np.mean([shape.area / pixels for shape, pixels in zip(shapes, filled, strict=True)]) == pytest.approx(1, abs=0.06)
+
+
+def test_a_polygon_is_the_same_wherever_its_nucleus_lies() -> None:
+    labels = np.zeros((60, 60), np.int32)
+    labels[discs((20, 20, 9), shape=(60, 60))] = 5
+    alone = polygons(labels)[0]
+    moved = np.roll(labels, (11, 23), axis=(0, 1))
+    moved[50:54, 3:9] = 9
+    np.testing.assert_allclose(polygons(moved)[0], alone + np.array([23, 11]), atol=1e-9)
 
 
 @pytest.mark.parametrize(
