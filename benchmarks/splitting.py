@@ -30,7 +30,7 @@ from celladapt.reporting.paired import Difference, difference
 from celladapt.run import Run
 
 MEASURES = {"pq": "PQ", "aji": "AJI", "f1": "F1"}
-COMPONENTS, CLEANED, OURS, TOLD = "components", "cleaned components", "to_instances", "told"
+SPLITTERS = COMPONENTS, CLEANED, OURS, TOLD = "components", "cleaned components", "to_instances", "told"
 
 Scores = dict[str, dict[str, dict[str, float]]]
 """Stem -> splitter -> measure -> value."""
@@ -74,7 +74,7 @@ def exact(domain: Path, most: int) -> dict[str, Any]:
     """Scores on the binary annotation of at most ``most`` images of a domain, with how many nuclei there are and how many touch."""
     folder = Folder.open(domain)
     truths = {stem: folder.mask(stem) for stem in evenly(folder.labelled, most)}
-    nuclei = sum(np.count_nonzero(np.unique(truth)) for truth in truths.values())
+    nuclei = sum(int(np.count_nonzero(np.unique(truth))) for truth in truths.values())
     scores = {stem: split_and_score(truth > 0, truth) for stem, truth in truths.items()}
     return {"nuclei": nuclei, "touching": sum(map(touching, truths.values())) / max(1, nuclei), "scores": scores}
 
@@ -137,9 +137,12 @@ def model_table(record: dict[str, Any]) -> str:
     for measure, title in MEASURES.items():
         for one in record["models"].values():
             scores = one["scores"]
-            cells = [_spread(scores, splitter, measure) for splitter in (COMPONENTS, CLEANED, OURS, TOLD)]
+            cells = [_spread(scores, splitter, measure) for splitter in SPLITTERS]
             cells += [_interval(compared(scores, *both, measure)) for both in ((OURS, CLEANED), (TOLD, OURS))]
             lines.append(f"| {one['target']}, {one['method']}, {len(scores)} | {title} | {' | '.join(cells)} |")
+        means = {name: statistics.fmean(_mean(one["scores"], name, measure) for one in record["models"].values()) for name in SPLITTERS}
+        gain, lost = means[OURS] - means[CLEANED], means[TOLD] - means[OURS]
+        lines.append(f"| **mean over models** | {title} | {' | '.join(f'{mean:.3f}' for mean in means.values())} | {gain:+.3f} | {lost:+.3f} |")
     return "\n".join(lines)
 
 

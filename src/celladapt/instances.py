@@ -13,7 +13,7 @@ from scipy import ndimage
 
 _SMOOTHING = 1.0  # px, sigma; removes the pixel staircase from the distance map, more would join nuclei of 10 px
 # A saddle below this share of the lower peak separates two nuclei. Tuned on the masks of eight tissue types, exact and roughened: mean PQ is flat
-# from 0.88 to 0.90, and the lower end is slower to split an irregular nucleus.
+# from 0.88 to 0.90, and the lower end is slower to split an irregular nucleus. docs/splitting.md has the rules that were tried beside it.
 _NECK = 0.88
 _SMOOTHED = 3  # times that a polygon's points are averaged with their neighbours, (1, 2, 1) / 4; takes the staircase and leaves lobes of a few px
 _KEPT = 0.9  # share of its area that a polygon keeps at least when it is smoothed, or it is not
