@@ -203,12 +203,13 @@ class OnnxModel:
         h, w = image.shape[:2]
         rows, columns = _reflected(h, w)
         probability = np.empty((h, w), np.float32)
-        for down, seen_down in _windows(len(rows), self._side):
-            for across, seen_across in _windows(len(columns), self._side):
-                x = self.normalisation(image[np.ix_(rows[seen_down], columns[seen_across])])[None]
-                part = probability[down, across]  # less than the window, where the image had to grow
-                top, left = down.start - seen_down.start, across.start - seen_across.start
-                part[:] = self.network(x)[0, 0].numpy()[top : top + part.shape[0], left : left + part.shape[1]]
+        with kept_memory():
+            for down, seen_down in _windows(len(rows), self._side):
+                for across, seen_across in _windows(len(columns), self._side):
+                    x = self.normalisation(image[np.ix_(rows[seen_down], columns[seen_across])])[None]
+                    part = probability[down, across]  # less than the window, where the image had to grow
+                    top, left = down.start - seen_down.start, across.start - seen_across.start
+                    part[:] = self.network(x)[0, 0].numpy()[top : top + part.shape[0], left : left + part.shape[1]]
         return Prediction(probability)
 
     @property

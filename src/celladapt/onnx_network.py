@@ -41,6 +41,7 @@ def open_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
     runtime = optional("onnxruntime", f"Reading {path}", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # by itself it would take every core
+    options.enable_cpu_mem_arena = False  # which would keep the memory of every size of image it has seen
     options.log_severity_level = 4  # what is wrong is said below, once
     try:
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
