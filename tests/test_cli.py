@@ -47,7 +47,15 @@ def test_two_folders_to_scores(tiny_domains: tuple[Path, Path], tmp_path: Path, 
     names = {path.name for path in Path(masks).iterdir()}
     assert {"target0_mask.png", "target0_instances.tif", "target0_probability.tif"} <= names
     assert set(read_mask(Path(masks) / "target0_mask.png").ravel().tolist()) <= {0, 255}
-    assert main(["predict", run, target, "--out", masks]) == 2
+    assert main(["predict", run, target, "--out", masks]) == 0, "all done already"
+    assert main(["predict", run, target, "--out", masks, "--threshold", "0.4"]) == 2
+    (tmp_path / "text.svs").write_text("no slide")
+    capsys.readouterr()
+    assert main(["predict", run, f"{target}/images/target0.png", str(tmp_path / "text.svs"), "--out", str(tmp_path / "some"), "--save", "table"]) == 2
+    told = capsys.readouterr()
+    assert "target0.png: " in told.out, "what was done is told"
+    assert "1 of 2 images failed" in told.err
+    assert "text.svs is not a slide" in told.err
     assert main(["evaluate", masks, f"{target}/masks", "--json", str(scores)]) == 0
     result = json.loads(scores.read_text())
     assert {"iou", "dice", "aji", "pq", "f1"} <= result["mean"].keys()

@@ -87,6 +87,8 @@ def _training(about: Mapping[str, Any]) -> str:
     shown = [f"{key} {config[key]}" for key in ("steps", "batch_size", "crop", "seed", "batch_norm", "match", "ema", "augment") if key in config]
     if config.get("batch_norm") == "target":
         lines.append("The statistics of its batch normalisation are those of target images.")
+    if size := number(about.get("pixel_size")):
+        lines.append(f"Target images have {size:.3g} µm per pixel; `celladapt predict` reads slides at that.")
     width = number(about.get("width"))
     shown = ([f"width {width:.0f}"] if width is not None else []) + shown
     if shown:

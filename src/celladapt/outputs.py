@@ -30,6 +30,8 @@ NAMES_IN_QUPATH = {
     "area": "Area", "perimeter": "Length", "major_axis": "Major axis", "minor_axis": "Minor axis", "circularity": "Circularity", "solidity": "Solidity",
     "eccentricity": "Eccentricity", "hematoxylin": "Hematoxylin OD mean", "eosin": "Eosin OD mean", "probability": "Probability mean",
 }  # fmt: skip
+GAP = 8
+"""White pixels between the pictures of an overlay."""
 LIBRARIES = {"zarr": "zarr", "parquet": "pyarrow.parquet"}
 """What these words need that not everybody has."""
 _UNITS = {"px": "px", "px2": "px^2", "um": "µm", "um2": "µm^2"}
@@ -249,7 +251,8 @@ def _overlay(path: Path, segmented: Segmented) -> None:
     side = height // len(details)
     column = np.full((height, side, 3), 255, np.uint8)
     for number, detail in enumerate(details):
-        column[number * side : (number + 1) * side] = np.asarray(Image.fromarray(_outlined(*detail)).resize((side, side), Image.Resampling.LANCZOS))
+        shown = Image.fromarray(_outlined(*detail)).resize((side - GAP, side - GAP), Image.Resampling.LANCZOS)
+        column[number * side : (number + 1) * side - GAP, GAP:] = np.asarray(shown)
     write_image(path, np.concatenate([np.rint(left * 255).astype(np.uint8), column], axis=1))
 
 

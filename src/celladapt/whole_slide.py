@@ -6,6 +6,7 @@ all of them and kept by one. While the network is at one tile, the next is read,
 """
 
 import json
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ SURROUND = 64  # px around tissue that are segmented too
 DETAIL = 512
 """Side in pixels of the details on a picture of the slide."""
 DETAILS = 3
-_THREADS = 2
+_THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
 _AHEAD = 2  # tiles that wait for the network, and for each thread behind it
 
 Predict = Callable[[NDArray[Any]], NDArray[np.float32]]
