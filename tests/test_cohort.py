@@ -76,24 +76,17 @@ def test_a_worker_that_is_killed_loses_nothing(folder: Path, monkeypatch: pytest
     assert sorted(item.name for item in (folder / "out" / ".celladapt").iterdir()) == ["b.json", "slide.json"]
 
 
-def test_a_file_that_ends_every_worker_is_told_and_the_others_are_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_scheduler_is_used_and_a_file_that_ends_its_workers_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
     (folder / "in" / "text.svs").unlink()
     monkeypatch.setattr(prediction, "_in_worker", killed_always)
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
         pytest.raises(SomeFailed, match=r"slide\.tif ended each process that tried it") as caught,
     ):
-        predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, **SETTINGS)
+        predict(folder / "model.safetensors", folder / "in", folder / "out", scheduler=cluster.scheduler_address, **SETTINGS)
     assert [written.image.name for written in caught.value.done] == ["b.png"]
-
-
-def test_a_running_scheduler_is_used(folder: Path) -> None:
-    import distributed
-
-    (folder / "in" / "text.svs").unlink()
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        done = predict(folder / "model.safetensors", folder / "in", folder / "out", scheduler=cluster.scheduler_address, **SETTINGS)
-    assert [written.image.name for written in done] == ["b.png", "slide.tif"]
 
 
 def test_a_scheduler_that_does_not_answer_and_a_model_in_memory_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "augment": "flip",
     "ema": 0.5,
     "match": False,
+    "pixel_size": 0.25,
     "labelled_share": 0.25,
     "fallback": False,
     "precision": "bf16",

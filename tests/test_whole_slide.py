@@ -23,7 +23,7 @@ from celladapt.nuclei import Nuclei
 from celladapt.whole_slide import Rules, Work
 
 pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
-H, W = 430, 540
+H, W = 300, 420
 RULES = Rules(0.5, 20, tissue=False, tile=128)
 
 
@@ -37,7 +37,7 @@ def nuclei_image(seed: int = 0, h: int = H, w: int = W) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w]
     dark = np.zeros((h, w), bool)
-    places = [*zip(rng.uniform(0, h, 120), rng.uniform(0, w, 120), strict=True), (128, 128), (256, 256), (127, 300), (300, 255.5), (256, 384)]
+    places = [*zip(rng.uniform(0, h, 80), rng.uniform(0, w, 80), strict=True), (128, 128), (256, 256), (127, 300), (200, 255.5), (256, 384)]
     for cy, cx in places:
         a, b, angle = rng.uniform(5, 12), rng.uniform(4, 7), rng.uniform(0, np.pi)
         u, v = (y - cy) * np.cos(angle) + (x - cx) * np.sin(angle), (x - cx) * np.cos(angle) - (y - cy) * np.sin(angle)
@@ -69,8 +69,8 @@ def test_nuclei_across_tiles_are_neither_cut_nor_doubled(tmp_path: Path) -> None
     work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), by_darkness)
     labels = work.instances(0, 0, H, W)
     whole = to_instances(by_darkness(image), 0.5, 20)
-    assert len(work.tiles) == 20
-    assert len(np.unique(whole)) > 60
+    assert len(work.tiles) == 12
+    assert len(np.unique(whole)) > 40
     assert same_nuclei(labels, whole)
     assert sorted(np.unique(labels)) == list(range(int(labels.max()) + 1)), "numbered without a gap"
     nuclei = list(work.nuclei())
@@ -107,7 +107,7 @@ def test_a_smaller_halo_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert np.abs((work.probability(0, 0, H, W) + 0.5) / 256 - model.predict(image).probability).max() > 0.01
 
 
-@pytest.mark.parametrize("fails_after", [1, 7, 19])
+@pytest.mark.parametrize("fails_after", [1, 11])
 def test_a_stopped_slide_goes_on_and_ends_where_it_would_have(tmp_path: Path, fails_after: int) -> None:
     path = write_pyramid(tmp_path / "a.tif", nuclei_image())
     whole = worked(tmp_path / "whole", path, by_darkness)
@@ -174,7 +174,7 @@ def test_a_damaged_region_stops_the_slide_and_keeps_the_rest(tmp_path: Path) -> 
     with pytest.raises(FileError, match="damaged"):
         worked(tmp_path / "work", path, by_darkness)
     stored = len((tmp_path / "work" / "stored.jsonl").read_text().splitlines())
-    assert stored > 10
+    assert stored > 5
     chunk.write_bytes(good)
     seen: list[int] = []
     work = worked(tmp_path / "work", path, lambda image: (seen.append(1), by_darkness(image))[1])
