@@ -1,6 +1,7 @@
 """Fixtures: the real labelled images where they are at hand, and two tiny domains."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: spinning threads slow a busy machine tenfold
@@ -22,6 +23,17 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the real labelled images (../shared/data) are not on this machine")
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more by waiting for a second thread than they gain, ten times more on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

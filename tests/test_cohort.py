@@ -23,12 +23,15 @@ SETTINGS: dict[str, Any] = {"tissue": False, "tile": 128}
 in_worker = prediction._in_worker
 
 
-def killed_once(model: Path, job: Job) -> Written:
+def killed_once(model: Path, how: tuple[str, str], job: Job) -> Written:
     """In a worker: at the third tile of the slide the process kills itself, unless one before it has."""
     mark, seen, real = job.out / "killed", [0], Model.predict
 
     def predict_or_die(self: Model, image: Any) -> Any:
         seen[0] += 1
+        if job.slide:
+            with open(job.out / "seen", "a") as log:
+                log.write(f"{os.getpid()}\n")
         if job.slide and seen[0] == 3 and not mark.exists():
             mark.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -36,16 +39,16 @@ def killed_once(model: Path, job: Job) -> Written:
 
     Model.predict = predict_or_die  # type: ignore[method-assign]
     try:
-        return in_worker(model, job)
+        return in_worker(model, how, job)
     finally:
         Model.predict = real  # type: ignore[method-assign]
 
 
-def killed_always(model: Path, job: Job) -> Written:
+def killed_always(model: Path, how: tuple[str, str], job: Job) -> Written:
     """In a worker: the end of each process that tries the slide."""
     if job.slide:
         os.kill(os.getpid(), signal.SIGKILL)
-    return in_worker(model, job)
+    return in_worker(model, how, job)
 
 
 @pytest.fixture
@@ -66,6 +69,9 @@ def test_a_worker_that_is_killed_loses_nothing(folder: Path, monkeypatch: pytest
     with pytest.raises(SomeFailed, match=r"1 of 3 images failed.*text\.svs is not a slide") as caught:
         predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, **SETTINGS)
     assert int((folder / "out" / "killed").read_text()) != os.getpid()
+    by = (folder / "out" / "seen").read_text().split()
+    assert len(by) == 9 + 1, "nine tiles, and the one at which the first worker was killed"
+    assert len(set(by)) == 2
     assert [written.image.name for written in caught.value.done] == ["b.png", "slide.tif"]
     for name in ("b_instances.tif", "b_mask.png", "slide_instances.tif", "slide_mask.tif"):
         one, other = ((folder / place / name) for place in ("alone", "out"))

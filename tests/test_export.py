@@ -6,7 +6,6 @@ import re
 import socket
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import picture, spread_model
+from helpers import NORMALISATION, picture, spread_model
 
 import celladapt
 from celladapt import exporting
@@ -30,17 +29,11 @@ from celladapt.networks import REACH
 from celladapt.onnx_graph import as_onnx
 from celladapt.prediction import predict
 
-NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))
 GREY = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), grey=True)
 SIZES = [(1, 1), (17, 33), (250, 311)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

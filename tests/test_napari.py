@@ -31,12 +31,7 @@ PLENTY = 1e9
 ALL = slice(None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_model(path: Path, seed: int = 0, **about: Any) -> Path:

@@ -323,8 +323,10 @@ def test_bad_slides_do_not_stop_the_others(model: Model, tmp_path: Path) -> None
 def test_unwritable_places_and_full_disks_are_one_sentence(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image(tmp_path / "a.png", picture(6, 60, 60))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        predict(model, tmp_path / "a.png", tmp_path / "file" / "out", ALL)
+    write_pyramid(tmp_path / "slide.tif", picture(5, 200, 200), 0.5)
+    for name in ("a.png", "slide.tif"):
+        with pytest.raises(SomeFailed, match=rf"(cannot be written|{name} could not be segmented).*Not a directory"):
+            predict(model, tmp_path / name, tmp_path / "file" / "out", "mask", tissue=False)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -337,6 +339,53 @@ def test_unwritable_places_and_full_disks_are_one_sentence(model: Model, tmp_pat
 
 
 # --- what is done, and what fits ------------------------------------------------------------------
+
+
+def test_an_image_stopped_between_its_outputs_is_gone_on_with(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "in" / "a.png", picture(6, 60, 60))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(outputs.WRITERS, "instances", ("instances.tif", stopped))
+        with pytest.raises(KeyboardInterrupt):
+            predict(model, tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "a_mask.png").exists()
+    with pytest.raises(InputError, match="exists already"):
+        predict(model, tmp_path / "in", tmp_path / "out", threshold=0.4)
+    (written,) = predict(model, tmp_path / "in", tmp_path / "out")
+    assert all(path.exists() for path in written.outputs.values())
+
+
+def test_a_file_that_goes_away_meanwhile_or_needs_too_much_memory_costs_no_other(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_image(tmp_path / "in" / f"{name}.png", picture(6, 60, 60))
+    real, count = Model.predict, [0]
+
+    def failing(self: Model, image: Any) -> Any:
+        count[0] += 1
+        if count[0] == 1:
+            raise MemoryError
+        if count[0] == 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory")
+        return real(self, image)
+
+    monkeypatch.setattr(Model, "predict", failing)
+    with pytest.raises(SomeFailed, match=r"2 of 3 images failed.*a\.png needs more memory.*b\.png needs more memory") as caught:
+        predict(model, tmp_path / "in", tmp_path / "out")
+    assert [written.image.name for written in caught.value.done] == ["c.png"]
+
+
+def test_outputs_do_not_go_among_the_images(model: Model, tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png", picture(6, 60, 60))
+    with pytest.raises(InputError, match=r"holds a\.png, which is to be segmented"):
+        predict(model, tmp_path / "in", tmp_path / "in")
+    for options, words in (({"workers": 0}, "--workers is 0"), ({"save": []}, "--save is empty"), ({"threshold": 0.999}, "--threshold")):
+        with pytest.raises(InputError, match=words):
+            predict(model, tmp_path / "in", tmp_path / "out", **options)
 
 
 def test_what_is_done_is_not_done_again_and_what_changed_is(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,12 +402,14 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(model: Model, tmp_pa
     assert len(seen) == 1
     predict(model, tmp_path / "in", tmp_path / "out", "table,mask")
     assert len(seen) == 4, "another output is made, those that are there are its own"
+    predict(model, tmp_path / "in", tmp_path / "out", overwrite=True)
+    assert len(seen) == 7, "overwriting is asked for by name"
     with pytest.raises(InputError, match="exists already"):
         predict(model, tmp_path / "in", tmp_path / "out", threshold=0.4)
     write_image(tmp_path / "in" / "2.png", picture(9, 40, 40))
     with pytest.raises(InputError, match=r"2_mask\.png exists already"):
         predict(model, tmp_path / "in", tmp_path / "out")
-    assert len(seen) == 4
+    assert len(seen) == 7
 
 
 def test_threshold_and_smallest_nucleus_are_obeyed(model: Model, tmp_path: Path) -> None:
@@ -386,6 +437,11 @@ def test_pixel_sizes_that_do_not_fit_are_told_with_numbers(model: Model, tmp_pat
     assert "trained at 0.5 µm per pixel" in capsys.readouterr().err
     predict(model, tmp_path / "a.png", tmp_path / "two", pixel_size=0.55)
     assert "trained at" not in capsys.readouterr().err
+    other = write_pyramid(tmp_path / "other.tif", picture(5, 200, 200), 0.25)
+    predict(model, other, tmp_path / "five", "table", tissue=False, tile=128, pixel_size=0.5)
+    assert "other.tif says 0.25 µm per pixel; it is taken for 0.5" in capsys.readouterr().err
+    with pytest.raises(SomeFailed, match="would be enlarged 8 times"):
+        predict(model, other, tmp_path / "six", "table", tissue=False, tile=128, pixel_size=4.0)
     path = write_pyramid(tmp_path / "coarse.tif", picture(5, 200, 200), 1.0)
     predict(model, path, tmp_path / "three", "table", tissue=False, tile=128)
     assert "1 µm per pixel at most, the model was trained at 0.5: it is enlarged 2 times" in capsys.readouterr().err

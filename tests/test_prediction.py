@@ -2,7 +2,6 @@
 
 import copy
 import threading
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,14 +19,7 @@ from celladapt.model import Model, load_model
 from celladapt.prediction import find_images, predict
 from celladapt.strips import GRID, LAG, SMALLEST, spans
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small lose more by waiting for a second thread than they gain, ten times more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -160,6 +160,69 @@ def test_pixel_sizes_that_files_state(tmp_path: Path) -> None:
     assert tiff_pixel_size(tmp_path / "missing.tif") is None
 
 
+def test_a_large_tiff_in_one_piece_is_mapped_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGE", 1000)
+    monkeypatch.setattr(module, "_LARGEST_PIECE", 1000)
+    tifffile.imwrite(tmp_path / "plain.tif", IMAGE, photometric="rgb")
+    np.testing.assert_array_equal(whole(tmp_path / "plain.tif"), IMAGE)
+    tifffile.imwrite(tmp_path / "packed.tif", IMAGE, photometric="rgb", compression="zlib", rowsperstrip=300)
+    with pytest.raises(FileError, match=r"packed\.tif is compressed in one piece"):
+        open_slide(tmp_path / "packed.tif")
+
+
+def test_white_may_be_zero_and_other_colours_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGE", 1000)
+    tifffile.imwrite(tmp_path / "white.tif", 255 - IMAGE[..., 0], photometric="miniswhite", tile=(64, 64))
+    np.testing.assert_array_equal(whole(tmp_path / "white.tif")[..., 1], IMAGE[..., 0])
+    tifffile.imwrite(tmp_path / "ink.tif", np.zeros((300, 420, 4), np.uint8), photometric="separated", tile=(64, 64))
+    with pytest.raises(FileError, match=r"ink\.tif keeps its colours as SEPARATED"):
+        open_slide(tmp_path / "ink.tif")
+
+
+def test_channels_that_are_pages_of_an_ome_tiff_are_read(tmp_path: Path) -> None:
+    pyramid = [np.moveaxis(level, -1, 0) for level in halves(IMAGE, 2)]
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as tif:
+        about = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
+        tif.write(pyramid[0], subifds=1, tile=(64, 64), metadata=about, photometric="minisblack")
+        tif.write(pyramid[1], subfiletype=1, tile=(64, 64), photometric="minisblack")
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.pixel_size == pytest.approx(0.5)
+        np.testing.assert_array_equal(view_at(slide, 0.5).read(30, 40, 100, 200), IMAGE[30:130, 40:240])
+        np.testing.assert_array_equal(view_at(slide, 1.0).read(0, 0, 150, 210), halves(IMAGE, 2)[1])
+
+
+def test_only_what_was_scanned_is_read_where_a_slide_says_so() -> None:
+    from contextlib import ExitStack
+
+    from PIL import Image
+
+    class Scanned:
+        dimensions, level_downsamples = (500, 400), (1.0, 4.0)
+        properties = {
+            "openslide.bounds-x": "40",
+            "openslide.bounds-y": "60",
+            "openslide.bounds-width": "420",
+            "openslide.bounds-height": "300",
+            "openslide.mpp-x": "0.5",
+        }
+
+        def close(self) -> None: ...
+
+        def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+            canvas = np.zeros((400, 500, 4), np.uint8)
+            canvas[60:360, 40:460, :3], canvas[60:360, 40:460, 3] = IMAGE, 255
+            canvas[60:70, 40:460] = 0  # not scanned
+            return Image.fromarray(canvas[location[1] :: 4**level, location[0] :: 4**level][: size[1], : size[0]])
+
+    levels, size, read = module._with_openslide(Scanned(), ExitStack())
+    assert [(level.height, level.width) for level in levels] == [(300, 420), (75, 105)]
+    assert size == 0.5
+    there = read(0, 0, 0, 300, 420)
+    np.testing.assert_array_equal(there[10:], IMAGE[10:])
+    assert (there[:10] == 255).all(), "what was not scanned is glass"
+    np.testing.assert_array_equal(read(1, 5, 5, 20, 20), IMAGE[20:100:4, 20:100:4])
+
+
 def test_what_is_wrong_with_a_slide_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.svs").write_text("no slide")
     (tmp_path / "empty.svs").write_bytes(b"")

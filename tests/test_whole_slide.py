@@ -19,7 +19,6 @@ from celladapt.data.slide import open_slide, view_at
 from celladapt.errors import InputError
 from celladapt.instances import to_instances
 from celladapt.model import Model
-from celladapt.nuclei import Nuclei
 from celladapt.whole_slide import Rules, Work
 
 pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
@@ -54,7 +53,7 @@ def by_darkness(image: NDArray[Any]) -> NDArray[np.float32]:
 
 def worked(folder: Path, path: Path, predict: Callable[[NDArray[Any]], NDArray[np.float32]], rules: Rules = RULES, at: float | None = None) -> Work:
     work = Work(view_at(open_slide(path), at), predict, rules, folder, {"file": str(path)})
-    work.run(lambda: None)
+    work.run(lambda tiles: None, lambda: None)
     return work
 
 
@@ -114,15 +113,18 @@ def test_a_stopped_slide_goes_on_and_ends_where_it_would_have(tmp_path: Path, fa
     seen: list[int] = []
 
     def stopping(image: NDArray[Any]) -> NDArray[np.float32]:
-        if len(seen) == fails_after:
+        if len(seen) >= fails_after:
             raise KeyboardInterrupt
         seen.append(1)
         return by_darkness(image)
 
     with pytest.raises(KeyboardInterrupt):
         worked(tmp_path / "work", path, stopping)
-    with open(tmp_path / "work" / "stored.jsonl", "a") as log:
-        log.write("[3, ")  # a line that a kill cut off
+    for _ in range(2):
+        with open(tmp_path / "work" / "stored.jsonl", "a") as log:
+            log.write("[3, ")  # a line that a kill cut off
+        with pytest.raises(KeyboardInterrupt):
+            worked(tmp_path / "work", path, stopping)
     again: list[int] = []
     work = worked(tmp_path / "work", path, lambda image: (again.append(1), by_darkness(image))[1])
     assert len(again) == len(work.tiles) - fails_after, "what was done is not done again"
@@ -162,7 +164,7 @@ def test_measurements_are_where_the_nuclei_are(tmp_path: Path) -> None:
             assert (y, x) == (pytest.approx(rows.mean() + 0.5), pytest.approx(columns.mean() + 0.5))
             assert np.abs(line.min(axis=0) - (columns.min(), rows.min())).max() <= 1
             assert np.abs(line.max(axis=0) - (columns.max() + 1, rows.max() + 1)).max() <= 1
-        np.testing.assert_allclose(part.columns["red"], 40 / 255, atol=1e-6)
+        np.testing.assert_allclose(part.columns["red"], 40 / 255, atol=0.01)  # a hole that was filled is white
         np.testing.assert_allclose(part.columns["probability"], 0.9, atol=1 / 256)
 
 
@@ -186,10 +188,14 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     path = write_pyramid(tmp_path / "a.tif", nuclei_image())
-    monkeypatch.setattr(Nuclei, "save", full)
-    with pytest.raises(InputError, match="No space left on device"):
-        worked(tmp_path / "work", path, by_darkness)
-    monkeypatch.undo()
+    whole = worked(tmp_path / "whole", path, by_darkness)
+    for place in ("celladapt.nuclei.Nuclei.save", "zarr.storage._local._put", "celladapt.whole_slide.open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full, raising=False)
+            with pytest.raises(InputError, match="No space left on device"):
+                worked(tmp_path / "work", path, by_darkness)
+    work = worked(tmp_path / "work", path, by_darkness)
+    np.testing.assert_array_equal(work.instances(0, 0, H, W), whole.instances(0, 0, H, W))
 
 
 def test_pixel_size_decides_what_the_network_sees(tmp_path: Path) -> None:
@@ -199,7 +205,7 @@ def test_pixel_size_decides_what_the_network_sees(tmp_path: Path) -> None:
     assert work.downsample == 2
     full = worked(tmp_path / "full", path, by_darkness)
     half, whole = (np.concatenate([part.columns["area"] for part in one.nuclei()]).sum() for one in (work, full))
-    assert 4 * half == pytest.approx(whole, rel=0.1)
+    assert 4 * half == pytest.approx(whole, rel=0.15)
 
 
 def write_large(path: Path, side: int) -> Path:

@@ -140,7 +140,7 @@ def predict(
     at
         µm per pixel at which slides are segmented; by default that of the model's training images.
     pixel_size
-        µm per pixel of the inputs at full resolution, where the files do not say.
+        µm per pixel of the inputs at full resolution, for files that do not say it or say it wrong.
     tissue
         Leave out the glass around the tissue of a slide.
     threshold
@@ -150,7 +150,7 @@ def predict(
     tile
         Side in pixels of the tiles in which slides are segmented; smaller ones need less memory and more time.
     overwrite
-        Replace existing outputs.
+        Make existing outputs anew.
     workers
         Processes on this machine that share the files (needs dask).
     scheduler
@@ -161,24 +161,25 @@ def predict(
         auto (bf16 where the hardware has it), float32 or bf16.
     """
     from celladapt import expectation, prediction
-    from celladapt.model import load_model
+    from celladapt.model import loaded_model
 
     if not inputs:
         raise InputError("Name at least one image, slide, folder or glob to predict.")
     settings = {"threshold": threshold, "min_size": min_size, "pixel_size": pixel_size, "at": at, "tissue": tissue, "tile": tile}
-    loaded = load_model(model, device, precision)
-    several = workers > 1 or scheduler is not None
     failure: prediction.SomeFailed | None = None
     try:
-        done = prediction.predict(model if several else loaded, inputs, out, save, overwrite, workers, scheduler, **settings)
+        done = prediction.predict(model, inputs, out, save, overwrite, workers, scheduler, device, precision, **settings)
     except prediction.SomeFailed as error:
         done, failure = error.done, error
     for written in done:
         _print(written.words)
-    if done:
-        _print(expectation.expected_quality(loaded, [written.image for written in done], pixel_size, at).words)
-    if failure is not None:
-        raise failure
+    try:
+        if done:
+            loaded = loaded_model(model, device, precision)
+            _print(expectation.expected_quality(loaded, [written.image for written in done], pixel_size, at).words)
+    finally:
+        if failure is not None:
+            raise failure
 
 
 @app.command

@@ -62,6 +62,8 @@ def _part(path: Path, pixel_size: float | None, at: float | None) -> NDArray[Any
         tissue = find_tissue(overview(slide)).astype(np.float32)
         (h, w), scale = view.shape, view.shape[0] / tissue.shape[0]
         dense = ndimage.uniform_filter(tissue, max(1, round(SIDE / scale)), mode="constant")
-        y, x = (round(float(place) * scale) for place in np.argwhere(dense >= dense.max() - 1e-6).mean(axis=0))
+        places = np.argwhere(dense >= dense.max() - 1e-6)
+        middle_one = places[np.abs(places - places.mean(axis=0)).sum(axis=1).argmin()]
+        y, x = (round(float(place) * scale) for place in middle_one)
         top, left = max(0, min(y - SIDE // 2, h - SIDE)), max(0, min(x - SIDE // 2, w - SIDE))
         return view.read(top, left, min(SIDE, h), min(SIDE, w))

@@ -109,8 +109,8 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what decides its predictions: weights, normalisation, precision."""
-        known = hashlib.blake2b(repr((self.normalisation, self._dtype)).encode(), digest_size=16)
+        """Of what decides its predictions: weights, normalisation, precision, pixel size."""
+        known = hashlib.blake2b(repr((self.normalisation, self._dtype, self.pixel_size)).encode(), digest_size=16)
         for name, tensor in self.network.state_dict().items():
             known.update(name.encode())
             known.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -235,7 +235,7 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "auto") 
         return OnnxModel(network, normalisation, {**about, "width": width}, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def loaded_model(path: Path) -> Predictor:
+def loaded_model(path: Path, device: str = "auto", precision: str = "auto") -> Predictor:
     """The model at ``path``, loaded anew only when it is another one or its file has changed.
 
     Raises:
@@ -243,12 +243,12 @@ def loaded_model(path: Path) -> Predictor:
     """
     path = path.expanduser().absolute()
     file = path / "model.safetensors" if path.is_dir() else path
-    return _load(path, file.stat().st_mtime_ns if file.exists() else 0)
+    return _load(path, file.stat().st_mtime_ns if file.exists() else 0, device, precision)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, changed: int) -> Predictor:
-    return load_model(path)
+def _load(path: Path, changed: int, device: str, precision: str) -> Predictor:
+    return load_model(path, device, precision)
 
 
 def load_weights(path: str | Path, device: str = "auto", precision: str = "auto") -> Model:

@@ -129,7 +129,10 @@ def joined(parts: Sequence[Nuclei]) -> Nuclei:
 def _around(labels: NDArray[np.int32]) -> tuple[slice, slice]:
     """The part of an image that holds all nuclei; one pixel where there is none."""
     found = ndimage.find_objects((labels > 0).view(np.uint8))
-    return found[0] if found else (slice(0, 1), slice(0, 1))
+    if not found:
+        return slice(0, 1), slice(0, 1)
+    rows, columns = (slice(max(0, side.start - 1), side.stop + 1) for side in found[0])  # an outline at the edge of what is cut out is clipped
+    return rows, columns
 
 
 def _axes(

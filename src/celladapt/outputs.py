@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +68,7 @@ class Segmented(Protocol):
         """A part of the labels, [h, w], 0 background."""
 
     def probability(self, y: int, x: int, h: int, w: int) -> NDArray[Any]:
-        """A part of the probabilities, [h, w]: float32 in [0, 1], or uint8 with 255 for 1 where the image is large."""
+        """A part of the probabilities, [h, w]: float32 in [0, 1], or where the image is large their 256ths, rounded down, uint8."""
 
     def nuclei(self) -> Iterator[Nuclei]:
         """Measurements, some nuclei at a time, in order of label."""
@@ -95,8 +95,10 @@ def output_path(folder: Path, stem: str, word: str, large: bool) -> Path:
     return folder / f"{stem}_{ending if not (large and word == 'mask') else 'mask.tif'}"
 
 
-def check_words(words: Iterable[str]) -> None:
+def check_words(words: Sequence[str]) -> None:
     """Raise InputError where one of ``words`` is none of ``WRITERS``, or needs a library that is missing."""
+    if not words:
+        raise InputError(f"--save is empty; choose from {', '.join(WRITERS)}.")
     for word in words:
         if word not in WRITERS:
             raise InputError(f"--save has '{word}'; choose from {', '.join(WRITERS)}.")
@@ -271,6 +273,7 @@ def _zarr(path: Path, segmented: Segmented) -> None:
     import zarr
 
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    before = temporary.with_suffix(".old")
     levels, size = _levels(segmented.shape), segmented.pixel_size
     try:
         group = zarr.open_group(temporary, mode="w", zarr_format=2)
@@ -297,14 +300,16 @@ def _zarr(path: Path, segmented: Segmented) -> None:
             }
         ]
         group.attrs["image-label"] = {"version": "0.4"}
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            os.replace(path, before)
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}); choose another output folder, free space or change its permissions."
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, before):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 WRITERS: dict[str, tuple[str, Writer]] = {

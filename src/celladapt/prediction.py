@@ -1,93 +1,42 @@
 """From files to outputs on disk: images, slides, folders and globs, one after another or spread over processes."""
 
 import glob
+import hashlib
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import digest, list_images
-from celladapt.data.images import IMAGE_SUFFIXES, read_image
+from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image
 from celladapt.data.slide import SLIDE_SUFFIXES, is_slide, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 from celladapt.files import alone, write_json
-from celladapt.model import Prediction, Predictor, load_model, loaded_model
+from celladapt.job import Job, Settings, Written
+from celladapt.model import Prediction, Predictor, loaded_model
 from celladapt.nuclei import Nuclei, measure
-from celladapt.outputs import Picture, Segmented, check_words, output_path, write
+from celladapt.outputs import Picture
 from celladapt.progress import Bar, say
 from celladapt.units import area_in_pixels
 from celladapt.whole_slide import Rules, Work
 
 RECORD = "predictions.json"
-NOTES = ".celladapt"
-"""Folder in the output folder: a note on each image that is done, and what a slide has so far."""
 _WRITERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 _WAITING_PIXELS = 2**26
 _MISFIT = 1.2  # pixel sizes that differ more than this are told
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How images are segmented and what is saved of them."""
-
-    save: tuple[str, ...] = ("mask", "instances")
-    """Words of ``outputs.WRITERS``."""
-    threshold: float = 0.5
-    """Probability from which a pixel is nucleus."""
-    min_size: str = "20"
-    """Smallest nucleus: px² of the image segmented, or a number with the unit um2."""
-    pixel_size: float | None = None
-    """µm per pixel of the images at full resolution, where the files do not say."""
-    at: float | None = None
-    """µm per pixel at which slides are segmented; by default that of the images that the model was trained on."""
-    tissue: bool = True
-    """Whether glass around the tissue of a slide is left out."""
-    tile: int = 2048
-    """Side in pixels of the tiles in which slides are segmented: smaller ones need less memory and more time."""
-
-    def __post_init__(self) -> None:
-        check_words(self.save)
-        if not 0 < self.threshold < 1:
-            raise InputError(f"--threshold is {self.threshold}; it must be above 0 and below 1.")
-        for name in ("pixel_size", "at"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"--{name.replace('_', '-')} is {value}; give µm per pixel, for example 0.25.")
-        if self.tile < 128 or self.tile % 64:
-            raise InputError(f"--tile is {self.tile}; it must be a multiple of 64 from 128 on.")
-        area_in_pixels(self.min_size, 1.0)  # nonsense shows before any work
-
-
-@dataclass(frozen=True)
-class Written:
-    """One image's outputs on disk and what is in them."""
-
-    image: Path
-    outputs: dict[str, Path]
-    nuclei: int
-    foreground: float
-    """Share of pixels that are nucleus, in [0, 1]; on a slide, of the pixels in tissue."""
-    median_area: float
-    """Of the nuclei, in px² of the image segmented; 0 without one. Far less than the eye says means fragments."""
-    pixel_size: float | None = None
-    """µm per pixel of the image segmented, if known."""
-    tissue: float | None = None
-    """Share of a slide that was segmented; None for an image."""
-
-    @property
-    def words(self) -> str:
-        """One line for the person."""
-        micro = f" ({self.median_area * self.pixel_size**2:.1f} µm²)" if self.pixel_size else ""
-        share = f"{self.foreground:.1%} of the {'tissue' if self.tissue is not None else 'image'}"
-        return f"{self.image.name}: {self.nuclei} nuclei of median {self.median_area:.0f} px²{micro}, {share}"
+_NEAR = 1.02  # and those that differ less are the same
+_MOST_ENLARGED = 4
+_ONE_AT_A_TIME = Lock()
 
 
 class SomeFailed(InputError):
@@ -106,6 +55,8 @@ def predict(
     overwrite: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
     **settings: Any,
 ) -> list[Written]:
     """Segment images, slides, folders and globs into ``out``: ``<stem>_mask.png``, ``<stem>_instances.tif`` and more, see ``outputs.WRITERS``.
@@ -118,9 +69,11 @@ def predict(
         inputs: image and slide files, folders of them (or domain folders with images/) and globs.
         out: folder to write to, made if absent.
         save: one or more of the words in ``outputs.WRITERS``, as a sequence or separated by commas.
-        overwrite: whether other existing outputs may be replaced.
+        overwrite: whether existing outputs are made anew.
         workers: processes on this machine; more than one needs dask.
         scheduler: address of a running Dask scheduler, whose workers see the same files under the same names, instead.
+        device: where to compute, if ``model`` is a place to load it from.
+        precision: likewise, in which arithmetic.
         settings: the other fields of ``Settings``.
 
     Raises:
@@ -133,109 +86,38 @@ def predict(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder as --out.")
+    if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:
+        raise InputError(f"{out} holds {among.name}, which is to be segmented; choose another --out, or the outputs would be taken for images.")
+    if workers < 1 or (workers > 1 and scheduler is not None):
+        raise InputError(f"--workers is {workers}; it must be 1 or more, and 1 beside --scheduler, whose workers are others.")
     spread = workers > 1 or scheduler is not None
     if spread and not isinstance(model, (str, Path)):
         raise InputError("Several processes load the model themselves; give its run folder or file instead of the model.")
     _not_in_the_way([job for job in (Job(path, out, chosen, "") for path in images) if not job.note.exists()], overwrite)  # before the model is read
-    loaded = load_model(model) if isinstance(model, (str, Path)) else model
+    loaded = loaded_model(Path(model), device, precision) if isinstance(model, (str, Path)) else model
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
-    ready = [written for job in jobs if (written := job.written()) is not None]
-    todo = [job for job in jobs if job.image not in {written.image for written in ready}]
+    if overwrite:
+        for job in jobs:
+            job.note.unlink(missing_ok=True)  # so that what is done counts for nothing
+    ready = {job.image: written for job in jobs if (written := job.written()) is not None}
+    todo = [job for job in jobs if job.image not in ready]
     _not_in_the_way(todo, overwrite)
     if ready and todo:
         say(f"{len(ready)} of {len(images)} are done already.")
     if spread:
         assert isinstance(model, (str, Path))
-        done, failed = _spread(Path(model).absolute(), todo, workers, scheduler)
+        done, failed = _spread(Path(model), loaded, (device, precision), todo, workers, scheduler)
     else:
         done, failed = _in_turn(loaded, todo)
-    _note_seen(loaded, out, images)
+    try:
+        _note_seen(loaded, out, images)
+    except InputError as error:
+        failed.append(str(error))
     order = {path.stem: number for number, path in enumerate(images)}
-    done = sorted([*ready, *done], key=lambda written: order[written.image.stem])
+    done = sorted([*ready.values(), *done], key=lambda written: order[written.image.stem])
     if failed:
         raise SomeFailed(f"{len(failed)} of {len(images)} images failed, the others are in {out}: " + " ".join(failed), done)
     return done
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to segment."""
-
-    image: Path
-    out: Path
-    settings: Settings
-    model: str
-    """The model's fingerprint."""
-
-    def __str__(self) -> str:
-        return str(self.image)
-
-    @cached_property
-    def slide(self) -> bool:
-        """Whether it is read in parts."""
-        return is_slide(self.image)
-
-    @property
-    def outputs(self) -> dict[str, Path]:
-        """Word -> file."""
-        return {word: output_path(self.out, self.image.stem, word, self.slide) for word in self.settings.save}
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the outputs depend on."""
-        status = self.image.stat()
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "save"}
-        return {"file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns], "model": self.model, "settings": settings}
-
-    @property
-    def note(self) -> Path:
-        """The record of its end."""
-        return self.out / NOTES / f"{self.image.stem}.json"
-
-    @property
-    def work(self) -> Path:
-        """The folder in which a slide is worked on."""
-        return self.out / NOTES / self.image.stem
-
-    @property
-    def _noted(self) -> dict[str, Any]:
-        """The record of an earlier call that would make the same again; empty without one."""
-        try:
-            note = dict(json.loads(self.note.read_text(encoding="utf-8")))
-            return note if note["identity"] == self.identity else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    @property
-    def in_the_way(self) -> list[Path]:
-        """Outputs that exist and are not what this job would make, or was making when it was stopped."""
-        if (self.work / "work.json").is_file():
-            return []
-        own = self._noted.get("saved", ())
-        return [path for word, path in self.outputs.items() if word not in own and path.exists()]
-
-    def written(self) -> Written | None:
-        """What an earlier call has made of it, if that is all there and would be made again."""
-        note = self._noted
-        if all(word in note.get("saved", ()) and path.exists() for word, path in self.outputs.items()):
-            return Written(self.image, self.outputs, **note["found"])
-        return None
-
-    def finish(self, segmented: Segmented, nuclei: int, foreground: float, median_area: float, tissue: float | None = None) -> Written:
-        """Write the outputs and the record."""
-        for word, path in self.outputs.items():
-            write(word, path, segmented)
-        size = segmented.pixel_size
-        found: dict[str, Any] = {
-            "nuclei": nuclei,
-            "foreground": foreground,
-            "median_area": median_area,
-            "pixel_size": None if size is None else size * segmented.downsample,
-            "tissue": tissue,
-        }
-        saved = sorted({*self._noted.get("saved", ()), *self.outputs})
-        write_json(self.note, {"identity": self.identity, "saved": saved, "found": found})
-        return Written(self.image, self.outputs, **found)
 
 
 @dataclass(frozen=True)
@@ -305,22 +187,46 @@ def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
         raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
 
 
+@contextmanager
+def _in_one_sentence(job: Job) -> Iterator[None]:
+    """What else than the file can be at fault, as an InputError: memory, a disk, a folder that has gone."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            job.image, f"could not be segmented ({error})", f"see that it and {job.out} are there, may be written to, and have space"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no error of its own for that
+            raise
+        raise FileError(job.image, "needs more memory than there is", "segment it on its own, a slide with a smaller --tile") from error
+
+
 def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
-    size = job.settings.pixel_size or tiff_pixel_size(job.image)
-    smallest = area_in_pixels(job.settings.min_size, size)
-    image = read_image(job.image)
-    return image, Prediction(model.predict(image).probability, job.settings.threshold, smallest), size
+    with _in_one_sentence(job):
+        assert job.identity  # taken before the file is read
+        size = job.settings.pixel_size or tiff_pixel_size(job.image)
+        smallest = area_in_pixels(job.settings.min_size, size)
+        image = read_image(job.image)
+        return image, Prediction(model.predict(image).probability, job.settings.threshold, smallest), size
 
 
 def _write(job: Job, image: NDArray[Any], seen: Prediction, size: float | None) -> Written:
-    areas = np.bincount(seen.instances.ravel())[1:]
-    return job.finish(InMemory(image, seen, size), areas.size, float(seen.mask.mean()), float(np.median(areas)) if areas.size else 0.0)
+    with _in_one_sentence(job):
+        areas = np.bincount(seen.instances.ravel())[1:]
+        return job.finish(InMemory(image, seen, size), areas.size, float(seen.mask.mean()), float(np.median(areas)) if areas.size else 0.0)
 
 
 def _slide(model: Predictor, job: Job, more: Callable[[int], None], step: Callable[[], None]) -> Written:
     settings = job.settings
-    with open_slide(job.image, settings.pixel_size) as slide:
+    with _in_one_sentence(job), open_slide(job.image, settings.pixel_size) as slide:
         view = view_at(slide, settings.at or model.pixel_size)
+        if view.scale < 1 / _MOST_ENLARGED:
+            raise FileError(
+                job.image,
+                f"has {slide.pixel_size:.3g} µm per pixel and would be enlarged {1 / view.scale:.0f} times",
+                "check --pixel-size, or choose --at",
+            )
         smallest = area_in_pixels(settings.min_size, view.pixel_size)
         rules = Rules(settings.threshold, smallest, settings.tissue, settings.tile)
         work = Work(view, lambda image: model.predict(image).probability, rules, job.work, job.identity)
@@ -328,12 +234,12 @@ def _slide(model: Predictor, job: Job, more: Callable[[int], None], step: Callab
             raise InputError(f"{job.image} has no tissue that could be told from glass; --no-tissue segments all of it.")
         job.work.mkdir(parents=True, exist_ok=True)
         with alone(job.work):
-            more(len(work.tiles))
-            work.run(step)
-            areas = np.concatenate([nuclei.columns["area"] for nuclei in work.nuclei()])
-            median = float(np.median(areas)) if areas.size else 0.0
-            written = job.finish(work, areas.size, float(areas.sum() / work.pixels), median, work.pixels / (work.shape[0] * work.shape[1]))
-        work.forget()
+            if (written := job.written()) is None:  # else another process was at it
+                work.run(more, step)
+                areas = np.concatenate([nuclei.columns["area"] for nuclei in work.nuclei()])
+                median = float(np.median(areas)) if areas.size else 0.0
+                written = job.finish(work, areas.size, float(areas.sum() / work.pixels), median, work.pixels / (work.shape[0] * work.shape[1]))
+            work.forget()
         return written
 
 
@@ -342,7 +248,7 @@ def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list
     done: list[Written] = []
     failed: list[str] = []
     waiting: deque[tuple[Job, int, Future[Written]]] = deque()
-    told: set[str] = set()
+    tell = _Once()
     with Bar("predicting", len(jobs)) as bar, ThreadPoolExecutor(_WRITERS) as writers:
 
         def finish() -> None:
@@ -355,12 +261,9 @@ def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list
 
         for job in jobs:
             try:
-                for sentence in misfits(model, job):
-                    if sentence not in told:
-                        told.add(sentence)
-                        say(sentence)
+                tell(misfits(model, job))
                 if job.slide:
-                    done.append(_slide(model, job, lambda tiles: bar.more(tiles), lambda name=job.image.name: bar.step(name)))  # type: ignore[misc]
+                    done.append(_slide(model, job, bar.more, partial(bar.step, job.image.name)))
                     bar.step(job.image.name)
                     continue
                 image, seen, size = _image(model, job)
@@ -379,22 +282,51 @@ def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list
     return done, failed
 
 
-def _spread(model: Path, jobs: Sequence[Job], workers: int, scheduler: str | None) -> tuple[list[Written], list[str]]:
+def _spread(
+    model: Path, loaded: Predictor, how: tuple[str, str], jobs: Sequence[Job], workers: int, scheduler: str | None
+) -> tuple[list[Written], list[str]]:
     """Carry out jobs in several processes; what was written, and a sentence for each file that failed."""
     from celladapt.cohort import spread
 
     done: list[Written] = []
     failed: list[str] = []
-    jobs = [replace(job, image=job.image.absolute(), out=job.out.absolute()) for job in jobs]
-    with Bar("predicting", len(jobs)) as bar:
-        for job, result in spread(partial(_in_worker, model), {f"{job.image}-{job.model}": job for job in jobs}, workers, scheduler):
+    named: dict[str, Job] = {}
+    tell = _Once()
+    for job in jobs:
+        try:
+            tell(misfits(loaded, job))
+            job = replace(job, image=job.image.absolute(), out=job.out.absolute())
+            named[f"{job.image} {hashlib.sha256(repr(job).encode()).hexdigest()}"] = job
+        except InputError as error:
+            failed.append(str(error))
+    with Bar("predicting", len(named)) as bar:
+        for job, result in spread(partial(_in_worker, model.absolute(), how), named, workers, scheduler):
             failed.append(str(result)) if isinstance(result, InputError) else done.append(result)
             bar.step(job.image.name)
     return done, failed
 
 
-def _in_worker(model: Path, job: Job) -> Written:
-    return segment(loaded_model(model), job)
+def _in_worker(model: Path, how: tuple[str, str], job: Job) -> Written:
+    with _ONE_AT_A_TIME:  # a worker may have several threads, a model only one user
+        loaded = loaded_model(model, *how)
+        if loaded.fingerprint != job.model:
+            raise InputError(
+                f"{model} is another model for this worker (it has changed, or the worker computes in other arithmetic); give --precision, and the command again."
+            )
+        return segment(loaded, job)
+
+
+class _Once:
+    """Says each sentence once."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(self, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            if sentence not in self.told:
+                self.told.add(sentence)
+                say(sentence)
 
 
 def misfits(model: Predictor, job: Job) -> Iterator[str]:
@@ -404,6 +336,9 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
         InputError: the slide cannot be opened.
     """
     settings, trained = job.settings, model.pixel_size
+    stated = settings.pixel_size and _stated_pixel_size(job)
+    if stated and settings.pixel_size and not 1 / _NEAR <= settings.pixel_size / stated <= _NEAR:
+        yield f"{job.image.name} says {stated:.3g} µm per pixel; it is taken for {settings.pixel_size:.3g}, as --pixel-size says."
     if not job.slide:
         size = settings.pixel_size or tiff_pixel_size(job.image)
         if size is not None and trained is not None and not 1 / _MISFIT <= size / trained <= _MISFIT:
@@ -423,6 +358,13 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
             yield f"{job.image.name} has {slide.pixel_size:.3g} µm per pixel at most, the model was trained at {wanted:.3g}: it is enlarged {slide.pixel_size / wanted:.2g} times and less sharp."
         elif settings.at is not None and trained is not None and not 1 / _MISFIT <= settings.at / trained <= _MISFIT:
             yield f"The model was trained at {trained:.3g} µm per pixel, --at is {settings.at:.3g}: nuclei look {trained / settings.at:.2g} times as large to it."
+
+
+def _stated_pixel_size(job: Job) -> float | None:
+    if not job.slide:
+        return tiff_pixel_size(job.image)
+    with open_slide(job.image) as slide:
+        return slide.pixel_size
 
 
 def _note_seen(model: Predictor, out: Path, images: Sequence[Path]) -> None:

@@ -22,7 +22,7 @@ def find_tissue(overview: NDArray[Any]) -> NDArray[np.bool_]:
 
     x = ndimage.gaussian_filter(overview / np.float32(np.iinfo(overview.dtype).max), (1, 1, 0))
     light = x.mean(axis=2)
-    if np.median(light) > 0.35:  # on glass
+    if np.median(light) > 0.35 or np.quantile(light, 0.9) > 0.7:  # on glass, however little of it
         signal = np.maximum(np.quantile(light, 0.99) - light, x.max(axis=2) - x.min(axis=2))
     else:
         signal = light - np.quantile(light, 0.01)

@@ -11,18 +11,21 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from celladapt import __version__
 from celladapt.data.slide import View, overview
 from celladapt.errors import InputError, optional
-from celladapt.files import write_json
+from celladapt.files import write_json, write_text
 from celladapt.instances import to_instances
 from celladapt.nuclei import Nuclei, measure
 from celladapt.strips import GRID, HALO
@@ -36,6 +39,8 @@ DETAIL = 512
 DETAILS = 3
 _THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
 _AHEAD = 2  # tiles that wait for the network, and for each thread behind it
+
+_WIDE = Lock()
 
 Predict = Callable[[NDArray[Any]], NDArray[np.float32]]
 """[H, W, 3] uint8 or uint16 -> probability [H, W] in [0, 1]."""
@@ -108,8 +113,8 @@ class Work:
         """Pixels of the view that the network sees as part of a tile."""
         return sum(h * w for _, _, h, w in map(self._box, self.tiles))
 
-    def run(self, step: Callable[[], None]) -> None:
-        """Both stages; ``step`` is called after each tile.
+    def run(self, more: Callable[[int], None], step: Callable[[], None]) -> None:
+        """Both stages; ``more`` is told how many tiles the network has yet to see, ``step`` is called after each.
 
         Raises:
             InputError: the slide is damaged somewhere, or the folder cannot be written; what is done stays.
@@ -129,8 +134,7 @@ class Work:
             with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(_THREADS) as finders:
                 ahead: deque[tuple[Tile, Future[NDArray[Any]]]] = deque()
                 left = deque(tile for tile in self.tiles if tile not in stored)
-                for _ in range(len(self.tiles) - len(left)):
-                    step()
+                more(len(left))
                 while left or ahead or waiting:
                     while left and len(ahead) < _AHEAD:
                         tile = left.popleft()
@@ -161,7 +165,7 @@ class Work:
         return np.asarray(self._array("labels")[y : y + h, x : x + w])
 
     def probability(self, y: int, x: int, h: int, w: int) -> NDArray[Any]:
-        """A part of the probabilities, in 255ths."""
+        """A part of the probabilities, in 256ths, rounded down."""
         return np.asarray(self._array("probability")[y : y + h, x : x + w])
 
     def nuclei(self) -> Iterator[Nuclei]:
@@ -199,9 +203,12 @@ class Work:
 
     def _begin(self) -> None:
         """Make the folder, or take up what an earlier call left there of the same work."""
-        about = {**self.identity, "rules": asdict(self.rules), "shape": list(self.shape)}
+        about = {**self.identity, "version": __version__, "rules": asdict(self.rules), "shape": list(self.shape)}
         note = self.folder / "work.json"
         if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == about:
+            log = self.folder / "stored.jsonl"
+            if log.is_file() and not (text := log.read_text(encoding="utf-8")).endswith("\n"):
+                write_text(log, text[: text.rfind("\n") + 1])  # a kill cut the last line off
             return
         if self.folder.exists():
             for item in self.folder.iterdir():
@@ -209,7 +216,13 @@ class Work:
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
         (self.folder / "nuclei").mkdir(parents=True, exist_ok=True)
         for name, dtype in (("probability", "uint8"), ("labels", "uint32")):
-            self._zarr.create_array(self.folder / f"{name}.zarr", shape=self.shape, chunks=(self.rules.tile // 4,) * 2, dtype=dtype, fill_value=0)
+            self._zarr.create_array(
+                self.folder / f"{name}.zarr",
+                shape=self.shape,
+                chunks=(self.rules.tile if self.rules.tile < 1024 else self.rules.tile // 4,) * 2,
+                dtype=dtype,
+                fill_value=0,
+            )
         write_json(note, about)
 
     @cached_property
@@ -220,10 +233,9 @@ class Work:
         return self._arrays[name]
 
     def _log(self) -> list[list[int]]:
-        """Tiles whose probability is stored; a line cut off by a kill is none."""
+        """Tiles whose probability is stored."""
         file = self.folder / "stored.jsonl"
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
     def _inside(self, tile: Tile) -> Box | None:
         """The part of a tile that holds its tissue, on the network's grid; None without any."""
@@ -283,17 +295,21 @@ class Work:
         core = (tile[0] * side, tile[1] * side, side, side)
         for margin in (*(margin for margin in MARGINS if margin < side), side):
             y, x, h, w = window = _grown(core, margin, self.shape)
-            probability = _probability(self._array("probability")[y : y + h, x : x + w])
-            labels = to_instances(probability, self.rules.threshold, self.rules.min_size)
-            labels, cut = _owned(labels, core, window, self.shape)
+            with _WIDE if margin > MARGINS[0] else nullcontext():  # which need several times the memory: one at a time
+                labels, probability, cut = self._seen(core, window)
             if not cut:
                 break
-        box = ndimage.find_objects((labels > 0).view(np.uint8))
-        top, left = (box[0][0].start, box[0][1].start) if box else (0, 0)
-        part = labels[box[0]] if box else labels[:1, :1]
-        image = self.view.read(y + top, x + left, *part.shape)
-        nuclei = measure(part, probability[top : top + part.shape[0], left : left + part.shape[1]], image).moved(y + top, x + left)
+        top, left, height, width = _grown(_around(labels), 1, (h, w))  # and a pixel more: the edge of what is measured counts as the image's
+        part, image = labels[top : top + height, left : left + width], self.view.read(y + top, x + left, height, width)
+        nuclei = measure(part, probability[top : top + height, left : left + width], image).moved(y + top, x + left)
         return nuclei, part, (y + top, x + left, *part.shape)
+
+    def _seen(self, core: Box, window: Box) -> tuple[NDArray[np.int32], NDArray[np.float32], bool]:
+        """Labels of the core's nuclei and probabilities in the window, and whether one of the nuclei is cut by its edge."""
+        y, x, h, w = window
+        probability = _probability(self._array("probability")[y : y + h, x : x + w])
+        labels, cut = _owned(to_instances(probability, self.rules.threshold, self.rules.min_size), core, window, self.shape)
+        return labels, probability, cut
 
     def _keep(self, tile: Tile, found: Found, numbered: int) -> int:
         """Put nuclei in place with the numbers that follow ``numbered``; return the last number. Done twice, it is the same."""
@@ -319,6 +335,13 @@ def _grown(box: Box, by: int, shape: tuple[int, int]) -> Box:
     y, x, h, w = box
     top, left = max(0, y - by), max(0, x - by)
     return top, left, min(shape[0], y + h + by) - top, min(shape[1], x + w + by) - left
+
+
+def _around(labels: NDArray[np.int32]) -> Box:
+    """The part that holds all labels; one pixel where there is none."""
+    found = ndimage.find_objects((labels > 0).view(np.uint8))
+    rows, columns = found[0] if found else (slice(0, 1), slice(0, 1))
+    return rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
 
 
 def _owned(labels: NDArray[np.int32], core: Box, window: Box, shape: tuple[int, int]) -> tuple[NDArray[np.int32], bool]:

@@ -32,7 +32,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _DAMAGED = ("is damaged or cut short", "copy or export it again")
 _TOO_LARGE = (f"has more than {MAX_PIXELS // 1_000_000} million pixels", "cut it into tiles")
-_JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
 
 
 class FileError(InputError):
@@ -306,7 +306,7 @@ def _decode_deep_png(path: Path) -> Raster:
 def _decode_tiff(path: Path) -> Raster:
     with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
-        lossy = page.compression in _JPEG_CODES
+        lossy = page.compression in JPEG_CODES
         colour_space = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB
         if page.photometric in colour_space and not lossy:
             return _decode_pillow(path, b"", ("TIFF",))

@@ -3,6 +3,7 @@
 OpenSlide reads what it knows (SVS, NDPI, MRXS, ...), tifffile any other TIFF, with or without a pyramid, zarr OME-Zarr.
 """
 
+import html
 import math
 import re
 from collections.abc import Callable
@@ -16,15 +17,18 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from celladapt.data.images import MAX_CHANNELS, FileError, quiet
+from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_PIXELS, FileError, quiet
 from celladapt.errors import InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
-LARGE = 2**26
-"""Pixels from which a TIFF is read in regions even if it has no pyramid."""
+LARGE = MAX_PIXELS
+"""Pixels above which a TIFF is read in regions even if it has no pyramid."""
 OVERVIEW_SIDE = 2048
 _NEAR = 0.05  # a scale this close to 1 is taken for 1: scanners round their pixel sizes
 _BLOCK = 4096
+_LARGEST_PIECE = 2**26  # pixels that are unpacked at once
+_OTHER_COLOURS = tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB, tifffile.PHOTOMETRIC.YCBCR
+_AS_RGB = (*JPEG_CODES, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000: their decoders give RGB
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MICRONS = {
     "micrometer": 1.0,
@@ -172,7 +176,9 @@ def stretch_of(slide: Slide) -> tuple[float, float] | None:
     y, x = slide.levels[-1].height // 2, slide.levels[-1].width // 2
     if slide.region(len(slide.levels) - 1, y, x, 1, 1).dtype in (np.uint8, np.bool_):
         return None
-    low, high = np.nanpercentile(_small(slide).astype(np.float64), (0.1, 99.9)).tolist()
+    low, high = np.percentile(_small(slide).astype(np.float64), (0.1, 99.9)).tolist()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise FileError(slide.path, "has values that are not finite (NaN or infinity)", "replace them and save it again")
     return (low, high) if high > low else (low, low + 1)
 
 
@@ -195,7 +201,7 @@ def open_slide(path: Path, pixel_size: float | None = None) -> Slide:
 
     Args:
         path: a file, or the folder of an OME-Zarr image.
-        pixel_size: µm per pixel at full resolution, where the file does not say it or is wrong.
+        pixel_size: µm per pixel at full resolution, instead of what the file says.
 
     Raises:
         FileError: missing, damaged or unknown file, more than 4 channels.
@@ -255,11 +261,15 @@ def _opened(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | No
 
 def _with_openslide(slide: Any, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
     files.callback(slide.close)
-    levels = tuple(Level(h, w, float(d)) for (w, h), d in zip(slide.level_dimensions, slide.level_downsamples, strict=True))
+    # What was scanned, where the file says so; QuPath too counts from its corner.
+    left, top = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+    sides = zip(slide.dimensions, ("width", "height"), strict=True)
+    width, height = (int(slide.properties.get(f"openslide.bounds-{side}", full)) for full, side in sides)
+    levels = tuple(Level(int(height / d), int(width / d), float(d)) for d in slide.level_downsamples)
 
     def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         d = levels[level].downsample
-        pixels = np.asarray(slide.read_region((round(x * d), round(y * d)), level, (w, h)))
+        pixels = np.asarray(slide.read_region((left + round(x * d), top + round(y * d)), level, (w, h)))
         opaque, colours = pixels[..., 3:], pixels[..., :3]
         if opaque.min(initial=255) == 255:
             return np.ascontiguousarray(colours)
@@ -273,8 +283,23 @@ def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], flo
     zarr = optional("zarr", f"Reading {path}", "slides")
     tif = files.enter_context(tifffile.TiffFile(path))
     series = tif.series[0]
-    planes = [_plane(path, zarr.open_array(tif.aszarr(series=0, level=k), mode="r"), level.axes) for k, level in enumerate(series.levels)]
-    return *_pyramid(planes, _tiff_pixel_size(tif)), lambda level, y, x, h, w: planes[level][1](y, x, h, w)
+    page = series.keyframe
+    if page.photometric in _OTHER_COLOURS and page.compression not in _AS_RGB:
+        raise FileError(path, f"keeps its colours as {tifffile.PHOTOMETRIC(page.photometric).name}", "save it as RGB or grey")
+    if math.prod(page.chunks[:2]) <= _LARGEST_PIECE:
+        arrays = [zarr.open_array(tif.aszarr(series=0, level=k), mode="r") for k in range(len(series.levels))]
+    elif page.is_memmappable:
+        arrays = [tifffile.memmap(path, series=0, level=k, mode="r") for k in range(len(series.levels))]
+    else:
+        raise FileError(path, "is compressed in one piece, which would have to be unpacked for each region", "save it as a tiled TIFF")
+    planes = [_plane(path, array, level.axes) for array, level in zip(arrays, series.levels, strict=True)]
+    dark = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+
+    def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[Any]:
+        pixels = planes[level][1](y, x, h, w)
+        return np.iinfo(pixels.dtype).max - pixels if dark else pixels
+
+    return *_pyramid(planes, _tiff_pixel_size(tif)), read
 
 
 def _with_zarr(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
@@ -345,8 +370,9 @@ def _no_part_missing(path: Path) -> None:
 
 def _tiff_pixel_size(tif: tifffile.TiffFile) -> float | None:
     if tif.ome_metadata:
-        found = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', tif.ome_metadata)
-        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', tif.ome_metadata)
+        described = html.unescape(tif.ome_metadata)
+        found = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', described)
+        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', described)
         return float(found[1]) * _MICRONS.get(unit[1] if unit else "µm", math.nan) if found else None
     if tif.is_svs and (found := re.search(r"MPP = ([0-9.]+)", tif.pages.first.description)):
         return float(found[1])
@@ -355,7 +381,7 @@ def _tiff_pixel_size(tif: tifffile.TiffFile) -> float | None:
         return None
     step = resolution.value[1] / resolution.value[0]
     if tif.imagej_metadata:
-        unit_name = tif.imagej_metadata.get("unit", "")
+        unit_name = str(tif.imagej_metadata.get("unit", "")).lower()
         return step * _MICRONS[unit_name] if unit_name in _MICRONS else None
     return float(step * {2: 25400.0, 3: 10000.0}.get(int(tif.pages.first.resolutionunit), math.nan))
 

@@ -1,0 +1,156 @@
+"""What is to be done with one file, and the record of what has been."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from celladapt.data.slide import is_slide
+from celladapt.errors import InputError
+from celladapt.files import write_json
+from celladapt.outputs import Segmented, check_words, output_path, write
+from celladapt.units import area_in_pixels
+
+NOTES = ".celladapt"
+"""Folder in the output folder: a note on each image that is done, and what a slide has so far."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are segmented and what is saved of them."""
+
+    save: tuple[str, ...] = ("mask", "instances")
+    """Words of ``outputs.WRITERS``."""
+    threshold: float = 0.5
+    """Probability from which a pixel is nucleus."""
+    min_size: str = "20"
+    """Smallest nucleus: px² of the image segmented, or a number with the unit um2."""
+    pixel_size: float | None = None
+    """µm per pixel of the images at full resolution, instead of what the files say."""
+    at: float | None = None
+    """µm per pixel at which slides are segmented; by default that of the images that the model was trained on."""
+    tissue: bool = True
+    """Whether glass around the tissue of a slide is left out."""
+    tile: int = 2048
+    """Side in pixels of the tiles in which slides are segmented: smaller ones need less memory and more time."""
+
+    def __post_init__(self) -> None:
+        check_words(self.save)
+        if not 0 < self.threshold <= 0.99:
+            raise InputError(f"--threshold is {self.threshold}; it must be above 0 and at most 0.99.")
+        for name in ("pixel_size", "at"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} is {value}; give µm per pixel, for example 0.25.")
+        if self.tile < 128 or self.tile % 64:
+            raise InputError(f"--tile is {self.tile}; it must be a multiple of 64 from 128 on.")
+        area_in_pixels(self.min_size, 1.0)  # nonsense shows before any work
+
+
+@dataclass(frozen=True)
+class Written:
+    """One image's outputs on disk and what is in them."""
+
+    image: Path
+    outputs: dict[str, Path]
+    nuclei: int
+    foreground: float
+    """Share of pixels that are nucleus, in [0, 1]; on a slide, of the pixels in tissue."""
+    median_area: float
+    """Of the nuclei, in px² of the image segmented; 0 without one. Far less than the eye says means fragments."""
+    pixel_size: float | None = None
+    """µm per pixel of the image segmented, if known."""
+    tissue: float | None = None
+    """Share of a slide that was segmented; None for an image."""
+
+    @property
+    def words(self) -> str:
+        """One line for the person."""
+        micro = f" ({self.median_area * self.pixel_size**2:.1f} µm²)" if self.pixel_size else ""
+        share = f"{self.foreground:.1%} of the {'tissue' if self.tissue is not None else 'image'}"
+        return f"{self.image.name}: {self.nuclei} nuclei of median {self.median_area:.0f} px²{micro}, {share}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to segment."""
+
+    image: Path
+    out: Path
+    settings: Settings
+    model: str
+    """The model's fingerprint."""
+
+    def __str__(self) -> str:
+        return str(self.image)
+
+    @cached_property
+    def slide(self) -> bool:
+        """Whether it is read in parts."""
+        return is_slide(self.image)
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Word -> file."""
+        return {word: output_path(self.out, self.image.stem, word, self.slide) for word in self.settings.save}
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the outputs depend on, as it was before the work began."""
+        status = self.image.stat()
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "save"}
+        return {"file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns], "model": self.model, "settings": settings}
+
+    @property
+    def note(self) -> Path:
+        """The record of what is done."""
+        return self.out / NOTES / f"{self.image.stem}.json"
+
+    @property
+    def work(self) -> Path:
+        """The folder in which a slide is worked on."""
+        return self.out / NOTES / self.image.stem
+
+    @property
+    def _noted(self) -> dict[str, Any]:
+        """The record of an earlier call that would make the same again; empty without one."""
+        try:
+            note = dict(json.loads(self.note.read_text(encoding="utf-8")))
+            return note if note["identity"] == self.identity else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    @property
+    def in_the_way(self) -> list[Path]:
+        """Outputs that exist and are not what this job has made, or was making when it was stopped."""
+        own = self._noted.get("begun", ())
+        return [path for word, path in self.outputs.items() if word not in own and path.exists()]
+
+    def written(self) -> Written | None:
+        """What an earlier call has made of it, if that is all there and would be made again."""
+        note = self._noted
+        if all(word in note.get("saved", ()) and path.exists() for word, path in self.outputs.items()):
+            return Written(self.image, self.outputs, **note["found"])
+        return None
+
+    def finish(self, segmented: Segmented, nuclei: int, foreground: float, median_area: float, tissue: float | None = None) -> Written:
+        """Write the outputs and the record."""
+        note = self._noted
+        begun = sorted({*note.get("begun", ()), *self.outputs})
+        write_json(
+            self.note, {"identity": self.identity, "found": {}, "saved": [], **note, "begun": begun}
+        )  # so that after a kill they are known as its own
+        for word, path in self.outputs.items():
+            write(word, path, segmented)
+        size = segmented.pixel_size
+        found: dict[str, Any] = {
+            "nuclei": nuclei,
+            "foreground": foreground,
+            "median_area": median_area,
+            "pixel_size": None if size is None else size * segmented.downsample,
+            "tissue": tissue,
+        }
+        saved = sorted({*note.get("saved", ()), *self.outputs})
+        write_json(self.note, {"identity": self.identity, "found": found, "saved": saved, "begun": begun})
+        return Written(self.image, self.outputs, **found)
