@@ -38,8 +38,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_domains(tmp_path: Path) -> tuple[Path, Path]:
+    return draw_domains(tmp_path)
+
+
+def draw_domains(folder: Path) -> tuple[Path, Path]:
     """Source and target domain folders: 8 images of 64x64 each, all with masks; bright blobs on black against violet blobs on pink."""
-    source, target = tmp_path / "source", tmp_path / "target"
+    source, target = folder / "source", folder / "target"
     for domain, root in enumerate((source, target)):
         for index in range(8):
             rng = np.random.default_rng([domain, index])

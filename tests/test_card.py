@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import draw_domains
 
 import celladapt
 from celladapt.card import card, facts, title
@@ -18,9 +20,15 @@ TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "b
 HEADINGS = ["What it is for", "What it was trained on", "How it was chosen", "Validation: how good it is", "Limits", "How to use it", "How to cite"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("card")
+    return celladapt.adapt(*draw_domains(folder), method="source_only", out=folder / "run", **TINY).path
+
+
 @pytest.fixture
-def run(tiny_domains: tuple[Path, Path], tmp_path: Path) -> Run:
-    return celladapt.adapt(*tiny_domains, method="source_only", out=tmp_path / "run", **TINY)
+def run(trained: Path, tmp_path: Path) -> Run:
+    return Run.open(shutil.copytree(trained, tmp_path / "run"))
 
 
 def test_what_a_run_knows_travels_with_its_model(run: Run, tmp_path: Path) -> None:

@@ -326,8 +326,6 @@ def test_no_file_among_the_target_masks_is_even_opened(tiny_domains: tuple[Path,
     for method, code in (
         ("cellseguda", 0),
         ("weakuda", 0),
-        ("da_adv", 0),
-        ("source_only", 0),
         ("cellsegssda@2", 1),
     ):  # the last shows that the guard bites
         arguments = command(source, target, tmp_path / method, method=method)[3:]
