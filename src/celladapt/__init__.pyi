@@ -11,10 +11,12 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .expectation import expected_quality as expected_quality
 from .exporting import export as export
+from .job import Written as Written
 from .model import Model as Model
 from .model import OnnxModel as OnnxModel
 from .model import Prediction as Prediction
 from .model import load_model as load_model
+from .prediction import SomeFailed as SomeFailed
 from .prediction import predict as predict
 from .reporting import report as report
 from .run import Run as Run
