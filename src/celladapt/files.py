@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,33 @@ def atomic(path: Path) -> Iterator[Path]:
         if error.errno is None:  # not the system's: a writer that cannot hold these data
             raise
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another output folder or change its permissions.") from error
+
+
+@contextmanager
+def staged(out: Path, replace: bool = False) -> Iterator[Path]:
+    """A folder beside ``out``, on its disk, that becomes ``out`` on a clean exit and is gone on any other.
+
+    Args:
+        out: folder to make; an empty one is taken.
+        replace: whether one that is not empty may be replaced; it is there until the new one is whole.
+
+    Raises:
+        InputError: ``out`` cannot be written, or the disk is full.
+    """
+    target = out.absolute()
+    staging, before = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            if target.exists():
+                os.replace(target, before) if replace else target.rmdir()
+            os.replace(staging, target)
+        finally:
+            for folder in (staging, before):
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out, free space or change its permissions.") from error
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Each nucleus measured: where it is, its size, shape, colour and stain, and how sure the model was."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def measure(labels: NDArray[np.int32], probability: NDArray[np.float32], image: 
     """
     import shapely
 
-    box = _around(labels)
+    box = around(labels)
     top, left = box[0].start, box[1].start
     labels, probability, image = labels[box], probability[box], image[box]
     n = int(labels.max(initial=0))
@@ -120,14 +119,8 @@ def measure(labels: NDArray[np.int32], probability: NDArray[np.float32], image: 
     return Nuclei(columns, [line + np.array([left, top]) for line in outlines])
 
 
-def joined(parts: Sequence[Nuclei]) -> Nuclei:
-    """All nuclei of ``parts``, at least one, in order."""
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-    return Nuclei(columns, [line for part in parts for line in part.outlines])
-
-
-def _around(labels: NDArray[np.int32]) -> tuple[slice, slice]:
-    """The part of an image that holds all nuclei; one pixel where there is none."""
+def around(labels: NDArray[np.int32]) -> tuple[slice, slice]:
+    """Rows and columns that hold all nuclei of [H, W] labels, and a pixel more where there is one; one pixel where there is no nucleus."""
     found = ndimage.find_objects((labels > 0).view(np.uint8))
     if not found:
         return slice(0, 1), slice(0, 1)

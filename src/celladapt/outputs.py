@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from celladapt import __version__
 from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
 from celladapt.errors import InputError, optional
-from celladapt.files import atomic
+from celladapt.files import atomic, staged
 from celladapt.nuclei import Nuclei
 
 TILE = 512
@@ -272,11 +270,9 @@ def _zarr(path: Path, segmented: Segmented) -> None:
     """The labels as a multiscale OME-Zarr label image (NGFF 0.4, which napari, Fiji and QuPath read), written a chunk at a time."""
     import zarr
 
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    before = temporary.with_suffix(".old")
     levels, size = _levels(segmented.shape), segmented.pixel_size
-    try:
-        group = zarr.open_group(temporary, mode="w", zarr_format=2)
+    with staged(path, replace=True) as folder:
+        group = zarr.open_group(folder, mode="w", zarr_format=2)
         for level, (h, w) in enumerate(levels):
             array = group.create_array(
                 str(level), shape=(h, w), chunks=(TILE, TILE), dtype="uint32", chunk_key_encoding={"name": "v2", "separator": "/"}
@@ -300,16 +296,6 @@ def _zarr(path: Path, segmented: Segmented) -> None:
             }
         ]
         group.attrs["image-label"] = {"version": "0.4"}
-        if path.exists():
-            os.replace(path, before)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); choose another output folder, free space or change its permissions."
-        ) from error
-    finally:
-        for folder in (temporary, before):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 WRITERS: dict[str, tuple[str, Writer]] = {

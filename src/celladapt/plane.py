@@ -107,8 +107,8 @@ def newest_model(runs: Path) -> Path | None:
 
 def other_magnification(model: Predictor, pixel_size: float | None, name: str) -> str:
     """A sentence with both pixel sizes in µm where they are known and far apart, otherwise nothing."""
-    trained = model.about.get("pixel_size")
-    if not isinstance(trained, (int, float)) or trained <= 0 or not pixel_size:
+    trained = model.pixel_size
+    if trained is None or not pixel_size:
         return ""
     ratio = pixel_size / trained
     if max(ratio, 1 / ratio) <= PIXEL_SIZE_RATIO:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from celladapt.data.folder import digest, list_images
 from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image
-from celladapt.data.slide import SLIDE_SUFFIXES, is_slide, open_slide, tiff_pixel_size, view_at
+from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 from celladapt.files import alone, write_json
 from celladapt.job import Job, Settings, Written
@@ -110,7 +110,7 @@ def predict(
     else:
         done, failed = _in_turn(loaded, todo)
     try:
-        _note_seen(loaded, out, images)
+        _note_seen(loaded, out, jobs)
     except InputError as error:
         failed.append(str(error))
     order = {path.stem: number for number, path in enumerate(images)}
@@ -367,12 +367,12 @@ def _stated_pixel_size(job: Job) -> float | None:
         return slide.pixel_size
 
 
-def _note_seen(model: Predictor, out: Path, images: Sequence[Path]) -> None:
+def _note_seen(model: Predictor, out: Path, jobs: Sequence[Job]) -> None:
     """Note which of the images trained the model, so that ``evaluate`` can say so."""
     known = set(model.about.get("trained_on", ()))
-    seen = [path.stem for path in images if known and path.is_file() and not is_slide(path) and digest(path) in known]
+    seen = [job.image.stem for job in jobs if known and not job.slide and job.image.is_file() and digest(job.image) in known]
     earlier = record_of(out)
-    kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {path.stem for path in images}]
+    kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {job.image.stem for job in jobs}]
     if seen or earlier:
         write_json(out / RECORD, {**earlier, "seen_in_training": sorted([*kept, *seen])})
 

@@ -18,6 +18,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.normalise import to_unit
 from celladapt.data.split import Split, save_splits
 from celladapt.errors import InputError
+from celladapt.files import staged
 from celladapt.hardware import kept_memory
 from celladapt.instances import to_instances
 from celladapt.model import Model, load_weights
@@ -26,7 +27,7 @@ from celladapt.progress import Bar, say
 from celladapt.ranking import Candidates, rank
 from celladapt.run import Run
 from celladapt.selection import pixel_entropy
-from celladapt.worklist import Box, Suggestion, Suggestions, cut, next_steps, staged, write
+from celladapt.worklist import Box, Suggestion, Suggestions, cut, next_steps, write
 
 SMALLEST_TILE = 64
 PIECE = 512

@@ -27,7 +27,7 @@ from celladapt.data.slide import View, overview
 from celladapt.errors import InputError, optional
 from celladapt.files import write_json, write_text
 from celladapt.instances import to_instances
-from celladapt.nuclei import Nuclei, measure
+from celladapt.nuclei import Nuclei, around, measure
 from celladapt.strips import GRID, HALO
 from celladapt.tissue import find_tissue
 
@@ -92,26 +92,21 @@ class Work:
         return self.view.slide.pixel_size
 
     @cached_property
-    def tiles(self) -> list[Tile]:
-        """(row, column) of the tiles with tissue, row by row."""
+    def tiles(self) -> dict[Tile, Box]:
+        """The tiles with tissue, row by row, and the part of each that holds it."""
         (h, w), side = self.shape, self.rules.tile
         grid = [(i, j) for i in range(-(-h // side)) for j in range(-(-w // side))]
-        return [tile for tile in grid if self._inside(tile) is not None]
-
-    @cached_property
-    def overview(self) -> NDArray[Any]:
-        """[h, w, 3]: the slide, small."""
-        return overview(self.view.slide)
+        return {tile: box for tile in grid if (box := self._inside(tile)) is not None}
 
     @cached_property
     def tissue(self) -> NDArray[np.bool_]:
         """[h, w] over the slide, at whatever scale; one pixel for all of it where the rules say so."""
-        return find_tissue(self.overview) if self.rules.tissue else np.ones((1, 1), np.bool_)
+        return find_tissue(overview(self.view.slide)) if self.rules.tissue else np.ones((1, 1), np.bool_)
 
     @property
     def pixels(self) -> int:
         """Pixels of the view that the network sees as part of a tile."""
-        return sum(h * w for _, _, h, w in map(self._box, self.tiles))
+        return sum(h * w for _, _, h, w in self.tiles.values())
 
     def run(self, more: Callable[[int], None], step: Callable[[], None]) -> None:
         """Both stages; ``more`` is told how many tiles the network has yet to see, ``step`` is called after each.
@@ -175,11 +170,10 @@ class Work:
 
     def pictures(self) -> list[tuple[NDArray[Any], NDArray[np.integer[Any]]]]:
         """The overview and the nuclei on it, and details from where there are many, fewer and few."""
-        image, (h, w) = self.overview, self.shape
+        image, (h, w) = overview(self.view.slide), self.shape
         rows, columns = (((np.arange(small) + 0.5) * full / small).astype(int) for small, full in zip(image.shape, (h, w), strict=False))
         labels, found = np.zeros(image.shape[:2], np.uint32), []
-        for tile in self.tiles:
-            y, x, height, width = self._box(tile)
+        for tile, (y, x, height, width) in self.tiles.items():
             down, across = slice(*np.searchsorted(rows, (y, y + height))), slice(*np.searchsorted(columns, (x, x + width)))
             labels[down, across] = self.instances(y, x, height, width)[rows[down, None] - y, columns[across] - x]
             nuclei = Nuclei.load(self._file(tile)).columns
@@ -259,16 +253,11 @@ class Work:
         return (top, left, bottom - top, right - left) if bottom > top and right > left else None
 
     def _read(self, tile: Tile) -> NDArray[Any]:
-        y, x, h, w = _grown(self._box(tile), HALO, self.shape)
+        y, x, h, w = _grown(self.tiles[tile], HALO, self.shape)
         return self.view.read(y, x, h, w)
 
-    def _box(self, tile: Tile) -> Box:
-        box = self._inside(tile)
-        assert box is not None
-        return box
-
     def _store(self, tile: Tile, probability: NDArray[np.float32]) -> None:
-        y, x, h, w = box = self._box(tile)
+        y, x, h, w = box = self.tiles[tile]
         top, left, *_ = _grown(box, HALO, self.shape)
         core = probability[y - top : y - top + h, x - left : x - left + w]
         self._array("probability")[y : y + h, x : x + w] = np.minimum(core * 256, 255).astype(np.uint8)
@@ -278,11 +267,7 @@ class Work:
     def _neighbours(self, tile: Tile) -> set[Tile]:
         """The tile and those around it that have tissue."""
         i, j = tile
-        return {(a, b) for a in (i - 1, i, i + 1) for b in (j - 1, j, j + 1)} & self._tile_set
-
-    @cached_property
-    def _tile_set(self) -> set[Tile]:
-        return set(self.tiles)
+        return {(a, b) for a in (i - 1, i, i + 1) for b in (j - 1, j, j + 1)} & self.tiles.keys()
 
     def _file(self, tile: Tile) -> Path:
         return self.folder / "nuclei" / f"{tile[0]}_{tile[1]}.npz"
@@ -294,15 +279,15 @@ class Work:
         side = self.rules.tile
         core = (tile[0] * side, tile[1] * side, side, side)
         for margin in (*(margin for margin in MARGINS if margin < side), side):
-            y, x, h, w = window = _grown(core, margin, self.shape)
+            y, x, *_ = window = _grown(core, margin, self.shape)
             with _WIDE if margin > MARGINS[0] else nullcontext():  # which need several times the memory: one at a time
                 labels, probability, cut = self._seen(core, window)
             if not cut:
                 break
-        top, left, height, width = _grown(_around(labels), 1, (h, w))  # and a pixel more: the edge of what is measured counts as the image's
-        part, image = labels[top : top + height, left : left + width], self.view.read(y + top, x + left, height, width)
-        nuclei = measure(part, probability[top : top + height, left : left + width], image).moved(y + top, x + left)
-        return nuclei, part, (y + top, x + left, *part.shape)
+        box = around(labels)
+        part, y, x = labels[box], y + box[0].start, x + box[1].start
+        nuclei = measure(part, probability[box], self.view.read(y, x, *part.shape)).moved(y, x)
+        return nuclei, part, (y, x, *part.shape)
 
     def _seen(self, core: Box, window: Box) -> tuple[NDArray[np.int32], NDArray[np.float32], bool]:
         """Labels of the core's nuclei and probabilities in the window, and whether one of the nuclei is cut by its edge."""
@@ -335,13 +320,6 @@ def _grown(box: Box, by: int, shape: tuple[int, int]) -> Box:
     y, x, h, w = box
     top, left = max(0, y - by), max(0, x - by)
     return top, left, min(shape[0], y + h + by) - top, min(shape[1], x + w + by) - left
-
-
-def _around(labels: NDArray[np.int32]) -> Box:
-    """The part that holds all labels; one pixel where there is none."""
-    found = ndimage.find_objects((labels > 0).view(np.uint8))
-    rows, columns = found[0] if found else (slice(0, 1), slice(0, 1))
-    return rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
 
 
 def _owned(labels: NDArray[np.int32], core: Box, window: Box, shape: tuple[int, int]) -> tuple[NDArray[np.int32], bool]:

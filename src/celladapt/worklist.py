@@ -2,11 +2,8 @@
 
 import csv
 import io
-import os
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +14,6 @@ from numpy.typing import NDArray
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
-from celladapt.errors import InputError
 from celladapt.files import atomic, write_text
 from celladapt.model import Model
 from celladapt.run import Run
@@ -91,24 +87,6 @@ def cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
     """Those pixels of an image [H, W, C]."""
     x, y, width, height = box
     return image[y : y + height, x : x + width]
-
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, on its disk, that becomes ``out`` on a clean exit and is gone on any other."""
-    target = out.absolute()
-    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        try:
-            staging.mkdir(parents=True)
-            yield staging
-            if target.exists():
-                target.rmdir()
-            os.replace(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out, free space or change its permissions.") from error
 
 
 def write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:

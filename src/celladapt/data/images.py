@@ -24,6 +24,7 @@ from celladapt.files import atomic
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 MAX_PIXELS = 2**29  # about 23 000 x 23 000
 MAX_CHANNELS = 4
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # Pillow's own limit (a guard for web servers) is below what one microscope field can have; it refuses at twice this number, and `decode` at this number.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -145,7 +146,7 @@ def decode(path: Path) -> Raster:
         raise FileError(path, "is empty (0 bytes)", "copy or export it again")
     try:
         with quiet():
-            raster = _decode_tiff(path) if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else _decode_pillow(path, head)
+            raster = _decode_tiff(path) if head[:4] in TIFF_HEADS else _decode_pillow(path, head)
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -176,10 +177,14 @@ def as_image(raster: Raster) -> NDArray[Any]:
         pixels = blended if deep else np.rint(blended).astype(np.uint8)
     if deep:
         pixels = _stretch(pixels, raster.path)
-    channels = pixels.shape[2]
-    if channels == 1:
+    return three_channels(pixels)
+
+
+def three_channels(pixels: NDArray[Any]) -> NDArray[Any]:
+    """[H, W, C] -> [H, W, 3]: grey is repeated, of two channels the third is empty, of more the first three are taken."""
+    if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
-    if channels == 2:
+    if pixels.shape[2] == 2:
         return np.concatenate([pixels, np.zeros_like(pixels[..., :1])], axis=2)
     return np.ascontiguousarray(pixels[..., :3])
 

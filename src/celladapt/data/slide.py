@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_PIXELS, FileError, quiet
+from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_PIXELS, TIFF_HEADS, FileError, quiet, three_channels
 from celladapt.errors import InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
@@ -29,7 +30,6 @@ _BLOCK = 4096
 _LARGEST_PIECE = 2**26  # pixels that are unpacked at once
 _OTHER_COLOURS = tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB, tifffile.PHOTOMETRIC.YCBCR
 _AS_RGB = (*JPEG_CODES, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000: their decoders give RGB
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MICRONS = {
     "micrometer": 1.0,
     "micron": 1.0,
@@ -75,6 +75,11 @@ class Slide:
 
     def __exit__(self, *_: object) -> None:
         self.open_files.close()
+
+    @cached_property
+    def small(self) -> NDArray[Any]:
+        """[h, w, C] as stored, at most about ``OVERVIEW_SIDE`` a side: of the smallest level that is at least half of that, thinned; read once."""
+        return _small(self)
 
     def region(self, level: int, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         """[h, w, C] as stored.
@@ -154,21 +159,17 @@ def view_at(slide: Slide, at: float | None) -> View:
 
 def overview(slide: Slide) -> NDArray[Any]:
     """The whole slide at no more than about ``OVERVIEW_SIDE`` pixels a side, [h, w, 3] uint8 or uint16; read in blocks where it has no small level."""
-    return as_rgb(_small(slide), stretch_of(slide))
+    return as_rgb(slide.small, stretch_of(slide))
 
 
 def as_rgb(pixels: NDArray[Any], stretch: tuple[float, float] | None) -> NDArray[Any]:
-    """[H, W, C] as stored -> [H, W, 3]: grey is repeated, of two channels the third is empty, of four the first three are taken."""
+    """[H, W, C] as stored -> [H, W, 3] uint8 or uint16, stretched where that is asked for."""
     if stretch is not None:
         low, high = stretch
         pixels = np.rint(np.clip((np.nan_to_num(pixels.astype(np.float32)) - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
     elif pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if pixels.shape[2] == 1:
-        return np.repeat(pixels, 3, axis=2)
-    if pixels.shape[2] == 2:
-        return np.concatenate([pixels, np.zeros_like(pixels[..., :1])], axis=2)
-    return np.ascontiguousarray(pixels[..., :3])
+    return three_channels(pixels)
 
 
 def stretch_of(slide: Slide) -> tuple[float, float] | None:
@@ -176,7 +177,7 @@ def stretch_of(slide: Slide) -> tuple[float, float] | None:
     y, x = slide.levels[-1].height // 2, slide.levels[-1].width // 2
     if slide.region(len(slide.levels) - 1, y, x, 1, 1).dtype in (np.uint8, np.bool_):
         return None
-    low, high = np.percentile(_small(slide).astype(np.float64), (0.1, 99.9)).tolist()
+    low, high = np.percentile(slide.small.astype(np.float64), (0.1, 99.9)).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise FileError(slide.path, "has values that are not finite (NaN or infinity)", "replace them and save it again")
     return (low, high) if high > low else (low, low + 1)
@@ -243,7 +244,7 @@ def _opened(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | No
         head = handle.read(4)
     if not head:
         raise FileError(path, "is empty (0 bytes)", "copy or export it again")
-    tiff = head in _TIFF
+    tiff = head in TIFF_HEADS
     if tiff:
         _no_part_missing(path)
     try:
@@ -387,7 +388,6 @@ def _tiff_pixel_size(tif: tifffile.TiffFile) -> float | None:
 
 
 def _small(slide: Slide) -> NDArray[Any]:
-    """[h, w, C] as stored, at most about ``OVERVIEW_SIDE`` a side: of the smallest level that is at least half of that, thinned."""
     sides = [max(level.height, level.width) for level in slide.levels]
     number = max((k for k, side in enumerate(sides) if side >= OVERVIEW_SIDE // 2), default=0)
     level, step = slide.levels[number], max(1, math.ceil(sides[number] / OVERVIEW_SIDE))
