@@ -36,6 +36,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Torch's random numbers are those of the test alone, in whatever order the tests run."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny_domains(tmp_path: Path) -> tuple[Path, Path]:
     return draw_domains(tmp_path)
