@@ -217,6 +217,59 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp
     assert celladapt.resume(tmp_path / "run").finished
 
 
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = celladapt.adapt(*tiny_domains, out=tmp_path / "whole", **TINY).path, tmp_path / "cut"
+    step, calls = train.take_step, []
+
+    def interrupted(*arguments: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "take_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            celladapt.adapt(*tiny_domains, out=cut, **TINY)
+    assert [load(cut / f"{name}.safetensors")[1]["step"] for name in ("previous", "last")] == [6, 7]
+
+    for damage in (_truncate, _flip, Path.unlink):
+        run = Path(shutil.copytree(cut, tmp_path / damage.__name__))
+        damage(run / "last.safetensors")
+        capsys.readouterr()
+        celladapt.resume(run)
+        said = capsys.readouterr().err
+        assert ("WARNING" in said and "last.safetensors is damaged" in said) == (damage is not Path.unlink)
+        assert "at step 6 of 12" in said
+        assert same(whole, run), damage.__name__
+
+    for name in ("previous", "last"):
+        _flip(cut / f"{name}.safetensors")
+    before = {file: file.read_bytes() for file in cut.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match=r"last\.safetensors and .*previous\.safetensors are both damaged"):
+        celladapt.resume(cut)
+    assert before == {file: file.read_bytes() for file in before}
+    (cut / "previous.safetensors").unlink()
+    with pytest.raises(InputError, match=r"last\.safetensors is damaged .* delete it"):
+        celladapt.resume(cut)
+    (cut / "last.safetensors").unlink()
+    celladapt.resume(cut)
+    assert same(whole, cut)
+
+
 def test_two_processes_never_carry_out_one_run_at_a_time(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     values = {**preset_options("fast"), **TINY, "source": tiny_domains[0], "target": tiny_domains[1]}
     values.pop("preset")

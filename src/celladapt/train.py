@@ -30,6 +30,9 @@ from celladapt.networks import Segmenter, with_statistics_of
 from celladapt.progress import Bar, say
 from celladapt.validate import Validator
 
+LAST = "last.safetensors"
+"""The newest training state in a run folder."""
+
 Optimizers = Mapping[str, torch.optim.Optimizer]
 Arithmetic = Callable[[], AbstractContextManager[Any]]
 
@@ -183,8 +186,7 @@ class Trainer:
         self.method.networks.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizers = make_optimizers(self.method, self.config)
         self.average: Segmenter = copy.deepcopy(self.method.networks["S"]).requires_grad_(False)  # type: ignore[assignment]
-        if (self.path / "last.safetensors").exists():
-            self._restore()
+        self._restore()
         if self.step == self.config.steps:
             return
         if self.config.compile:
@@ -258,14 +260,32 @@ class Trainer:
 
     def _save(self) -> None:
         about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked)}
-        checkpoint.save_training(self.path / "last.safetensors", self._networks, self.optimizers, about)
+        checkpoint.save_training(self.path / LAST, self._networks, self.optimizers, about)
 
     @property
     def _networks(self) -> nn.ModuleDict:
         return nn.ModuleDict({**self.method.networks, **({"average": self.average} if self.config.ema else {})})  # without averaging it is S
 
     def _restore(self) -> None:
-        about = checkpoint.load_training(self.path / "last.safetensors", self._networks, self.optimizers)
+        """Go back to the newest checkpoint that is whole, if there is any."""
+        last = self.path / LAST
+        before = checkpoint.previous(last)
+        if not (last.exists() or before.exists()):
+            return
+        try:
+            # A kill between the two renames of saving leaves only the one before.
+            about = checkpoint.load_training(last if last.exists() else before, self._networks, self.optimizers)
+        except checkpoint.Damaged as error:
+            if not (last.exists() and before.exists()):
+                raise InputError(f"{error} Without one, delete it: the same command then trains from the beginning.") from None
+            try:
+                about = checkpoint.load_training(before, self._networks, self.optimizers)
+            except checkpoint.Damaged:
+                raise InputError(
+                    f"{last} and {before} are both damaged; put copies in their place, or delete both: the same command then trains from the beginning."
+                ) from None
+            if parallel.rank() == 0:
+                say(f"WARNING: {last} is damaged; training goes on from the checkpoint before it, and ends as it would have.")
         if not self.config.ema:
             follow(self.average, self.method.networks["S"], 0.0, 0)
         self.step, self.seconds, self.picked = about["step"], about["seconds"], Picked(**about["picked"])
