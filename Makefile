@@ -1,8 +1,8 @@
-# Six words: install, demo, test, check, science, bench.
+# install, demo, test; check, science, bench; faults, faults-long.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check science bench clean
+.PHONY: install demo test check science bench faults faults-long clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,12 @@ science: install
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m benchmarks.performance
+
+faults: install
+	$(BIN)/python -m reliability.faults --kills 8
+
+faults-long: install
+	$(BIN)/python -m reliability.faults --kills 200 --write docs/reliability/faults.json
 
 clean:
 	rm -rf .venv build dist src/*.egg-info
