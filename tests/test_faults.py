@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     checkpoint.save(tmp_path / "a.safetensors", {"w": torch.arange(40.0)}, {"step": 1, "seconds": 2.0})
     (tmp_path / "a.json").write_text(json.dumps({"mean": {"iou": 0.5}, "seconds": 3}))
     (tmp_path / "a.csv").write_text("method,iou,seconds\nsource_only,0.5,12\n")
-    (tmp_path / "a.toml").write_text('method = "weakuda"\nsteps = 3\n')
+    (tmp_path / "a.toml").write_text('method = "weakuda"\ntarget_labels = "10%"\n')
     (tmp_path / "a.geojson").write_text(json.dumps({"features": [1, 2, 3]}))
     (tmp_path / "a.html").write_text("<html><p>a</p></html>\n")
     (tmp_path / "a.md").write_text("# Model\n\nA line.\n")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,12 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any], previ
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
     with atomic(path) as temporary:
-        save_file(plain, temporary, metadata={HEADER: text, CHECKSUM: _checksum(plain, text)})
+        try:
+            save_file(plain, temporary, metadata={HEADER: text, CHECKSUM: _checksum(plain, text)})
+        except SafetensorError as error:  # which a full disk raises too, with the system's number in its words
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            raise
         if previous is not None and path.exists():
             os.replace(path, previous)
 
