@@ -25,7 +25,6 @@ from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
-from celladapt.files import alone
 from celladapt.run import Run
 from celladapt.train import follow
 
@@ -270,16 +269,24 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     assert same(whole, cut)
 
 
-def test_two_processes_never_carry_out_one_run_at_a_time(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    values = {**preset_options("fast"), **TINY, "source": tiny_domains[0], "target": tiny_domains[1]}
-    values.pop("preset")
-    run = adaptation.prepare(with_options(Config(), values), tmp_path / "run")
-    with alone(run.path):
-        done = subprocess.run([sys.executable, "-m", "celladapt", "adapt", "--resume", str(run.path)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Another process is working on" in done.stderr
-    assert not (run.path / "last.safetensors").exists()
-    assert celladapt.resume(run.path).finished
+def test_of_a_long_run_each_nth_step_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a run that was killed after a checkpoint leaves the same log, and the same curve in TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def write(path: Path, *parts: range) -> None:
+        path.mkdir()
+        for steps in parts:
+            with train.Log(path, steps.start - 1, 20) as log:
+                for step in steps:
+                    log.terms(step, {"seg": step / 10})
+
+    monkeypatch.setattr(train, "MOST_LOGGED", 7)
+    write(tmp_path / "whole", range(1, 21))
+    write(tmp_path / "cut", range(1, 12), range(8, 15), range(10, 21))
+    for name in ("whole", "cut"):
+        assert [json.loads(line)["step"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] == [1, 3, 6, 9, 12, 15, 18, 20]
+        events = EventAccumulator(str(tmp_path / name / "events")).Reload().Scalars("train/seg")
+        assert [event.step for event in events] == [1, 3, 6, 9, 12, 15, 18, 20]
 
 
 def test_masks_that_the_run_may_not_read_are_not_read(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

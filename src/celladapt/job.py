@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from celladapt.data.images import FileError
 from celladapt.data.slide import is_slide
 from celladapt.errors import InputError
 from celladapt.files import write_json
@@ -135,7 +136,11 @@ class Job:
         return None
 
     def finish(self, segmented: Segmented, nuclei: int, foreground: float, median_area: float, tissue: float | None = None) -> Written:
-        """Write the outputs and the record."""
+        """Write the outputs and the record.
+
+        Raises:
+            InputError: they cannot be written, or another process has made the same outputs otherwise meanwhile.
+        """
         note = self._noted
         begun = sorted({*note.get("begun", ()), *self.outputs})
         write_json(
@@ -143,6 +148,12 @@ class Job:
         )  # so that after a kill they are known as its own
         for word, path in self.outputs.items():
             write(word, path, segmented)
+        if not self._noted:
+            raise FileError(
+                self.image,
+                f"was segmented into {self.out} by another process with another model or other settings at the same time, so its outputs are mixed",
+                "give each an --out of its own, and the command again with --overwrite",
+            )
         size = segmented.pixel_size
         found: dict[str, Any] = {
             "nuclei": nuclei,

@@ -21,8 +21,8 @@ from celladapt.data.folder import digest, list_images
 from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image
 from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
-from celladapt.files import alone, write_json
-from celladapt.job import Job, Settings, Written
+from celladapt.files import alone, sweep, write_json
+from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.model import Prediction, Predictor, loaded_model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture
@@ -101,6 +101,8 @@ def predict(
             job.note.unlink(missing_ok=True)  # so that what is done counts for nothing
     ready = {job.image: written for job in jobs if (written := job.written()) is not None}
     todo = [job for job in jobs if job.image not in ready]
+    for folder in (out, out / NOTES):
+        sweep(folder)
     _not_in_the_way(todo, overwrite)
     if ready and todo:
         say(f"{len(ready)} of {len(images)} are done already.")
@@ -371,9 +373,11 @@ def _note_seen(model: Predictor, out: Path, jobs: Sequence[Job]) -> None:
     """Note which of the images trained the model, so that ``evaluate`` can say so."""
     known = set(model.about.get("trained_on", ()))
     seen = [job.image.stem for job in jobs if known and not job.slide and job.image.is_file() and digest(job.image) in known]
-    earlier = record_of(out)
-    kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {job.image.stem for job in jobs}]
-    if seen or earlier:
+    if not seen and not (out / RECORD).exists():
+        return
+    with alone(out / NOTES):  # several calls, each with a part of the images, may end at once
+        earlier = record_of(out)
+        kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {job.image.stem for job in jobs}]
         write_json(out / RECORD, {**earlier, "seen_in_training": sorted([*kept, *seen])})
 
 

@@ -197,7 +197,7 @@ class Trainer:
                 stack.enter_context(kept_memory())
             if self.config.crop != "whole":  # whole images may come in many sizes
                 stack.enter_context(tried_convolutions(self.device))
-            log = stack.enter_context(Log(self.path, self.step)) if main else None
+            log = stack.enter_context(Log(self.path, self.step, self.config.steps)) if main else None
             bar = stack.enter_context(Bar(self.label, self.config.steps, self.step, shown=main))
             stopped = stack.enter_context(stop_signals())
             began = time.monotonic()
@@ -293,13 +293,22 @@ class Trainer:
             say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")
 
 
-class Log:
-    """``log.jsonl``, ``validation.jsonl`` and TensorBoard events, cut back to ``step`` where a killed run went on past its checkpoint."""
+MOST_LOGGED = 10_000
+"""About how many steps' terms a run writes, whatever its length: more than a curve has pixels."""
 
-    def __init__(self, path: Path, step: int) -> None:
+
+class Log:
+    """``log.jsonl``, ``validation.jsonl`` and TensorBoard events, cut back to ``step`` where a killed run went on past its checkpoint.
+
+    Of a run of more than ``MOST_LOGGED`` steps the terms of each n-th are written, and of the first and the last: which ones depends on ``steps``
+    alone, so a resumed run writes what it would have written.
+    """
+
+    def __init__(self, path: Path, step: int, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._terms, self._scores = (self._reopen(path / f"{name}.jsonl", step) for name in ("log", "validation"))
+        self._every, self._last = math.ceil(steps / MOST_LOGGED), steps
         self._events = SummaryWriter(str(path / "events"), purge_step=step + 1 if step else None)
 
     @staticmethod
@@ -316,8 +325,9 @@ class Log:
         return file.open("a", encoding="utf-8")
 
     def terms(self, step: int, values: dict[str, float]) -> None:
-        """One training step's loss terms."""
-        self._write(self._terms, "train", step, values)
+        """One training step's loss terms, if it is among those to be written."""
+        if step % self._every == 0 or step in (1, self._last):
+            self._write(self._terms, "train", step, values)
 
     def scores(self, step: int, values: dict[str, float]) -> None:
         """One validation's scores."""
