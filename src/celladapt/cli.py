@@ -281,6 +281,51 @@ def export(
         _print("note    without --license and --author nobody may publish or reuse it")
 
 
+@app.command(name="import")
+def import_(
+    weights: Path,
+    *,
+    out: Path,
+    mean: str | None = None,
+    std: str | None = None,
+    normalise_by: Path | None = None,
+    pixel_size: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Make a model of weights of the paper's U-Net that another program saved with torch (.pt, .pth), for `celladapt predict`.
+
+    Such a file is a pickle, which could run code. It is opened with torch's weights-only loader and in no other way: what holds more than weights is refused.
+
+    Parameters
+    ----------
+    weights
+        File with a state dict of the network, by itself or inside a training checkpoint.
+    out
+        File to make, ending in .safetensors.
+    mean
+        R,G,B by which its training images were normalised, on the scale 0 to 1.
+    std
+        Standard deviations likewise.
+    normalise_by
+        A folder of its training images instead, whose mean and standard deviation are taken.
+    pixel_size
+        µm per pixel of its training images, so that slides are seen at the same.
+    overwrite
+        Replace an existing file.
+    """
+    from celladapt import importing
+
+    made = importing.import_weights(weights, out, _numbers("--mean", mean), _numbers("--std", std), normalise_by, pixel_size, overwrite)
+    _print(f"written {made}", f"next    celladapt predict {made} IMAGES --out MASKS")
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(value) for value in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is '{text}'; give three numbers separated by commas, as 0.7,0.5,0.6.") from None
+
+
 @app.command
 def report(run: Path) -> None:
     """Write report.html of a run folder (or of a benchmark's) again and print its path.
