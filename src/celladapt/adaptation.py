@@ -19,7 +19,7 @@ from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
 from celladapt.convolution import winograd
 from celladapt.data.folder import Folder
-from celladapt.data.images import read_image
+from celladapt.data.images import at_most, read_image
 from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
@@ -95,8 +95,9 @@ def prepare(config: Config, out: Path) -> Run:
     methods.build(config.spec, 1)  # an unknown method or option shows before any work
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
-    usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
-    _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
+    with at_most(config.max_megapixels):
+        usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+        _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
     device = pick_device(config.device)
     if config.compile:
         check_compiler(device)
@@ -162,7 +163,8 @@ def carry_out(run: Run) -> Run:
     """
     parallel.start()
     try:
-        _stages(run)
+        with at_most(run.config.max_megapixels):
+            _stages(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.path) from None
     return run

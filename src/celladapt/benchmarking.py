@@ -19,6 +19,7 @@ from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
 from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.data.folder import Folder
+from celladapt.data.images import at_most
 from celladapt.data.split import group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
@@ -246,7 +247,8 @@ def _classical(run: Run) -> Failure | None:
         return Prediction(classical_mask(image).astype(np.float32))
 
     try:
-        conclude(run, target, segment, None, notes, method_doc=about, seconds=0.0, group=group_pattern(target, run.config.group))
+        with at_most(run.config.max_megapixels):
+            conclude(run, target, segment, None, notes, method_doc=about, seconds=0.0, group=group_pattern(target, run.config.group))
     except InputError as error:
         return Failure(str(error), ours=False)
     return None

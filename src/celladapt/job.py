@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from celladapt.data.images import FileError
+from celladapt.data.images import MAX_MEGAPIXELS, FileError, as_pixels
 from celladapt.data.slide import is_slide
 from celladapt.errors import InputError
 from celladapt.files import write_json
@@ -36,10 +36,14 @@ class Settings:
     tile: int = 2048
     """Side in pixels of the tiles in which slides are segmented: smaller ones need less memory and more time."""
 
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Of an image that is read whole; slides are read in parts, whatever their size."""
+
     def __post_init__(self) -> None:
         check_words(self.save)
         if not 0 < self.threshold <= 0.99:
             raise InputError(f"--threshold is {self.threshold}; it must be above 0 and at most 0.99.")
+        as_pixels(self.max_megapixels)
         for name in ("pixel_size", "at"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -100,7 +104,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What the outputs depend on, as it was before the work began."""
         status = self.image.stat()
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "save"}
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in ("save", "max_megapixels")}
         return {"file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns], "model": self.model, "settings": settings}
 
     @property

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import digest, list_images
-from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image
+from celladapt.data.images import IMAGE_SUFFIXES, FileError, at_most, read_image
 from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 from celladapt.files import alone, sweep, write_json
@@ -110,7 +110,8 @@ def predict(
         assert isinstance(model, (str, Path))
         done, failed = _spread(Path(model), loaded, (device, precision), todo, workers, scheduler)
     else:
-        done, failed = _in_turn(loaded, todo)
+        with at_most(chosen.max_megapixels):
+            done, failed = _in_turn(loaded, todo)
     try:
         _note_seen(loaded, out, jobs)
     except InputError as error:
@@ -315,7 +316,8 @@ def _in_worker(model: Path, how: tuple[str, str], job: Job) -> Written:
             raise InputError(
                 f"{model} is another model for this worker (it has changed, or the worker computes in other arithmetic); give --precision, and the command again."
             )
-        return segment(loaded, job)
+        with at_most(job.settings.max_megapixels):
+            return segment(loaded, job)
 
 
 class _Once:
