@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from celladapt.errors import InputError
+from celladapt.files import read_text
 
 Criterion = Literal["expected", "infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity", "last", "labelled"]
 
@@ -126,6 +127,8 @@ class Config:
         for name, hint in get_type_hints(type(self)).items():
             if name in ("source", "target", "split") and isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
+            if isinstance(getattr(self, name), int | float) and abs(getattr(self, name)) >= 2**63 and getattr(self, name) != float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} has too many digits; give a smaller number.")
             if not _fits(getattr(self, name), hint):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {_in_words(hint)}.")
         positive = ("steps", "width", "batch_size", "validate_every", "checkpoint_every", "validation_images", "lr_s", "lr_d", "lr_r")
@@ -148,7 +151,7 @@ class Config:
         if self.group is not None:
             try:
                 re.compile(self.group)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise InputError(f"--group '{self.group}' is not a regular expression ({error}).") from None
         if self.spec.labels is not None and self.target_labels != "100%" and self.spec.labels != self.target_labels:
             raise InputError(f"--method {self.method} and --target-labels {self.target_labels} disagree; give the labels once.")
@@ -216,11 +219,11 @@ def read_options(path: Path) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give an existing TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a valid TOML file ({error}).") from None
+        return tomllib.loads(read_text(path, "give an existing TOML file"))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits is a ValueError, brackets without end are the other
+        raise InputError(f"{path} is not a valid TOML file ({error}); correct it.") from None
 
 
 def _check_names(values: dict[str, Any], where: str | Path) -> None:

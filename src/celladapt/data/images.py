@@ -6,6 +6,7 @@ cuts to 8 bits) through imagecodecs.
 
 import logging
 import math
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,19 +135,39 @@ def decode(path: Path) -> Raster:
     """
     path = Path(path)
     try:
+        require_file(path)
         with open(path, "rb") as handle:
             head = handle.read(26)
-    except FileNotFoundError:
-        raise FileError(path, "does not exist", "check the name") from None
-    except IsADirectoryError:
-        raise FileError(path, "is a folder", "name an image file") from None
     except OSError as error:
-        raise FileError(path, f"cannot be opened ({error.strerror})", "check its permissions") from error
+        raise FileError(path, f"cannot be opened ({error.strerror})", "check its name and permissions") from error
     if not head:
         raise FileError(path, "is empty (0 bytes)", "copy or export it again")
+    with _in_one_sentence(path):
+        return _checked(_decode_tiff(path) if head[:4] in TIFF_HEADS else _decode_pillow(path, head))
+
+
+def require_file(path: Path) -> None:
+    """Raise FileError where ``path`` is missing, a folder, or a pipe or device, which would be read without end.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileError(path, "does not exist", "check the name") from None
+    if stat.S_ISDIR(mode):
+        raise FileError(path, "is a folder", "name an image file")
+    if not stat.S_ISREG(mode):
+        raise FileError(path, "is a pipe or device, not a file", "name an image file")
+
+
+@contextmanager
+def _in_one_sentence(path: Path) -> Iterator[None]:
+    """Whatever goes wrong between a file's bytes and its pixels, as a FileError."""
     try:
         with quiet():
-            raster = _decode_tiff(path) if head[:4] in TIFF_HEADS else _decode_pillow(path, head)
+            yield
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -155,11 +176,15 @@ def decode(path: Path) -> Raster:
         raise FileError(path, "needs more memory than this machine has", "cut it into tiles") from error
     except Exception as error:  # on damaged bytes the decoders raise dozens of types, from struct.error to SyntaxError
         raise FileError(path, *_DAMAGED) from error
-    return _checked(raster)
 
 
 def as_image(raster: Raster) -> NDArray[Any]:
     """(H, W, 3) uint8 or uint16 from decoded pixels; see `read_image`."""
+    with _in_one_sentence(raster.path):  # a header can contradict the pixels
+        return _as_image(raster)
+
+
+def _as_image(raster: Raster) -> NDArray[Any]:
     pixels = raster.pixels if raster.palette is None else raster.palette[raster.pixels[..., 0]]
     deep = pixels.dtype.kind == "f" or pixels.dtype.itemsize > 1 or pixels.dtype == np.int8
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
@@ -204,6 +229,11 @@ def image_of(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 def as_labels(raster: Raster) -> NDArray[np.int32]:
     """(H, W) int32 from decoded pixels; see `read_mask`."""
+    with _in_one_sentence(raster.path):
+        return _as_labels(raster)
+
+
+def _as_labels(raster: Raster) -> NDArray[np.int32]:
     if raster.lossy:
         raise FileError(raster.path, "is a JPEG, whose compression blurs labels", "export the mask as PNG or TIFF")
     values = raster.pixels

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_PIXELS, TIFF_HEADS, FileError, quiet, three_channels
+from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_PIXELS, TIFF_HEADS, FileError, quiet, require_file, three_channels
 from celladapt.errors import InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
@@ -190,6 +190,7 @@ def is_slide(path: Path) -> bool:
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     try:
+        require_file(path)
         with quiet(), tifffile.TiffFile(path) as tif:
             series = tif.series[0]
             return len(series.levels) > 1 or series.keyframe.imagewidth * series.keyframe.imagelength > LARGE
@@ -230,6 +231,7 @@ def open_slide(path: Path, pixel_size: float | None = None) -> Slide:
 def tiff_pixel_size(path: Path) -> float | None:
     """µm per pixel that a TIFF states (OME, ImageJ or resolution tags); None where it states none that a microscope could have."""
     try:
+        require_file(path)
         with quiet(), tifffile.TiffFile(path) as tif:
             found = _tiff_pixel_size(tif)
     except Exception:  # whatever is wrong with it, the reading of its pixels will tell
@@ -240,6 +242,7 @@ def tiff_pixel_size(path: Path) -> float | None:
 def _opened(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
     if path.is_dir():
         return _with_zarr(path, files)
+    require_file(path)
     with open(path, "rb") as handle:
         head = handle.read(4)
     if not head:
