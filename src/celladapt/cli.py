@@ -90,14 +90,15 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         run = adaptation.resume(resume)
     else:
         run = adaptation.adapt(preset=preset, out=out, **options)
+    expected, fell_back = run.expected, run.record.get("fell_back")
     if run.metrics:
         from celladapt.benchmarking import scores_table
 
         _print(scores_table(run))
     else:
         _print("scores  none: the target has no annotated test images")
-    if expected := run.expected:
-        _print(f"quality {expected.words}" + ("; adapting did not help, the source-only model was kept" if run.record.get("fell_back") else ""))
+    if expected:
+        _print(f"quality {expected.words}" + ("; adapting did not help, the source-only model was kept" if fell_back else ""))
     _print(f"model   {run.path}", f"report  {run.report}", f"next    celladapt predict {run.path} IMAGES --out MASKS")
 
 

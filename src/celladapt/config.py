@@ -129,6 +129,8 @@ class Config:
                 object.__setattr__(self, name, Path(getattr(self, name)))
             if isinstance(getattr(self, name), int | float) and abs(getattr(self, name)) >= 2**63 and getattr(self, name) != float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} has too many digits; give a smaller number.")
+            if isinstance(getattr(self, name), str | Path) and not _is_utf8(str(getattr(self, name))):
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: the name is not UTF-8; rename it.")
             if not _fits(getattr(self, name), hint):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {_in_words(hint)}.")
         positive = ("steps", "width", "batch_size", "validate_every", "checkpoint_every", "validation_images", "lr_s", "lr_d", "lr_r")
@@ -207,7 +209,12 @@ def preset_options(name: str) -> dict[str, Any]:
     if base is not None and base not in presets():
         raise InputError(f"{name} begins with preset = {base!r}; it must be one of {', '.join(presets())}.")
     _check_names(values, name)
-    return {**(preset_options(base) if base else {}), **values}
+    options = {**(preset_options(base) if base else {}), **values}
+    try:
+        Config(**options)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return options
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -242,6 +249,14 @@ def _check_name(key: str, complaint: str) -> None:
     known = [f.name for f in fields(Config)]
     if key not in known:
         raise InputError(f"{complaint} '{key}'; did you mean {' or '.join(difflib.get_close_matches(key, known, n=3) or known)}?")
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written to a file of options; names from disk need not be UTF-8."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import digest, list_images
-from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image
+from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image, require_file
 from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 from celladapt.files import alone, read_json, write_json
@@ -205,6 +205,7 @@ def _in_one_sentence(job: Job) -> Iterator[None]:
 
 def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
     with _in_one_sentence(job):
+        require_file(job.image)
         assert job.identity  # taken before the file is read
         size = job.settings.pixel_size or tiff_pixel_size(job.image)
         smallest = area_in_pixels(job.settings.min_size, size)

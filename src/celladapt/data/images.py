@@ -6,6 +6,7 @@ cuts to 8 bits) through imagecodecs.
 
 import logging
 import math
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -134,12 +135,12 @@ def decode(path: Path) -> Raster:
         FileError: see `read_image`.
     """
     path = Path(path)
+    require_file(path)
     try:
-        require_file(path)
         with open(path, "rb") as handle:
             head = handle.read(26)
     except OSError as error:
-        raise FileError(path, f"cannot be opened ({error.strerror})", "check its name and permissions") from error
+        raise _unopened(path, error) from error
     if not head:
         raise FileError(path, "is empty (0 bytes)", "copy or export it again")
     with _in_one_sentence(path):
@@ -147,19 +148,21 @@ def decode(path: Path) -> Raster:
 
 
 def require_file(path: Path) -> None:
-    """Raise FileError where ``path`` is missing, a folder, or a pipe or device, which would be read without end.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
+    """Raise FileError where ``path`` is missing, cannot be looked at, or is a folder, or a pipe or device, which would be read without end."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise FileError(path, "does not exist", "check the name") from None
+    except OSError as error:
+        raise _unopened(path, error) from error
     if stat.S_ISDIR(mode):
         raise FileError(path, "is a folder", "name an image file")
     if not stat.S_ISREG(mode):
         raise FileError(path, "is a pipe or device, not a file", "name an image file")
+
+
+def _unopened(path: Path, error: OSError) -> FileError:
+    return FileError(path, f"cannot be opened ({error.strerror})", "check its name and permissions")
 
 
 @contextmanager
@@ -359,7 +362,7 @@ def _decode_tiff(path: Path) -> Raster:
 
 def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> NDArray[Any]:
     """(H, W, C) of the first page, with the pages that are its other channels."""
-    series = tif.series[0]
+    series = first_series(tif)
     axes, shape = series.axes, series.shape
     if axes == "QYX" and shape[0] > MAX_CHANNELS >= shape[2] > 1:  # (H, W, C) that tifffile.imwrite took for H pages of W x C
         _limit(path, shape[0] * shape[1])
@@ -387,6 +390,21 @@ def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) ->
     if page.samplesperpixel == 1:
         return plane[..., None]
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
+
+
+def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """What a TIFF holds first: an image, with its levels and planes.
+
+    Raises:
+        FileError: its description claims more planes than the file has bytes; to list them would fill the memory.
+    """
+    described, size = tif.ome_metadata or "", tif.filehandle.size
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", described):
+        if math.prod(int(number) for number in re.findall(r"\bSize[ZCT]\s*=\s*[\"'](\d{1,18})", pixels)) > size:
+            raise FileError(Path(tif.filehandle.path), *_DAMAGED)
+    if any(int(number) > size for number in re.findall(r"\b(?:PlaneCount|NumPlanes|IFD|First[ZCT])\s*=\s*[\"'](\d{1,18})", described)):
+        raise FileError(Path(tif.filehandle.path), *_DAMAGED)
+    return tif.series[0]
 
 
 def _limit(path: Path, pixels: int) -> None:

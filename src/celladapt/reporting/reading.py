@@ -205,5 +205,6 @@ def _columns(path: Path, faults: list[str]) -> Columns:
         for key, value in rows[step].items():
             if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
                 with suppress(OverflowError):  # a whole number of 400 digits
-                    points.setdefault(key, []).append((step, float(value)))
+                    point = (step, float(value))
+                    points.setdefault(key, []).append(point)
     return {key: (np.array([x for x, _ in pairs]), np.array([y for _, y in pairs])) for key, pairs in points.items()}
