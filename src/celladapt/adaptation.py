@@ -1,7 +1,6 @@
 """From two folders to a finished run folder: split, train, evaluate on held-out target images, report."""
 
 import copy
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,14 +23,14 @@ from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
 from celladapt.expectation import MOST_IMAGES, scores_on
-from celladapt.files import alone, atomic
+from celladapt.files import alone, atomic, read_json_lines
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.losses import Domain
 from celladapt.model import load_model
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import Expectation, calibration, expected_iou
-from celladapt.run import Run
+from celladapt.run import RESTORE, Run
 from celladapt.train import Trainer
 
 ADAPTED = "adapted.safetensors"
@@ -203,9 +202,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     expected, reconstruct = _expectation(run, trainer.picked.step), _reconstruction(run, trainer)
     # Labels of the target, where they had a part, know better than a criterion that sees none.
     labelled = trainer.picked.uses_target_labels or bool(run.record.get("target_labelled"))
-    before = (
-        _expectation(run.baseline, run.baseline.record["selected"]["step"]) if run.baseline.finished and config.fallback and not labelled else None
-    )
+    before = _expectation(run.baseline, run.baseline.selected_step) if run.baseline.finished and config.fallback and not labelled else None
     fell_back = before is not None and before.iou > expected.iou
     if before is not None and fell_back:
         model, adapted = run.path / "model.safetensors", run.path / ADAPTED
@@ -226,8 +223,10 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
 
 def _expectation(run: Run, step: int) -> Expectation:
     """What the criteria promise of the model of ``step``, which is the one that was kept."""
-    lines = (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines()
-    scores = next(scores for scores in map(json.loads, lines) if scores["step"] == step)
+    file = run.path / "validation.jsonl"
+    scores = next((line for line in read_json_lines(file) if isinstance(line, dict) and line.get("step") == step), None)
+    if scores is None or not all(isinstance(score, int | float) for score in scores.values()):
+        raise InputError(f"{file} is damaged (it lacks the scores of step {step}, which was chosen); {RESTORE}.")
     if not scores.keys() >= {name for name, *_ in calibration()["criteria"]}:  # a run that is older than a criterion
         assert run.config.target
         held, (_, split) = Folder.open(run.config.target), run.splits

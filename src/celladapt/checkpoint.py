@@ -60,7 +60,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             text = metadata.pop(HEADER)
             tensors, about = {name: file.get_tensor(name) for name in file.keys()}, json.loads(text)  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if not isinstance(about, dict):
+                raise ValueError("its header is no object")
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged or not a celladapt file ({error}); use another copy of it.") from None
     if metadata and metadata != {CHECKSUM: _checksum(tensors, text)}:
         raise Damaged(f"{path} is damaged (its checksum does not fit its contents); use another copy of it.")

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -81,7 +82,6 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         Run folder to continue where it stopped; takes no other option.
     """
     from celladapt import adaptation
-    from celladapt.quality import Expectation
 
     options = _chosen(config)
     if resume is not None:
@@ -90,17 +90,15 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         run = adaptation.resume(resume)
     else:
         run = adaptation.adapt(preset=preset, out=out, **options)
+    expected, fell_back = run.expected, run.record.get("fell_back")
     if run.metrics:
         from celladapt.benchmarking import scores_table
 
         _print(scores_table(run))
     else:
         _print("scores  none: the target has no annotated test images")
-    if expected := run.record.get("expected"):
-        _print(
-            f"quality {Expectation(**expected).words}"
-            + ("; adapting did not help, the source-only model was kept" if run.record.get("fell_back") else "")
-        )
+    if expected:
+        _print(f"quality {expected.words}" + ("; adapting did not help, the source-only model was kept" if fell_back else ""))
     _print(f"model   {run.path}", f"report  {run.report}", f"next    celladapt predict {run.path} IMAGES --out MASKS")
 
 
@@ -499,6 +497,9 @@ def convert(name: str, src: Path, dst: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding does not
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except UnusedCliTokensError as error:
@@ -515,8 +516,18 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            return _our_fault()
+        print(f"celladapt: {error.filename} cannot be used ({error.strerror}); check its name, its permissions and the disk.", file=sys.stderr)
+        return 2
     except Exception:
-        traceback.print_exc()
-        print("celladapt: this is a fault of celladapt, not yours; please report it with the lines above.", file=sys.stderr)
-        return 1
+        return _our_fault()
     return 0
+
+
+def _our_fault() -> int:
+    """Tell of the exception in hand, and return the exit code."""
+    traceback.print_exc()
+    print("celladapt: this is a fault of celladapt, not yours; please report it with the lines above.", file=sys.stderr)
+    return 1

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from celladapt.errors import InputError
+from celladapt.files import read_text
 
 Criterion = Literal["expected", "infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity", "last", "labelled"]
 
@@ -128,6 +129,10 @@ class Config:
         for name, hint in get_type_hints(type(self)).items():
             if name in ("source", "target", "split") and isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
+            if isinstance(getattr(self, name), int | float) and abs(getattr(self, name)) >= 2**63 and getattr(self, name) != float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} has too many digits; give a smaller number.")
+            if isinstance(getattr(self, name), str | Path) and not _is_utf8(str(getattr(self, name))):
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: the name is not UTF-8; rename it.")
             if not _fits(getattr(self, name), hint):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {_in_words(hint)}.")
         positive = (
@@ -161,7 +166,7 @@ class Config:
         if self.group is not None:
             try:
                 re.compile(self.group)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise InputError(f"--group '{self.group}' is not a regular expression ({error}).") from None
         if self.spec.labels is not None and self.target_labels != "100%" and self.spec.labels != self.target_labels:
             raise InputError(f"--method {self.method} and --target-labels {self.target_labels} disagree; give the labels once.")
@@ -217,7 +222,12 @@ def preset_options(name: str) -> dict[str, Any]:
     if base is not None and base not in presets():
         raise InputError(f"{name} begins with preset = {base!r}; it must be one of {', '.join(presets())}.")
     _check_names(values, name)
-    return {**(preset_options(base) if base else {}), **values}
+    options = {**(preset_options(base) if base else {}), **values}
+    try:
+        Config(**options)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return options
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -229,11 +239,11 @@ def read_options(path: Path) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give an existing TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a valid TOML file ({error}).") from None
+        return tomllib.loads(read_text(path, "give an existing TOML file"))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits is a ValueError, brackets without end are the other
+        raise InputError(f"{path} is not a valid TOML file ({error}); correct it.") from None
 
 
 def _check_names(values: dict[str, Any], where: str | Path) -> None:
@@ -252,6 +262,14 @@ def _check_name(key: str, complaint: str) -> None:
     known = [f.name for f in fields(Config)]
     if key not in known:
         raise InputError(f"{complaint} '{key}'; did you mean {' or '.join(difflib.get_close_matches(key, known, n=3) or known)}?")
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written to a file of options; names from disk need not be UTF-8."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,6 +1,7 @@
 """What is to be done with one file, and the record of what has been."""
 
-import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from celladapt.data.images import MAX_MEGAPIXELS, FileError, as_pixels
 from celladapt.data.slide import is_slide
 from celladapt.errors import InputError
-from celladapt.files import write_json
+from celladapt.files import read_json, write_json
 from celladapt.outputs import Segmented, check_words, output_path, write
 from celladapt.units import area_in_pixels
 
@@ -121,22 +122,24 @@ class Job:
     def _noted(self) -> dict[str, Any]:
         """The record of an earlier call that would make the same again; empty without one."""
         try:
-            note = dict(json.loads(self.note.read_text(encoding="utf-8")))
-            return note if note["identity"] == self.identity else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            note = read_json(self.note)
+            lists = all(isinstance(note.get(name, []), list) for name in ("begun", "saved"))
+            return note if lists and isinstance(note["found"], dict) and note["identity"] == self.identity else {}
+        except (OSError, InputError, KeyError):
             return {}
 
     @property
     def in_the_way(self) -> list[Path]:
         """Outputs that exist and are not what this job has made, or was making when it was stopped."""
         own = self._noted.get("begun", ())
-        return [path for word, path in self.outputs.items() if word not in own and path.exists()]
+        return [path for word, path in self.outputs.items() if word not in own and os.path.exists(path)]  # a name too long for a file is none
 
     def written(self) -> Written | None:
         """What an earlier call has made of it, if that is all there and would be made again."""
         note = self._noted
         if all(word in note.get("saved", ()) and path.exists() for word, path in self.outputs.items()):
-            return Written(self.image, self.outputs, **note["found"])
+            with suppress(TypeError):  # a note that somebody has changed
+                return Written(self.image, self.outputs, **note["found"])
         return None
 
     def finish(self, segmented: Segmented, nuclei: int, foreground: float, median_area: float, tissue: float | None = None) -> Written:

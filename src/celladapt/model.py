@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
@@ -270,8 +270,12 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
         )
     tensors, about = checkpoint.load(path)
     width, normalisation = _from_header(about, path)
+    if _kinds(tensors) != _expected_kinds(width):
+        raise InputError(f"{path} is damaged (its weights are not those of a network of width {width}); use another copy of it.")
     network = Segmenter(width)
     checkpoint.fill(network, tensors, path)
+    if not all(values.isfinite().all() for values in network.state_dict().values()):
+        raise InputError(f"{path} has weights that are not finite (NaN or infinity), so its training failed; give another model.")
     network = network.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(network, normalisation, about, precision)
 
@@ -290,8 +294,11 @@ def _from_header(about: Any, path: Path) -> tuple[int, Normalisation]:
     """Width and normalisation; raises InputError where ``about`` lacks them."""
     try:
         width, normalised = int(about["width"]), about["normalisation"]
-        return width, Normalisation(tuple(normalised["mean"]), tuple(normalised["std"]), bool(normalised.get("grey", False)))
-    except (KeyError, TypeError, ValueError):
+        mean, std = (tuple(float(value) for value in normalised[name]) for name in ("mean", "std"))
+        if width < 1 or len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            raise ValueError
+        return width, Normalisation(mean, std, bool(normalised.get("grey", False)))
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise InputError(
             f"{path} is not a model (its header lacks the width or the normalisation); give a run folder or its model.safetensors."
         ) from None
@@ -310,7 +317,20 @@ def _as_image(image: NDArray[Any] | str | Path) -> NDArray[Any]:
 
 def _pixel_size(about: dict[str, Any]) -> float | None:
     size = about.get("pixel_size")
-    return float(size) if isinstance(size, (int, float)) and size > 0 else None
+    return float(size) if isinstance(size, (int, float)) and 0 < size < math.inf else None
+
+
+def _kinds(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, bool]]:
+    return {name: (values.shape, values.is_floating_point()) for name, values in tensors.items()}
+
+
+def _expected_kinds(width: int) -> dict[str, tuple[torch.Size, bool]]:
+    """Of a network of that width; nothing is reserved for it, as a damaged header can ask for more than there is."""
+    try:
+        with torch.device("meta"):
+            return _kinds(Segmenter(width).state_dict())
+    except (RuntimeError, OverflowError, TypeError):  # more than can be counted
+        return {}
 
 
 def _windows(length: int, side: int) -> Iterator[tuple[slice, slice]]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from celladapt.errors import InputError
 from celladapt.files import atomic
 from celladapt.instances import polygons
 
@@ -62,10 +63,19 @@ class Nuclei:
 
     @classmethod
     def load(cls, path: Path) -> "Nuclei":
-        """Read what ``save`` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
-            points = np.split(stored["points"], np.cumsum(stored["lengths"])[:-1]) if len(stored["lengths"]) else []
-            return cls({name: stored[name] for name in stored.files if name not in ("points", "lengths")}, points)
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                points = np.split(stored["points"], np.cumsum(stored["lengths"])[:-1]) if len(stored["lengths"]) else []
+                return cls({name: stored[name] for name in stored.files if name not in ("points", "lengths")}, points)
+        except Exception as error:  # a damaged zip raises dozens of types
+            raise InputError(
+                f"{path} is damaged ({type(error).__name__}); delete the folder {path.parents[1]}, and the same command begins that slide anew."
+            ) from error
 
 
 def measure(labels: NDArray[np.int32], probability: NDArray[np.float32], image: NDArray[Any]) -> Nuclei:

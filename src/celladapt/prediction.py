@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import digest, list_images
-from celladapt.data.images import IMAGE_SUFFIXES, FileError, at_most, read_image
+from celladapt.data.images import IMAGE_SUFFIXES, FileError, at_most, read_image, require_file
 from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
-from celladapt.files import alone, sweep, write_json
+from celladapt.files import alone, read_json, sweep, write_json
 from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.model import Prediction, Predictor, loaded_model
 from celladapt.nuclei import Nuclei, measure
@@ -93,7 +92,9 @@ def predict(
     spread = workers > 1 or scheduler is not None
     if spread and not isinstance(model, (str, Path)):
         raise InputError("Several processes load the model themselves; give its run folder or file instead of the model.")
-    _not_in_the_way([job for job in (Job(path, out, chosen, "") for path in images) if not job.note.exists()], overwrite)  # before the model is read
+    _not_in_the_way(
+        [job for job in (Job(path, out, chosen, "") for path in images) if not os.path.exists(job.note)], overwrite
+    )  # before the model is read
     loaded = loaded_model(Path(model), device, precision) if isinstance(model, (str, Path)) else model
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
     if overwrite:
@@ -207,6 +208,7 @@ def _in_one_sentence(job: Job) -> Iterator[None]:
 
 def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
     with _in_one_sentence(job):
+        require_file(job.image)
         assert job.identity  # taken before the file is read
         size = job.settings.pixel_size or tiff_pixel_size(job.image)
         smallest = area_in_pixels(job.settings.min_size, size)
@@ -373,7 +375,8 @@ def _stated_pixel_size(job: Job) -> float | None:
 
 def _note_seen(model: Predictor, out: Path, jobs: Sequence[Job]) -> None:
     """Note which of the images trained the model, so that ``evaluate`` can say so."""
-    known = set(model.about.get("trained_on", ()))
+    trained = model.about.get("trained_on")
+    known = {digest for digest in trained if isinstance(digest, str)} if isinstance(trained, list) else set()
     seen = [job.image.stem for job in jobs if known and not job.slide and job.image.is_file() and digest(job.image) in known]
     if not seen and not (out / RECORD).exists():
         return
@@ -386,10 +389,11 @@ def _note_seen(model: Predictor, out: Path, jobs: Sequence[Job]) -> None:
 def record_of(folder: Path) -> dict[str, Any]:
     """What ``predict`` noted about the predictions in ``folder``: ``{"seen_in_training": [stem, ...]}``; empty where there is no such note."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(folder / RECORD)
+    except InputError:
         return {}
-    return record if isinstance(record, dict) else {}
+    seen = record.get("seen_in_training", [])
+    return record if isinstance(seen, list) and all(isinstance(stem, str) for stem in seen) else {}
 
 
 def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -401,6 +405,12 @@ def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
         path = Path(item)
+        try:
+            path.stat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise InputError(f"{item} cannot be looked at ({error.strerror}); check its name and permissions.") from None
         if path.is_dir() and path.suffix.lower() != ".zarr":
             folder = path / "images" if (path / "images").is_dir() else path
             files = sorted([*list_images(folder), *(entry for entry in folder.iterdir() if _read_in_parts(entry))])

@@ -1,6 +1,5 @@
 """The run folder: where a run's files are, and the run as an object."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +8,23 @@ from typing import Any
 from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
-from celladapt.files import HOLDER, LOCK, alone, write_json, write_text
+from celladapt.files import HOLDER, LOCK, alone, read_json, write_json, write_text
 from celladapt.model import Model, load_weights
+from celladapt.quality import Expectation
 
 BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "fallback": False}
 """Options that runs of the first version lack, with the values that they trained by."""
+RESTORE = "restore it from a copy, or start a new run with another --out"
+_KINDS: dict[str, Any] = {
+    "expected": dict,
+    "fingerprint": dict,
+    "notes": list,
+    "processes": int,
+    "seconds": int | float,
+    "selected": dict,
+    "target_labelled": list,
+}
+"""Entries of run.json, if they are there, and what they are."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,27 @@ class Run:
     def record(self) -> dict[str, Any]:
         """Contents of run.json, empty before the first step."""
         file = self.path / "run.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        record = read_json(file, RESTORE) if file.exists() else {}
+        for name, kind in _KINDS.items():
+            if not isinstance(record.get(name), kind | None):
+                raise InputError(f"{file} is damaged (its {name} is {record[name]!r:.40}); {RESTORE}.")
+        return record
 
     def note(self, **facts: Any) -> None:
         """Add ``facts`` to run.json."""
         write_json(self.path / "run.json", {**self.record, **facts})
+
+    @property
+    def selected_step(self) -> int:
+        """The step whose model was kept.
+
+        Raises:
+            InputError: the run's record does not say.
+        """
+        step = (self.record.get("selected") or {}).get("step")
+        if not isinstance(step, int):
+            raise InputError(f"{self.path / 'run.json'} is damaged (it does not say which step was selected); {RESTORE}.")
+        return step
 
     @property
     def finished(self) -> bool:
@@ -83,7 +110,19 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Mean over target test images of iou, dice, aji, pq and f1; empty where the target has no masks."""
         file = self.path / "metrics.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))["mean"]) if file.exists() else {}
+        mean = read_json(file, RESTORE).get("mean") if file.exists() else {}
+        if not isinstance(mean, dict) or not all(isinstance(value, int | float) for value in mean.values()):
+            raise InputError(f"{file} is damaged (it has no mean scores); {RESTORE}.")
+        return mean
+
+    @property
+    def expected(self) -> Expectation | None:
+        """The IoU to expect on the target, estimated without masks; None before the run's end."""
+        found = self.record.get("expected")
+        try:
+            return None if found is None else Expectation(*(float(found[name]) for name in ("iou", "low", "high")))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{self.path / 'run.json'} is damaged (its expected is {found!r:.40}); {RESTORE}.") from None
 
     @property
     def report(self) -> Path:

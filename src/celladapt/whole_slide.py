@@ -11,7 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from scipy import ndimage
 from celladapt import __version__
 from celladapt.data.slide import View, overview
 from celladapt.errors import InputError, optional
-from celladapt.files import HOLDER, LOCK, write_json, write_text
+from celladapt.files import HOLDER, LOCK, read_json, read_json_lines, write_json, write_text
 from celladapt.instances import to_instances
 from celladapt.nuclei import Nuclei, around, measure
 from celladapt.strips import GRID, HALO
@@ -199,11 +199,11 @@ class Work:
         """Make the folder, or take up what an earlier call left there of the same work."""
         about = {**self.identity, "version": __version__, "rules": asdict(self.rules), "shape": list(self.shape)}
         note = self.folder / "work.json"
-        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == about:
-            log = self.folder / "stored.jsonl"
-            if log.is_file() and not (text := log.read_text(encoding="utf-8")).endswith("\n"):
-                write_text(log, text[: text.rfind("\n") + 1])  # a kill cut the last line off
-            return
+        with suppress(InputError):  # a damaged note is of no work
+            if note.is_file() and read_json(note) == about:
+                lines = self._log()  # without what a kill cut off
+                write_text(self.folder / "stored.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+                return
         if self.folder.exists():
             for item in self.folder.iterdir():
                 if item.name not in (LOCK, HOLDER):
@@ -228,8 +228,8 @@ class Work:
 
     def _log(self) -> list[list[int]]:
         """Tiles whose probability is stored."""
-        file = self.folder / "stored.jsonl"
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+        lines = read_json_lines(self.folder / "stored.jsonl")
+        return [line for line in lines if isinstance(line, list) and len(line) == 2 and all(isinstance(value, int) for value in line)]
 
     def _inside(self, tile: Tile) -> Box | None:
         """The part of a tile that holds its tissue, on the network's grid; None without any."""

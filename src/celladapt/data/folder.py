@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image, read_mask
+from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image, read_mask, require_file
 from celladapt.errors import InputError
 
 NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
@@ -101,8 +101,8 @@ class Folder:
         if not file.is_file():
             return None
         try:
-            group = tomllib.loads(file.read_text(encoding="utf-8")).get("group")
-        except (OSError, ValueError) as error:
+            group = tomllib.loads(file.read_text(encoding="utf-8-sig")).get("group")
+        except (OSError, ValueError, RecursionError) as error:
             raise FileError(file, f"cannot be read ({error})", "mend or delete it") from None
         if not isinstance(group, str | None):
             raise FileError(file, "has a group that is no text", 'write it as group = "regular expression", or delete it')
@@ -170,6 +170,7 @@ def digest(path: Path) -> str:
         InputError: it cannot be opened.
     """
     try:
+        require_file(path)
         about = path.stat()
         return _digest(path.absolute(), (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     except OSError as error:

@@ -7,6 +7,7 @@ cuts to 8 bits) through imagecodecs.
 import logging
 import math
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,20 +157,42 @@ def decode(path: Path) -> Raster:
         FileError: see `read_image`.
     """
     path = Path(path)
+    require_file(path)
     try:
         with open(path, "rb") as handle:
             head = handle.read(26)
-    except FileNotFoundError:
-        raise FileError(path, "does not exist", "check the name") from None
-    except IsADirectoryError:
-        raise FileError(path, "is a folder", "name an image file") from None
     except OSError as error:
-        raise FileError(path, f"cannot be opened ({error.strerror})", "check its permissions") from error
+        raise _unopened(path, error) from error
     if not head:
         raise FileError(path, "is empty (0 bytes)", "copy or export it again")
+    with _in_one_sentence(path):
+        return _checked(_decode_tiff(path) if head[:4] in TIFF_HEADS else _decode_pillow(path, head))
+
+
+def require_file(path: Path) -> None:
+    """Raise FileError where ``path`` is missing, cannot be looked at, or is a folder, or a pipe or device, which would be read without end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileError(path, "does not exist", "check the name") from None
+    except OSError as error:
+        raise _unopened(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise FileError(path, "is a folder", "name an image file")
+    if not stat.S_ISREG(mode):
+        raise FileError(path, "is a pipe or device, not a file", "name an image file")
+
+
+def _unopened(path: Path, error: OSError) -> FileError:
+    return FileError(path, f"cannot be opened ({error.strerror})", "check its name and permissions")
+
+
+@contextmanager
+def _in_one_sentence(path: Path) -> Iterator[None]:
+    """Whatever goes wrong between a file's bytes and its pixels, as a FileError."""
     try:
         with quiet():
-            raster = _decode_tiff(path) if head[:4] in TIFF_HEADS else _decode_pillow(path, head)
+            yield
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -178,11 +201,15 @@ def decode(path: Path) -> Raster:
         raise FileError(path, "needs more memory than this machine has", "cut it into tiles") from error
     except Exception as error:  # on damaged bytes the decoders raise dozens of types, from struct.error to SyntaxError
         raise FileError(path, *_DAMAGED) from error
-    return _checked(raster)
 
 
 def as_image(raster: Raster) -> NDArray[Any]:
     """(H, W, 3) uint8 or uint16 from decoded pixels; see `read_image`."""
+    with _in_one_sentence(raster.path):  # a header can contradict the pixels
+        return _as_image(raster)
+
+
+def _as_image(raster: Raster) -> NDArray[Any]:
     pixels = raster.pixels if raster.palette is None else raster.palette[raster.pixels[..., 0]]
     deep = pixels.dtype.kind == "f" or pixels.dtype.itemsize > 1 or pixels.dtype == np.int8
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
@@ -227,6 +254,11 @@ def image_of(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 def as_labels(raster: Raster) -> NDArray[np.int32]:
     """(H, W) int32 from decoded pixels; see `read_mask`."""
+    with _in_one_sentence(raster.path):
+        return _as_labels(raster)
+
+
+def _as_labels(raster: Raster) -> NDArray[np.int32]:
     if raster.lossy:
         raise FileError(raster.path, "is a JPEG, whose compression blurs labels", "export the mask as PNG or TIFF")
     values = raster.pixels
@@ -352,7 +384,7 @@ def _decode_tiff(path: Path) -> Raster:
 
 def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> NDArray[Any]:
     """(H, W, C) of the first page, with the pages that are its other channels."""
-    series = tif.series[0]
+    series = first_series(tif)
     axes, shape = series.axes, series.shape
     if axes == "QYX" and shape[0] > MAX_CHANNELS >= shape[2] > 1:  # (H, W, C) that tifffile.imwrite took for H pages of W x C
         _limit(path, shape[0] * shape[1])
@@ -380,6 +412,21 @@ def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) ->
     if page.samplesperpixel == 1:
         return plane[..., None]
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
+
+
+def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """What a TIFF holds first: an image, with its levels and planes.
+
+    Raises:
+        FileError: its description claims more planes than the file has bytes; to list them would fill the memory.
+    """
+    described, size = tif.ome_metadata or "", tif.filehandle.size
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", described):
+        if math.prod(int(number) for number in re.findall(r"\bSize[ZCT]\s*=\s*[\"'](\d{1,18})", pixels)) > size:
+            raise FileError(Path(tif.filehandle.path), *_DAMAGED)
+    if any(int(number) > size for number in re.findall(r"\b(?:PlaneCount|NumPlanes|IFD|First[ZCT])\s*=\s*[\"'](\d{1,18})", described)):
+        raise FileError(Path(tif.filehandle.path), *_DAMAGED)
+    return tif.series[0]
 
 
 def _limit(path: Path, pixels: int) -> None:

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_MEGAPIXELS, TIFF_HEADS, FileError, quiet, three_channels
+from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_MEGAPIXELS, TIFF_HEADS, FileError, first_series, quiet, require_file, three_channels
 from celladapt.errors import InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
@@ -190,8 +190,9 @@ def is_slide(path: Path) -> bool:
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     try:
+        require_file(path)
         with quiet(), tifffile.TiffFile(path) as tif:
-            series = tif.series[0]
+            series = first_series(tif)
             return len(series.levels) > 1 or series.keyframe.imagewidth * series.keyframe.imagelength > LARGE
     except Exception:  # damaged: the reader of ordinary images says what is wrong
         return False
@@ -230,6 +231,7 @@ def open_slide(path: Path, pixel_size: float | None = None) -> Slide:
 def tiff_pixel_size(path: Path) -> float | None:
     """µm per pixel that a TIFF states (OME, ImageJ or resolution tags); None where it states none that a microscope could have."""
     try:
+        require_file(path)
         with quiet(), tifffile.TiffFile(path) as tif:
             found = _tiff_pixel_size(tif)
     except Exception:  # whatever is wrong with it, the reading of its pixels will tell
@@ -240,6 +242,7 @@ def tiff_pixel_size(path: Path) -> float | None:
 def _opened(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
     if path.is_dir():
         return _with_zarr(path, files)
+    require_file(path)
     with open(path, "rb") as handle:
         head = handle.read(4)
     if not head:
@@ -283,7 +286,7 @@ def _with_openslide(slide: Any, files: ExitStack) -> tuple[tuple[Level, ...], fl
 def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
     zarr = optional("zarr", f"Reading {path}", "slides")
     tif = files.enter_context(tifffile.TiffFile(path))
-    series = tif.series[0]
+    series = first_series(tif)
     page = series.keyframe
     if page.photometric in _OTHER_COLOURS and page.compression not in _AS_RGB:
         raise FileError(path, f"keeps its colours as {tifffile.PHOTOMETRIC(page.photometric).name}", "save it as RGB or grey")
@@ -362,7 +365,7 @@ def _no_part_missing(path: Path) -> None:
     """Raise FileError where a TIFF names pixels beyond its own end: readers would show them black."""
     end = path.stat().st_size
     with tifffile.TiffFile(path) as tif:
-        for level in tif.series[0].levels:
+        for level in first_series(tif).levels:
             page = level.keyframe
             segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
             if any(offset + count > end for offset, count in segments):

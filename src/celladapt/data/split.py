@@ -1,7 +1,6 @@
 """Deterministic splits by name and seed; images of one patient or slide stay together."""
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from celladapt.data.folder import Folder
 from celladapt.errors import InputError
-from celladapt.files import write_json
+from celladapt.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -114,15 +113,14 @@ def load_splits(path: Path) -> tuple[Split, Split]:
     Raises:
         InputError: missing or malformed file, or a stem in two parts.
     """
+    path, cure = Path(path), "write a new one, with train, val and test lists of names for source and target"
+    value = read_json(path, cure)
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
         source, target = (_as_split(value[domain]) for domain in ("source", "target"))
     except InputError as error:
         raise InputError(f"{path} is not a valid split: {error}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a split file; write a new one, with train, val and test lists of names for source and target.") from error
+    except (KeyError, TypeError):
+        raise InputError(f"{path} is not a split file; {cure}.") from None
     return source, target
 
 

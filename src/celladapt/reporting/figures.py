@@ -139,9 +139,11 @@ def window(height: int, width: int) -> Window:
 def read_picture(path: Path, *, colour: bool) -> NDArray[np.generic] | None:
     """An example's image (H, W, 3) uint8, or its mask or probability (H, W) as stored; None where the file is absent or damaged."""
     try:
+        if not path.is_file():
+            return None
         with Image.open(path) as image:
             array = np.asarray(image.convert("RGB") if colour else image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # on damaged bytes the decoders raise dozens of types
         return None
     return array if colour or array.ndim == 2 else array[..., 0]
 

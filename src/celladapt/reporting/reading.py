@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,9 @@ def number(value: object) -> float | None:
 
 def _text(path: Path, faults: list[str]) -> str | None:
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait without end
+            faults.append(f"{path.name} is not a file and was left out.")
+            return None
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
@@ -200,5 +204,7 @@ def _columns(path: Path, faults: list[str]) -> Columns:
     for step in sorted(rows):
         for key, value in rows[step].items():
             if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
-                points.setdefault(key, []).append((step, float(value)))
+                with suppress(OverflowError):  # a whole number of 400 digits
+                    point = (step, float(value))
+                    points.setdefault(key, []).append(point)
     return {key: (np.array([x for x, _ in pairs]), np.array([y for _, y in pairs])) for key, pairs in points.items()}

@@ -68,7 +68,7 @@ def array(path: Path) -> NDArray[Any]:
         FileError: not an array file, or one that holds Python objects.
     """
     try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.asanyarray(np.lib.format.open_memmap(path, mode="r"))
     except (ValueError, OSError, EOFError) as error:
         objects = "object" in str(error).lower()
         problem = "holds Python objects, which could run any program when opened" if objects else "is damaged or no NumPy array"
