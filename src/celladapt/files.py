@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from celladapt.errors import InputError
 
+_FORMULA = tuple("=+-@\t\n＝＋－＠")  # the wide ones in Japanese and Chinese Excel
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -96,6 +98,24 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def as_cell(text: str) -> str:
+    """A text from outside as a cell of a CSV file: where a spreadsheet would take it for a formula, an apostrophe goes before it; numbers stay.
+
+    ``of_cell`` takes it off again. A carriage return, which the csv module does not quote, becomes a space.
+    """
+    text = text.replace("\r", " ")
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return text
+
+
+def of_cell(text: str) -> str:
+    """What ``as_cell`` was given."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
 def write_json(path: Path, value: Any) -> None:
