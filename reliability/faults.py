@@ -25,12 +25,22 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import matplotlib.pyplot  # noqa: F401 (this and others: loaded before the first fork, so that no process need load it)
 import numpy as np
+import skimage.measure
+import skimage.segmentation  # noqa: F401
 import tifffile
+import torch.utils.tensorboard  # noqa: F401
+import zarr  # noqa: F401
 from rich.console import Console
 from rich.table import Table
 
+import celladapt.benchmarking
 import celladapt.cli
+import celladapt.evaluation
+import celladapt.expectation
+import celladapt.prediction
+import celladapt.reporting.figures
 from celladapt.checkpoint import previous
 from celladapt.data.synthetic import embedded, specimen
 from celladapt.files import now, write_json
@@ -432,22 +442,5 @@ def no_small_disks(folder: Path) -> str:
         return "mounting a small tmpfs needs Linux and root"
 
 
-def _import_everything() -> None:
-    """Before the first fork, and without computing anything: threads do not live through a fork."""
-    from importlib import import_module
-
-    names = ("adaptation", "benchmarking", "conclusion", "evaluation", "expectation", "prediction", "reporting.figures", "whole_slide")
-    for name in (
-        *(f"celladapt.{name}" for name in names),
-        "torch.utils.tensorboard",
-        "matplotlib.pyplot",
-        "zarr",
-        "skimage.measure",
-        "skimage.segmentation",
-    ):
-        import_module(name)
-
-
 if __name__ == "__main__":
-    _import_everything()
     main()

@@ -23,6 +23,7 @@ LOCK, HOLDER = ".lock", ".lock.json"
 PATIENCE = 15.0
 """Seconds to wait for a process that is about to stop."""
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:part|old)(?:\.[^.]*)?", re.DOTALL)
+_FORMULA = tuple("=+-@\t\n＝＋－＠")  # the wide ones in Japanese and Chinese Excel
 
 
 @contextmanager
@@ -240,6 +241,24 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically; a file name in it that is not UTF-8 keeps its bytes."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def as_cell(text: str) -> str:
+    """A text from outside as a cell of a CSV file: where a spreadsheet would take it for a formula, an apostrophe goes before it; numbers stay.
+
+    ``of_cell`` takes it off again. A carriage return, which the csv module does not quote, becomes a space.
+    """
+    text = text.replace("\r", " ")
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return text
+
+
+def of_cell(text: str) -> str:
+    """What ``as_cell`` was given."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
 def write_json(path: Path, value: Any) -> None:

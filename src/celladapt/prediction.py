@@ -427,6 +427,8 @@ def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
         raise InputError("There is nothing to predict; give an image or slide, a folder of them or a glob.")
     stems: dict[str, Path] = {}
     for path in found:
+        if path.stem in (".", ".."):
+            raise InputError(f"{path} has no name that its outputs could have; rename it.")
         if path.stem in stems:
             raise InputError(f"{stems[path.stem]} and {path} would write the same output; predict them into different folders.")
         stems[path.stem] = path
