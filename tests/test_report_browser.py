@@ -118,7 +118,7 @@ def hostile(folder: Path, kind: str) -> Path:
         page = write_run(folder / "run", method="cellseguda", stems=names, pictures=3, **about)
         write_run(page / "baseline", method="source_only", iou=0.6, stems=names, pictures=3)
     else:
-        page = write_comparison(folder / "bench", pairs=(names[0], names[1]), link=True)
+        page = write_comparison(folder / "bench", pairs=(names[0],))
         with open(page / "cells.csv", "a", newline="") as table:
             csv.writer(table).writerows(
                 [[everything, script, number, "", "", "", 1, script, everything] for number, script in enumerate(SCRIPTS)]
