@@ -3,6 +3,7 @@
 Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -435,6 +436,8 @@ def convert(name: str, src: Path, dst: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot spell µ or é costs no run
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except UnusedCliTokensError as error:
