@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,12 @@ def judge(samples: Sequence[Sample]) -> Verdict:
     early, late = samples[quarter : 2 * quarter], samples[-quarter:]
     before, after = (statistics.median(sample.memory for sample in part) for part in (early, late))
     steps = statistics.median(sample.done for sample in late) - statistics.median(sample.done for sample in early)
-    files, threads = ((max(getattr(sample, name) for sample in part) for part in (early, late)) for name in ("files", "threads"))
-    verdict = Verdict((before, after), 1000 * (after - before) / max(1.0, steps), tuple(files), tuple(threads), ())  # type: ignore[arg-type]
+    most = {name: (max(getattr(sample, name) for sample in early), max(getattr(sample, name) for sample in late)) for name in ("files", "threads")}
     faults = []
     if after - before > max(MAY_GROW[0] * before, MAY_GROW[1]):
         faults.append(f"memory grew from {before:.1f} to {after:.1f} MiB")
-    for name in ("files", "threads"):
-        first, last = getattr(verdict, name)
-        if last > first:
-            faults.append(f"{name} grew from {first} to {last}")
-    return Verdict(**{**{f.name: getattr(verdict, f.name) for f in fields(Verdict)}, "faults": tuple(faults)})
+    faults += [f"{name} grew from {first} to {last}" for name, (first, last) in most.items() if last > first]
+    return Verdict((before, after), 1000 * (after - before) / max(1.0, steps), most["files"], most["threads"], tuple(faults))
 
 
 def watch(arguments: Sequence[str], done: Callable[[], int], every: float = EVERY_SECONDS) -> list[Sample]:
@@ -208,7 +204,7 @@ def chart(path: Path, runs: dict[str, list[Sample]]) -> None:
     figure = Figure(figsize=(9, 3), layout="constrained")
     for axes, (name, samples) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
         axes.plot([sample.done for sample in samples], [sample.memory for sample in samples], linewidth=1)
-        axes.set(xlabel=name, ylabel="resident memory (MiB)", ylim=(0, None))
+        axes.set(xlabel=name, ylabel="resident memory (MiB)", ylim=(0, 1.2 * max(sample.memory for sample in samples)))
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

@@ -238,9 +238,9 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically; a file name in it that is not UTF-8 keeps its bytes."""
+    """Write ``text`` as UTF-8, atomically; of a file name that is not UTF-8 the strange bytes are written as ``\\udcXX``."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def as_cell(text: str) -> str:
