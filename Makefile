@@ -1,8 +1,8 @@
-# Six words: install, demo, test, check, science, bench.
+# Seven words: install, demo, test, check, science, bench, fuzz.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check science bench clean
+.PHONY: install demo test check science bench fuzz clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,10 @@ science: install
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m benchmarks.performance
+
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[fuzz]"
+	$(BIN)/python -m reliability.fuzz --seconds 60
 
 clean:
 	rm -rf .venv build dist src/*.egg-info

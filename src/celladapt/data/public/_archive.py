@@ -1,5 +1,6 @@
 """Unpack archives from strangers: nothing is written outside the folder."""
 
+import errno
 import gzip
 import lzma
 import shutil
@@ -45,6 +46,10 @@ def unpack(archive: Path, folder: Path) -> None:
         raise FileError(archive, _UNSAFE, _NOT_TRUSTED) from error
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError) as error:
         raise FileError(archive, *_DAMAGED) from error
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENAMETOOLONG):
+            raise
+        raise FileError(archive, *_DAMAGED) from error  # a place before its beginning, a name that no disk holds
 
 
 def _unzip(archive: Path, folder: Path) -> None:
