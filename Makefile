@@ -1,10 +1,10 @@
-# Install, demo, test, check, science, bench; faults, faults-long, endurance; lock, licences, sbom: what is installed, under which terms, and the list of it for others.
+# Install, demo, test, check, science, bench; faults, faults-long, endurance, fuzz; lock, licences, sbom: what is installed, under which terms, and the list of it for others.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 SBOM := dist/celladapt-sbom.cdx.json
 
-.PHONY: install demo test check science bench faults faults-long endurance lock licences sbom clean
+.PHONY: install demo test check science bench faults faults-long endurance fuzz lock licences sbom clean
 
 # The lock first, then the project itself with the locked setuptools, so that nothing is fetched that is not in the lock.
 .venv/installed: pyproject.toml supply/test.lock supply/cuda.lock
@@ -47,6 +47,9 @@ faults-long: install
 
 endurance: install
 	$(BIN)/python -m reliability.endurance
+
+fuzz: .venv/fuzz
+	$(BIN)/python -m reliability.fuzz --seconds 60
 
 lock: .venv/supply
 	$(BIN)/python -m supply.lock $(UPGRADE)

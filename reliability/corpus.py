@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save, save_file
 
+from celladapt.card import facts
 from celladapt.config import Config, preset_options
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, read_mask, write_image
@@ -73,10 +74,16 @@ class Kind:
         return isinstance(self.outcome, str)
 
 
-def read_run(path: Path) -> tuple[Any, ...]:
+def read_record(path: Path) -> tuple[Any, ...]:
     """All that resuming and reporting read of a finished run."""
     run = Run.open(path)
-    return run.config, run.splits, run.record, run.metrics, run.expected, report(path).read_text(encoding="utf-8")
+    facts(path)
+    return run.config, run.splits, run.record, run.metrics, run.expected
+
+
+def read_run(path: Path) -> tuple[Any, ...]:
+    """The same, and the page of the report."""
+    return *read_record(path), report(path).read_text(encoding="utf-8")
 
 
 def read_domain(path: Path) -> list[tuple[Any, Any]]:

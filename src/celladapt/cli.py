@@ -499,7 +499,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot spell µ or é costs no run
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except UnusedCliTokensError as error:

@@ -129,7 +129,7 @@ class Config:
         for name, hint in get_type_hints(type(self)).items():
             if name in ("source", "target", "split") and isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
-            if isinstance(getattr(self, name), int | float) and abs(getattr(self, name)) >= 2**63 and getattr(self, name) != float("inf"):
+            if isinstance(getattr(self, name), int) and abs(getattr(self, name)) >= 2**63:
                 raise InputError(f"--{name.replace('_', '-')} has too many digits; give a smaller number.")
             if isinstance(getattr(self, name), str | Path) and not _is_utf8(str(getattr(self, name))):
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: the name is not UTF-8; rename it.")

@@ -1,6 +1,7 @@
 """Unpack archives from strangers: nothing is written outside the folder, and no more than was looked at before the first byte."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import re
@@ -90,7 +91,8 @@ def unpack(archive: Path, folder: Path) -> None:
     except _WRONG_BYTES as error:
         raise FileError(archive, *_DAMAGED) from error
     except OSError as error:
-        if error.errno is not None:  # of the system, not of a decoder
+        # Of a decoder; or a place before its beginning, a name that no disk holds.
+        if error.errno not in (None, errno.EINVAL, errno.ENAMETOOLONG):
             raise
         raise FileError(archive, *_DAMAGED) from error
 
