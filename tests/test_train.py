@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from children import Child
 from helpers import make_batch, make_method, step
 from torch._dynamo.utils import counters
 
 import celladapt
 from celladapt import adaptation, train
 from celladapt.checkpoint import load
+from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.images import write_image
@@ -29,6 +30,7 @@ from celladapt.files import alone
 from celladapt.run import Run
 from celladapt.train import follow
 
+pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
 TINY: dict[str, Any] = {
     "preset": "fast", "steps": 12, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 4, "checkpoint_every": 3, "baseline": False,
 }  # fmt: skip
@@ -36,18 +38,38 @@ TINY: dict[str, Any] = {
 
 def command(source: Path, target: Path, out: Path, *more: str, method: str = "cellseguda") -> list[str]:
     options = [f"--method={method}", *(f"--{key.replace('_', '-')}={value}" for key, value in TINY.items() if key != "baseline")]
-    return [
-        sys.executable,
-        "-m",
-        "celladapt",
-        "adapt",
-        f"--source={source}",
-        f"--target={target}",
-        f"--out={out}",
-        "--no-baseline",
-        *options,
-        *more,
-    ]
+    return ["adapt", f"--source={source}", f"--target={target}", f"--out={out}", "--no-baseline", *options, *more]
+
+
+def adapt_and_die(doomed: int, arguments: list[str]) -> int:
+    """The command line in a process that kills itself as it begins its step ``doomed``."""
+    step, begun = train.take_step, [0]
+
+    def fatal(*given: Any) -> dict[str, float]:
+        begun[0] += 1
+        if begun[0] == doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*given)
+
+    train.take_step = fatal  # type: ignore[assignment]
+    return main(arguments)
+
+
+def adapt_without_opening(masks: str, arguments: list[str]) -> int:
+    """The command line in a process that may open no path with ``masks`` in it before the final evaluation."""
+    training, conclude = [True], adaptation._conclude
+
+    def hook(event: str, about: tuple[Any, ...]) -> None:
+        if event == "open" and training[0] and masks in str(about[0]):
+            raise RuntimeError(f"opened {about[0]}")
+
+    def after(*given: Any) -> None:
+        training[0] = False
+        conclude(*given)
+
+    adaptation._conclude = after  # type: ignore[assignment]
+    sys.addaudithook(hook)
+    return main(arguments)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -74,20 +96,13 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
     if more and shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("no C++ compiler to compile with")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # The process kills itself, unasked and unprepared, as it begins a step that is drawn anew in every test run.
     doomed = random.randint(3, 11)
-    killer = (
-        "import os, signal, sys; from celladapt import train; from celladapt.cli import main; step = train.take_step; n = [0]\n"
-        "def fatal(*a):\n n[0] += 1\n return os.kill(os.getpid(), signal.SIGKILL) if n[0] == DOOMED else step(*a)\n"
-        "train.take_step = fatal; sys.exit(main())"
-    )
-    arguments = command(*tiny_domains, cut, *more, method=method)[3:]
-    killed = subprocess.run([sys.executable, "-c", killer.replace("DOOMED", str(doomed)), *arguments], env=environment, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = Child(tmp_path, adapt_and_die, doomed, command(*tiny_domains, cut, *more, method=method)).ended()
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (cut / "metrics.json").exists()
-    for arguments in (command(*tiny_domains, whole, *more, method=method), [sys.executable, "-m", "celladapt", "adapt", "--resume", str(cut)]):
-        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    assert main(command(*tiny_domains, whole, *more, method=method)) == 0
+    assert main(["adapt", "--resume", str(cut)]) == 0
     assert same(whole, cut), f"killed at step {doomed}"
     assert Run.open(cut).finished
 
@@ -190,9 +205,8 @@ def test_compiled_code_computes_what_plain_code_does() -> None:
 
 
 def test_without_a_compiler_the_cure_is_named_before_anything_is_written(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    arguments = command(*tiny_domains, tmp_path / "run", "--compile", "--device=cpu")
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    environment = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = Child(tmp_path, main, command(*tiny_domains, tmp_path / "run", "--compile", "--device=cpu"), **environment).ended()
     assert done.returncode == 2, done.stderr
     assert re.fullmatch(r"celladapt: --compile does not work on this machine \(.*compiler.*\); install .* or leave --compile out\.\n", done.stderr)
     assert not (tmp_path / "run").exists()
@@ -222,7 +236,7 @@ def test_two_processes_never_carry_out_one_run_at_a_time(tiny_domains: tuple[Pat
     values.pop("preset")
     run = adaptation.prepare(with_options(Config(), values), tmp_path / "run")
     with alone(run.path):
-        done = subprocess.run([sys.executable, "-m", "celladapt", "adapt", "--resume", str(run.path)], capture_output=True, text=True)
+        done = Child(tmp_path, main, ["adapt", "--resume", str(run.path)]).ended()
     assert done.returncode == 2
     assert "Another process is working on" in done.stderr
     assert not (run.path / "last.safetensors").exists()
@@ -316,20 +330,12 @@ def test_an_unfinished_run_says_how_to_go_on(tiny_domains: tuple[Path, Path], tm
 
 def test_no_file_among_the_target_masks_is_even_opened(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     source, target = tiny_domains
-    guard = (
-        "import sys; from celladapt import adaptation; from celladapt.cli import main; training = [True]; conclude = adaptation._conclude\n"
-        "def hook(event, arguments):\n"
-        " if event == 'open' and training[0] and MASKS in str(arguments[0]): raise RuntimeError(f'opened {arguments[0]}')\n"
-        "def after(*a):\n training[0] = False\n conclude(*a)\n"
-        "adaptation._conclude = after; sys.addaudithook(hook); sys.exit(main())"
-    ).replace("MASKS", repr(str(target / "masks")))
     for method, code in (
         ("cellseguda", 0),
         ("weakuda", 0),
         ("cellsegssda@2", 1),
     ):  # the last shows that the guard bites
-        arguments = command(source, target, tmp_path / method, method=method)[3:]
-        done = subprocess.run([sys.executable, "-c", guard, *arguments], capture_output=True, text=True)
+        done = Child(tmp_path, adapt_without_opening, str(target / "masks"), command(source, target, tmp_path / method, method=method)).ended()
         assert done.returncode == code, done.stderr
         assert ("opened" in done.stderr) == bool(code)
 
