@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -440,3 +441,50 @@ def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Pat
     write_image(tiny_domains[0] / "images" / "source0.png", np.zeros((64, 64), np.uint8))
     with pytest.raises(InputError, match="have changed"):
         celladapt.resume(run.path)
+
+
+def test_a_second_ctrl_c_stops_at_once_but_not_the_same_one_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), train.stop_signals() as stopped:  # noqa: PT012
+        assert not stopped()
+        for now[0] in (1.0, 2.5):
+            signal.raise_signal(signal.SIGINT)
+            assert stopped()
+        now[0] = 3.5
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it should have stopped")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_the_callers_handlers_stay() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def within() -> tuple[bool, bool]:
+        with train.stop_signals() as stopped:
+            return stopped(), signal.getsignal(signal.SIGINT) is before
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(within).result() == (False, True)
+
+
+def test_a_log_is_cut_back_to_the_checkpoint_and_where_a_kill_cut_it(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    (tmp_path / "validation.jsonl").write_text('{"step": 1}\n{"st')
+    with train.Log(tmp_path, 2) as log:
+        log.scores(3, {"iou": 0.5})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert (tmp_path / "validation.jsonl").read_text() == '{"step": 1}\n{"step": 3, "iou": 0.5}\n'
+
+
+def test_a_compiled_run_goes_on_where_there_is_no_compiler(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: object) -> None:
+        raise InputError("--compile does not work on this machine.")
+
+    monkeypatch.setattr(adaptation, "check_compiler", lambda *_: None)  # there was one where it began
+    monkeypatch.setattr(train, "check_compiler", missing)
+    assert celladapt.adapt(*tiny_domains, out=tmp_path / "run", compile=True, **{**TINY, "steps": 2}).finished
+    assert "--compile does not work on this machine. Training goes on without." in capsys.readouterr().err
