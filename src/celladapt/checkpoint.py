@@ -101,7 +101,7 @@ def save_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
             tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+        tensors["random.cuda"] = torch.cuda.get_rng_state()  # pragma: no cover (a GPU)
     save(path, tensors, about, previous(path))
 
 
@@ -128,7 +128,7 @@ def load_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+        torch.cuda.set_rng_state(tensors["random.cuda"])  # pragma: no cover (a GPU)
     return about
 
 
