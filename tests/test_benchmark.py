@@ -148,6 +148,20 @@ def test_a_killed_run_is_named(tiny_domains: tuple[Path, Path], tmp_path: Path, 
     assert not run.finished
 
 
+def test_a_run_whose_process_cannot_begin_takes_no_other_with_it(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, *arguments: object) -> None:
+        raise PermissionError(13, f"Permission denied for {name}")
+
+    monkeypatch.setattr(side_by_side, "_Worker", refuse)
+    run = prepared(tiny_domains, tmp_path / "run")
+    for name, failure in side_by_side.carry_out_all({"a": run, "b": run, "c": run}, jobs=2):
+        assert failure is not None
+        assert f"Permission denied for {name}" in failure.sentence
+        assert not failure.ours
+
+
 def test_side_by_side_equals_alone(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     runs = {str(n): prepared(tiny_domains, tmp_path / str(n)) for n in range(3)}
     assert dict(side_by_side.carry_out_all(runs, jobs=2)) == {"0": None, "1": None, "2": None}

@@ -12,12 +12,12 @@ from test_report import write_comparison, write_run
 from celladapt.adaptation import resume
 from celladapt.benchmarking import Benchmark, Cell
 from celladapt.card import card
+from celladapt.cells import as_cell, of_cell
 from celladapt.config import Config
 from celladapt.data.images import write_image
 from celladapt.data.split import Split
 from celladapt.errors import InputError
 from celladapt.evaluation import Evaluation
-from celladapt.files import as_cell, of_cell
 from celladapt.prediction import predict
 from celladapt.reporting import report
 from celladapt.reporting.grid import read_grid

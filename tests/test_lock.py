@@ -17,12 +17,12 @@ from filelock import FileLock, Timeout
 from helpers import picture, spread_model
 
 import celladapt
-from celladapt import adaptation, benchmarking, files, job, prediction, run
+from celladapt import adaptation, benchmarking, job, locks, prediction, run
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.images import write_image
 from celladapt.data.split import Split
 from celladapt.errors import InputError
-from celladapt.files import HOLDER, LOCK, alone, sweep
+from celladapt.locks import HOLDER, LOCK, alone, sweep
 from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,7 +31,8 @@ NOBODY = 2**22 + 1  # above every process number of Linux
 HOLD = """
 import sys
 from pathlib import Path
-from celladapt.files import alone, atomic
+from celladapt.files import atomic
+from celladapt.locks import alone
 folder = Path(sys.argv[1])
 with alone(folder), atomic(folder / "last.safetensors") as temporary:
     temporary.write_text("half")
@@ -43,7 +44,7 @@ TINY: dict[str, Any] = {"steps": 2, "width": 2, "crop": 32, "batch_size": 1, "va
 
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PATIENCE", 0)
+    monkeypatch.setattr(locks, "PATIENCE", 0)
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
 from celladapt.expectation import MOST_IMAGES, scores_on
-from celladapt.files import alone, atomic, read_json_lines
+from celladapt.files import atomic, read_json_lines
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
+from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import load_model
 from celladapt.preparation import set_up, usable_data

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from celladapt import methods as known
 from celladapt.adaptation import baseline_of, make_splits, prepare
+from celladapt.cells import as_cell, of_cell
 from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
 from celladapt.config import Config, MethodSpec, preset_options, with_options
@@ -23,7 +24,8 @@ from celladapt.data.images import at_most
 from celladapt.data.split import group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
-from celladapt.files import alone, as_cell, of_cell, write_text
+from celladapt.files import write_text
+from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import Prediction
 from celladapt.progress import say

@@ -20,8 +20,9 @@ from celladapt.data.folder import digest, list_images
 from celladapt.data.images import IMAGE_SUFFIXES, FileError, at_most, read_image, require_file
 from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
-from celladapt.files import alone, read_json, sweep, write_json
+from celladapt.files import read_json, write_json
 from celladapt.job import NOTES, Job, Settings, Written
+from celladapt.locks import alone, sweep
 from celladapt.model import Prediction, Predictor, loaded_model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture

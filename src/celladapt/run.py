@@ -8,7 +8,8 @@ from typing import Any
 from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
-from celladapt.files import HOLDER, LOCK, alone, read_json, write_json, write_text
+from celladapt.files import read_json, write_json, write_text
+from celladapt.locks import HOLDER, LOCK, alone
 from celladapt.model import Model, load_weights
 from celladapt.quality import Expectation
 

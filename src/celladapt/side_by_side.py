@@ -64,7 +64,17 @@ def carry_out_all(runs: Mapping[str, Run], jobs: int) -> Iterator[tuple[str, Fai
             while waiting or active:
                 while waiting and free:
                     name, run = waiting.pop(0)
-                    active[name] = _Worker(name, run, free.pop(0), jobs, heard)
+                    try:
+                        active[name] = _Worker(name, run, free[0], jobs, heard)
+                    except OSError as error:
+                        yield (
+                            name,
+                            Failure(f"{run.path} cannot be written, or no process be started for it ({error.strerror}); mend that.", ours=False),
+                        )
+                    else:
+                        free.pop(0)
+                if not active:
+                    continue
                 name, line = heard.get()
                 if line is not None:
                     steps[name] = active[name].take(line)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celladapt.cells import as_cell
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
-from celladapt.files import as_cell, atomic, write_text
+from celladapt.files import atomic, write_text
 from celladapt.model import Model
 from celladapt.run import Run
 

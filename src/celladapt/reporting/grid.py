@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 from typing import Any
 from urllib.parse import quote
 
+from celladapt.cells import of_cell
 from celladapt.errors import InputError
-from celladapt.files import of_cell
 from celladapt.reporting.reading import SOURCE_ONLY, Run, number, read_run
 from celladapt.reporting.rendering import METRICS
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from celladapt.files import as_cell, write_text
+from celladapt.cells import as_cell
+from celladapt.files import write_text
 from celladapt.reporting.conditions import facts, notes
 from celladapt.reporting.differences import Comparisons
 from celladapt.reporting.grid import Entry, Grid, learns

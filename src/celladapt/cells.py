@@ -1,0 +1,21 @@
+"""Texts as cells of a CSV file, which people open in a spreadsheet."""
+
+_FORMULA = tuple("=+-@\t\n＝＋－＠")  # the wide ones in Japanese and Chinese Excel
+
+
+def as_cell(text: str) -> str:
+    """A text from outside as a cell of a CSV file: where a spreadsheet would take it for a formula, an apostrophe goes before it; numbers stay.
+
+    ``of_cell`` takes it off again. A carriage return, which the csv module does not quote, becomes a space.
+    """
+    text = text.replace("\r", " ")
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return text
+
+
+def of_cell(text: str) -> str:
+    """What ``as_cell`` was given."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
