@@ -5,6 +5,7 @@ import gzip
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,6 +15,7 @@ from celladapt.data.images import FileError
 from celladapt.errors import InputError
 
 _DAMAGED = ("is damaged or cut short", "download it again")
+_WRONG = (IndexError, KeyError, OverflowError, RuntimeError, ValueError, struct.error)  # what zipfile makes of damaged bytes, beside its own
 _UNSAFE = "would write outside its folder"
 _NOT_TRUSTED = "do not use it; download it from the data set's home page"
 
@@ -44,7 +46,9 @@ def unpack(archive: Path, folder: Path) -> None:
                 tar.extractall(folder, filter="data")
     except tarfile.FilterError as error:
         raise FileError(archive, _UNSAFE, _NOT_TRUSTED) from error
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError) as error:
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError, *_WRONG) as error:
         raise FileError(archive, *_DAMAGED) from error
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENAMETOOLONG):
