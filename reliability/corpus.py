@@ -77,8 +77,9 @@ class Kind:
 def read_record(path: Path) -> tuple[Any, ...]:
     """All that resuming and reporting read of a finished run."""
     run = Run.open(path)
+    found = run.config, run.splits, run.record, run.metrics, run.expected
     facts(path)
-    return run.config, run.splits, run.record, run.metrics, run.expected
+    return found
 
 
 def read_run(path: Path) -> tuple[Any, ...]:
@@ -250,6 +251,13 @@ def with_palette() -> bytes:
     image = Image.frombytes("P", (30, 20), LABELS.astype(np.uint8).tobytes())
     image.putpalette([0, 0, 0, *_RNG.integers(0, 256, 255 * 3).tolist()])
     return pillow(image)
+
+
+def round_and_round() -> bytes:
+    """A TIFF whose second page, of another size, is followed by itself."""
+    first = raw_tiff(30, 20, GREY.tobytes())
+    second = struct.pack("<I", len(first))
+    return first[:-4] + second + raw_tiff(30, 10)[8:-4] + second
 
 
 def flipped(content: bytes, place: int) -> bytes:
@@ -437,6 +445,12 @@ def zip_of(*members: tuple[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def nameless() -> bytes:
+    """A zip archive of a member without a name."""
+    listed = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0x21, *[0] * 10)
+    return listed + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(listed), 0, 0)
+
+
 def tar_of(name: str = "a.txt", kind: bytes = tarfile.REGTYPE, mode: str = "w:gz") -> bytes:
     """A tar archive of one member."""
     buffer = io.BytesIO()
@@ -523,7 +537,8 @@ _IMAGES: list[tuple[str, Make, str | Check | NDArray[Any]]] = [
     ("no bits a pixel", file(".tif", lambda: raw_tiff(30, 20, bytes(600), bits=0)), DAMAGED),
     ("a palette TIFF without its palette", file(".tif", lambda: raw_tiff(30, 20, bytes(600), photometric=3)), lambda a: a.shape == (20, 30, 3)),
     ("a TIFF without width", file(".tif", lambda: raw_tiff(0, 20, bytes(600))), DAMAGED),
-    ("a TIFF whose pages go round", file(".tif", lambda: raw_tiff(30, 20, GREY.tobytes(), following=-1)), three(GREY)),
+    ("a TIFF whose pages go round", file(".tif", lambda: raw_tiff(30, 20, GREY.tobytes(), following=-1)), DAMAGED),
+    ("a TIFF whose last page is followed by itself", file(".tif", round_and_round), DAMAGED),
     ("a TIFF tag of four billion letters", file(".tif", lambda: raw_tiff(30, 20, GREY.tobytes(), many=2**32 - 1)), three(GREY)),
     ("a TIFF that claims to be large", file(".tif", lambda: raw_tiff(2**31, 2**31, bytes(600))), _TOO_MANY),
     ("a TIFF strip of a bomb", file(".tif", lambda: raw_tiff(30, 20, zeros(2**28), compression=8)), DAMAGED),
@@ -677,6 +692,8 @@ _OTHERS: list[tuple[str, str, Make, str | Check]] = [
     ("a zip cut", "archive", file(".zip", lambda: zip_of(("a.txt", bytes(999)))[:-30]), "is damaged or cut short; download it again"),
     ("a zip with a wrong checksum", "archive", file(".zip", lambda: flipped(zip_of(("a.txt", b"words" * 99)), 60)), "is damaged or cut short; download it again"),
     ("a zip that leads out", "archive", file(".zip", lambda: zip_of(("../../outside.txt", b"words"))), "would write outside its folder"),
+    ("a zip of a name of no letters", "archive", file(".zip", nameless), "is damaged or cut short; download it again"),
+    ("a zip whose members lie before it", "archive", file(".zip", lambda: zip_of(("a.txt", b"words"))[1:]), "is damaged or cut short; download it again"),
     ("a tar", "archive", file(".tar.gz", tar_of), lambda names: names == ["a.txt"]),
     ("a tar cut", "archive", file(".tar.gz", lambda: tar_of()[:-20]), "is damaged or cut short; download it again"),
     ("a tar with a link out", "archive", file(".tar", lambda: tar_of(kind=tarfile.SYMTYPE)), "would write outside its folder"),

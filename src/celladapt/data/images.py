@@ -6,11 +6,13 @@ cuts to 8 bits) through imagecodecs.
 
 import logging
 import math
+import os
 import re
 import stat
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _DAMAGED = ("is damaged or cut short", "copy or export it again")
 _BYTES_A_PIXEL = 50  # of an image of 8 bits that is read and segmented, as measured; of one of 16 bits more
+_MOST_TAGS = 4096  # of a page; tifffile takes more for damage
 JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
 
 
@@ -364,7 +367,7 @@ def _decode_deep_png(path: Path) -> Raster:
 
 
 def _decode_tiff(path: Path) -> Raster:
-    with tifffile.TiffFile(path) as tif:
+    with open_tiff(path) as tif:
         page = tif.pages.first
         lossy = page.compression in JPEG_CODES
         colour_space = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB
@@ -412,6 +415,32 @@ def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) ->
     if page.samplesperpixel == 1:
         return plane[..., None]
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
+
+
+def open_tiff(path: Path) -> tifffile.TiffFile:
+    """A TIFF, opened once it is known that its chain of pages ends; tifffile would follow one that leads back without end.
+
+    Raises:
+        FileError: it leads back.
+    """
+    with open(path, "rb") as file:
+        head, size = file.read(16), path.stat().st_size
+        order, big = "<" if head[:1] == b"I" else ">", head[2:4] in (b"+\0", b"\0+")
+        number, tag, place = ("Q", 20, "Q") if big else ("H", 12, "I")
+        seen: set[int] = set()
+        with suppress(struct.error):  # the end of the file
+            (following,) = struct.unpack_from(order + place, head, 8 if big else 4)
+            while 0 < following < size:
+                if following in seen:
+                    raise FileError(path, *_DAMAGED)
+                seen.add(following)
+                file.seek(following)
+                (tags,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
+                if tags > _MOST_TAGS:
+                    break
+                file.seek(tags * tag, os.SEEK_CUR)
+                (following,) = struct.unpack(order + place, file.read(struct.calcsize(place)))
+    return tifffile.TiffFile(path)
 
 
 def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:

@@ -18,7 +18,18 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from celladapt.data.images import JPEG_CODES, MAX_CHANNELS, MAX_MEGAPIXELS, TIFF_HEADS, FileError, first_series, quiet, require_file, three_channels
+from celladapt.data.images import (
+    JPEG_CODES,
+    MAX_CHANNELS,
+    MAX_MEGAPIXELS,
+    TIFF_HEADS,
+    FileError,
+    first_series,
+    open_tiff,
+    quiet,
+    require_file,
+    three_channels,
+)
 from celladapt.errors import InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
@@ -191,7 +202,7 @@ def is_slide(path: Path) -> bool:
         return False
     try:
         require_file(path)
-        with quiet(), tifffile.TiffFile(path) as tif:
+        with quiet(), open_tiff(path) as tif:
             series = first_series(tif)
             return len(series.levels) > 1 or series.keyframe.imagewidth * series.keyframe.imagelength > LARGE
     except Exception:  # damaged: the reader of ordinary images says what is wrong
@@ -232,7 +243,7 @@ def tiff_pixel_size(path: Path) -> float | None:
     """µm per pixel that a TIFF states (OME, ImageJ or resolution tags); None where it states none that a microscope could have."""
     try:
         require_file(path)
-        with quiet(), tifffile.TiffFile(path) as tif:
+        with quiet(), open_tiff(path) as tif:
             found = _tiff_pixel_size(tif)
     except Exception:  # whatever is wrong with it, the reading of its pixels will tell
         return None
@@ -285,7 +296,7 @@ def _with_openslide(slide: Any, files: ExitStack) -> tuple[tuple[Level, ...], fl
 
 def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
     zarr = optional("zarr", f"Reading {path}", "slides")
-    tif = files.enter_context(tifffile.TiffFile(path))
+    tif = files.enter_context(open_tiff(path))
     series = first_series(tif)
     page = series.keyframe
     if page.photometric in _OTHER_COLOURS and page.compression not in _AS_RGB:
@@ -364,7 +375,7 @@ def _pyramid(planes: list[Plane], pixel_size: float | None) -> tuple[tuple[Level
 def _no_part_missing(path: Path) -> None:
     """Raise FileError where a TIFF names pixels beyond its own end: readers would show them black."""
     end = path.stat().st_size
-    with tifffile.TiffFile(path) as tif:
+    with open_tiff(path) as tif:
         for level in first_series(tif).levels:
             page = level.keyframe
             segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
