@@ -1,1 +1,1 @@
-"""How celladapt stands up to bad files, faults and long work: measured, and partly tested by ``tests``."""
+"""Campaigns against the package: faults, odd input, long runs. Nothing here is installed with it."""

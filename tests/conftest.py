@@ -1,7 +1,7 @@
 """Fixtures: the real labelled images where they are at hand, and two tiny domains."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: spinning threads slow a busy machine tenfold
@@ -34,6 +34,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def no_charts() -> Iterator[None]:
+    """Pages of runs have no curves, which take most of the time of a run this small; test_report and test_cli look at whole pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_charts(patch.setattr)
+        yield
+
+
+def leave_out_charts(setattr: Callable[[object, str, object], None]) -> None:
+    from markupsafe import Markup
+
+    from celladapt.reporting import comparison, run
+
+    for page in (comparison, run):
+        setattr(page, "curve", lambda *_, **__: Markup(""))
 
 
 @pytest.fixture(autouse=True)

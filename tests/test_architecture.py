@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dangers
+import pytest
+
 import celladapt
 
 ROOT = Path(celladapt.__file__).parent
@@ -13,7 +16,7 @@ FLOORS = {
     "errors": 0, "winograd": 0, "convolution": 1, "files": 1, "progress": 1, "parallel": 1, "hardware": 1, "instances": 0, "shape": 1, "units": 1,
     "batch": 2, "config": 2, "losses": 2, "metrics": 2, "networks": 2, "classical": 2, "quality": 2, "ranking": 2, "selection": 3,
     "methods": 3, "data": 3,
-    "onnx_network": 3, "onnx_graph": 4, "card": 3, "zoo": 7, "exporting": 8,
+    "onnx_network": 3, "onnx_graph": 4, "card": 3, "zoo": 7, "exporting": 8, "importing": 6,
     "strips": 3, "checkpoint": 4, "validate": 4, "model": 5, "nuclei": 2, "tissue": 1, "whole_slide": 4, "outputs": 4, "job": 5, "prediction": 6, "cohort": 2, "plane": 6, "napari_plugin": 7, "evaluation": 7, "expectation": 7, "run": 6, "worklist": 7, "train": 7, "conclusion": 8, "preparation": 8, "suggestion": 8,
     "adaptation": 9, "worker": 10, "side_by_side": 10, "benchmarking": 11, "demonstration": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
@@ -58,11 +61,78 @@ def test_public_names_exist() -> None:
     assert all(callable(getattr(celladapt, name)) for name in celladapt.__all__ if name not in ("__version__", "methods"))
 
 
-def test_nothing_is_unpickled() -> None:
-    forbidden = re.compile(r"(import|from) pickle|torch\.load\(|yaml\.load|\beval\((?!\))|\bexec\(")
-    for file in ROOT.rglob("*.py"):
-        found = forbidden.search(file.read_text(encoding="utf-8"))
-        assert not found, f"{file}: {found[0] if found else ''}"
+REPOSITORY = ROOT.parents[1]
+ALLOWED = {
+    ("src/celladapt/importing.py", "torch.load"): "the one place where a pickle is opened, with weights alone",
+    ("src/celladapt/methods/__init__.py", "import_module of None"): "names of files in methods/",
+    ("src/celladapt/data/public/__init__.py", "import_module of None"): "names of files in data/public/",
+    ("src/celladapt/errors.py", "import_module of None"): "names of libraries in our own source",
+    ("src/celladapt/exporting.py", "optional of None"): "names of libraries, listed in the line above",
+    ("src/celladapt/outputs.py", "optional of None"): "names of libraries, listed in LIBRARIES",
+    ("src/celladapt/reporting/figures.py", "Markup of what is no constant"): "matplotlib's SVG, which escapes the words in it",
+}
+"""(file, danger) -> why it is none."""
+
+
+def test_nothing_is_unpickled_evaluated_or_left_unescaped() -> None:
+    """Outside of the tests themselves; each exception has its reason."""
+    files = [path for top in REPOSITORY.iterdir() if top.is_dir() and not top.name.startswith(".") for path in top.rglob("*.py")]
+    files = [path for path in files if not (path.parent.name == "tests" and path.name.startswith("test_"))]
+    assert {ROOT / "cli.py", REPOSITORY / "benchmarks" / "results.py", REPOSITORY / "tests" / "helpers.py"} <= set(files)
+    found = [(path, *danger) for path in files for danger in dangers.in_source(path.read_text(encoding="utf-8"))]
+    templates = [path for path in ROOT.rglob("*.j2") if ".html" in path.name]
+    assert len(templates) >= 4
+    found += [(path, *danger) for path in templates for danger in dangers.in_template(path.read_text(encoding="utf-8"))]
+    places = [(path.relative_to(REPOSITORY).as_posix(), what) for path, _, what in found]
+    told = [f"{path}:{line}: {what}" for path, line, what in found if (path.relative_to(REPOSITORY).as_posix(), what) not in ALLOWED]
+    assert not told, "\n".join(told)
+    assert set(places) == set(ALLOWED), "an exception that is no longer needed"
+    assert places.count(("src/celladapt/importing.py", "torch.load")) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "import pickle as p", "from pickle import loads", "def f():\n    import cPickle", "import dill", "import cloudpickle",
+        "import marshal", "import shelve", "import joblib", "from six.moves import cPickle", "import_module('pickle')", "optional('joblib', 'a', 'b')",
+        "from importlib import import_module\nimport_module(name)",
+        "import torch\ntorch.load(f)", "import torch\ntorch.load(f, weights_only=False)", "import torch as t\nt.load(f, weights_only=flag)",
+        "from torch import load\nload(f)", "import torch\ntorch.save(a, f)", "import torch\ntorch.jit.load(f)", "import torch\ntorch.hub.load(a)",
+        "import numpy as np\nnp.load(f)", "import numpy\nnumpy.load(f, allow_pickle=True)", "from numpy import load as l\nl(f, mmap_mode='r')",
+        "import yaml\nyaml.load(f)", "import yaml\nyaml.unsafe_load(f)", "import yaml\nyaml.full_load(f)", "from yaml import load", "y.full_load(f)",
+        "import yaml as y\ny.load_all(f, Loader=y.SafeLoader)",
+        "eval(text)", "exec(text)", "compile(text, 'a', 'exec')", "__import__(name)", "import builtins\nbuiltins.eval(text)", "table.eval('a + b')",
+        "import os\nos.system('ls')", "from os import system", "import os\nos.popen('ls')", "import os\nos.execvp(a, b)", "import os as o\no.spawnl(a)",
+        "import subprocess\nsubprocess.run(a, shell=True)", "import subprocess as s\ns.Popen(a, shell=flag)", "from subprocess import run\nrun(a, shell=1)",
+        "import subprocess\nsubprocess.getoutput(a)",
+        "tar.extractall(folder)", "tar.extract(member)", "archive.extractall(path=folder)", "import shutil\nshutil.unpack_archive(a)",
+        "import tempfile\ntempfile.mktemp()", "import pandas as pd\npd.read_pickle(f)", "table.to_pickle(f)",
+        "import jinja2\njinja2.Environment(loader=l)", "from jinja2 import Environment\nEnvironment(autoescape=False)", "import jinja2\njinja2.Template(t)",
+        "from markupsafe import Markup\nMarkup(text)", "import markupsafe\nmarkupsafe.Markup(f'<b>{name}</b>')",
+    ],
+)  # fmt: skip
+def test_dangers_are_found(source: str) -> None:
+    assert list(dangers.in_source(source))
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ name|safe }}", "{{ name | safe }}", "{% autoescape false %}", "<script>", '<img onerror="x">', '<a href="javascript:x">']
+)
+def test_dangers_in_templates_are_found(source: str) -> None:
+    assert list(dangers.in_template(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import re\nre.compile('a')", "network.eval()", "import numpy as np\nnp.load(f, mmap_mode='r', allow_pickle=False)", "import json\njson.load(f)",
+        "import subprocess\nsubprocess.run([a])", "import torch\ntorch.compile(network)", "tar.extractall(folder, filter='data')", "tar.extractfile(member)",
+        "import jinja2\njinja2.Environment(autoescape=True)", "from markupsafe import Markup\nMarkup('<b>{}</b>').format(name)",
+        "from importlib import import_module\nimport_module('numpy')", "import yaml\nyaml.safe_load(f)", "load(f)",
+    ],
+)  # fmt: skip
+def test_what_is_no_danger(source: str) -> None:
+    assert not list(dangers.in_source(source))
 
 
 def test_no_part_of_the_documentation_is_left_to_be_filled_in() -> None:

@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from children import Child
 
 import celladapt
-from celladapt import side_by_side
+from celladapt import benchmarking, side_by_side
 from celladapt.adaptation import make_splits, prepare
 from celladapt.benchmarking import parse_methods
 from celladapt.checkpoint import load
 from celladapt.classical import classical_mask
+from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
@@ -25,6 +28,7 @@ from celladapt.errors import InputError
 from celladapt.metrics import foreground
 from celladapt.run import Run
 
+pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
 TINY: dict[str, Any] = {"steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 3, "checkpoint_every": 2}
 
 
@@ -38,7 +42,20 @@ def prepared(domains: tuple[Path, Path], out: Path, **options: Any) -> Run:
     return prepare(with_options(Config(), values), out)
 
 
-def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+def in_this_process(runs: Mapping[str, Run], jobs: int) -> Iterator[tuple[str, side_by_side.Failure | None]]:
+    """As `side_by_side.carry_out_all`, without the seconds that each process takes to start."""
+    for name, run in runs.items():
+        if not run.finished:
+            try:
+                celladapt.resume(run.path)
+            except InputError as error:
+                yield name, side_by_side.Failure(str(error), ours=False)
+            else:
+                yield name, None
+
+
+def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarking, "carry_out_all", in_this_process)
     grid = tmp_path / "grid"
     first = celladapt.benchmark([tiny_domains], ["source_only", "cellsegssda@2"], grid, seeds=2, **TINY)
     table = (grid / "cells.csv").read_bytes()
@@ -78,32 +95,33 @@ def test_a_failing_run_leaves_the_others_alone(tiny_domains: tuple[Path, Path], 
     assert set(next(iter(done.results().values()))) == {"classical", "source_only"}
 
 
-def test_a_benchmark_killed_in_the_middle_ends_as_if_it_had_not_been(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+def benchmark_and_die(arguments: list[str]) -> int:
+    """The command line in a process that is killed as the first run under way speaks, as by a power cut."""
+    take = side_by_side._Worker.take
+
+    def fatal(worker: side_by_side._Worker, line: bytes) -> int:
+        if b"done" in line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take(worker, line)
+
+    side_by_side._Worker.take = fatal  # type: ignore[method-assign]
+    return main(arguments)
+
+
+def test_a_benchmark_killed_in_the_middle_ends_as_if_it_had_not_been(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = [f"--{key.replace('_', '-')}={value}" for key, value in {**TINY, "steps": 40, "checkpoint_every": 1, "validate_every": 20}.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "celladapt",
-        "benchmark",
-        "--pairs",
-        ":".join(map(str, tiny_domains)),
-        "--seeds=2",
-        "--methods=source_only",
-        *options,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = ["benchmark", "--pairs", ":".join(map(str, tiny_domains)), "--seeds=2", "--methods=source_only", "--jobs=2", *options]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run([*command, "--jobs=2", "--out", str(whole)], check=True, capture_output=True, env=environment)
-    # The first run that is under way takes its parent with it, as a power cut would.
-    killer = (
-        "import os, signal, sys; from celladapt import side_by_side; from celladapt.cli import main; take = side_by_side._Worker.take\n"
-        "def fatal(worker, line):\n if b'done' in line: os.kill(os.getpid(), signal.SIGKILL)\n return take(worker, line)\n"
-        "side_by_side._Worker.take = fatal; sys.exit(main())"
-    )
-    killed = subprocess.run([sys.executable, "-c", killer, *command[3:], "--jobs=2", "--out", str(cut)], capture_output=True, env=environment)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    monkeypatch.setattr(side_by_side, "_cores", lambda: 2)  # a thread for each run, as in the child
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmarking, "carry_out_all", in_this_process)
+        assert main([*command, "--out", str(whole)]) == 0
+    killed = Child(tmp_path, benchmark_and_die, [*command, "--out", str(cut)]).ended()
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     # Orphans may still be saving; the same command waits for them.
-    subprocess.run([*command, "--jobs=2", "--out", str(cut)], check=True, capture_output=True, env=environment)
+    assert main([*command, "--out", str(cut)]) == 0
     drop = {"seconds", "run"}
     assert [{k: v for k, v in row.items() if k not in drop} for row in rows(cut)] == [
         {k: v for k, v in row.items() if k not in drop} for row in rows(whole)
@@ -173,7 +191,8 @@ def test_methods_with_other_labels_may_leave_out_the_name() -> None:
         parse_methods("@25%")
 
 
-def test_a_damaged_test_image_fails_its_rows_and_is_named(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_test_image_fails_its_rows_and_is_named(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarking, "carry_out_all", in_this_process)
     source, target = tiny_domains
     _, split = make_splits(Config(source=source, target=target), Folder.open(source), Folder.open(target))
     image = target / "images" / f"{split.test[0]}.png"
@@ -207,14 +226,17 @@ def test_pairs_that_would_share_a_folder_are_refused(tiny_domains: tuple[Path, P
     assert not (tmp_path / "grid").exists()
 
 
-def test_a_failed_run_gives_exit_code_2_and_is_said(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_failed_run_gives_exit_code_2_and_is_said(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarking, "carry_out_all", in_this_process)
     options = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
-    command = [sys.executable, "-m", "celladapt", "benchmark", "--pairs", ":".join(map(str, tiny_domains)), "--out", str(tmp_path / "grid")]
-    done = subprocess.run([*command, "--seeds=1", "--methods=cellseguda:lambda_rec=1e300", *options], capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 2, done.stderr
-    assert "1 of 2 runs failed" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "classical" in done.stdout
+    command = ["benchmark", "--pairs", ":".join(map(str, tiny_domains)), "--out", str(tmp_path / "grid")]
+    assert main([*command, "--seeds=1", "--methods=cellseguda:lambda_rec=1e300", *options]) == 2
+    told = capsys.readouterr()
+    assert "1 of 2 runs failed" in told.err
+    assert "Traceback" not in told.err
+    assert "classical" in told.out
 
 
 @pytest.mark.parametrize("domain", [0, 1])

@@ -16,6 +16,8 @@ from celladapt.exporting import export
 from celladapt.model import Model, load_model
 from celladapt.run import Run
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 2}
 HEADINGS = ["What it is for", "What it was trained on", "How it was chosen", "Validation: how good it is", "Limits", "How to use it", "How to cite"]
 

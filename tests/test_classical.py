@@ -16,6 +16,8 @@ from celladapt.data.look import look_of
 from celladapt.data.sample import evenly, middle
 from celladapt.metrics import foreground
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 def cloudy(seed: int, side: int = 96) -> np.ndarray:
     """A grey image without a nucleus: clouds of every size, whose outlines are ragged."""

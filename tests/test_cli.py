@@ -1,5 +1,6 @@
 """The command line from two folders to scores, its words and exit codes."""
 
+import io
 import json
 import re
 import subprocess
@@ -135,3 +136,11 @@ def test_methods_are_listed_with_their_options(capsys: pytest.CaptureFixture[str
 def test_starting_does_not_import_torch(start: str) -> None:
     code = f"import sys; {start}; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
+
+
+def test_a_terminal_that_cannot_spell_everything_gets_the_rest(tiny_domains: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(heard, encoding="ascii"))
+    assert main(["data", "check", str(tiny_domains[1])]) == 0
+    sys.stdout.flush()
+    assert b"\\u2300" in heard.getvalue(), "the sign of a diameter"

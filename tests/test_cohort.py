@@ -66,8 +66,10 @@ def test_a_worker_that_is_killed_loses_nothing(folder: Path, monkeypatch: pytest
         predict(folder / "model.safetensors", folder / "in", folder / "alone", **SETTINGS)
     monkeypatch.setattr(prediction, "_in_worker", killed_once)
     (folder / "out").mkdir()
-    with pytest.raises(SomeFailed, match=r"1 of 3 images failed.*text\.svs is not a slide") as caught:
-        predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, **SETTINGS)
+    write_image(folder / "in" / "large.png", picture(7, 70, 60))
+    with pytest.raises(SomeFailed, match=r"2 of 4 images failed.*text\.svs is not a slide") as caught:
+        predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, max_megapixels=0.004, **SETTINGS)
+    assert "large.png has 1 megapixels, more than the 0.004" in str(caught.value), "the workers hear the option"
     assert int((folder / "out" / "killed").read_text()) != os.getpid()
     by = (folder / "out" / "seen").read_text().split()
     assert len(by) == 9 + 1, "nine tiles, and the one at which the first worker was killed"

@@ -17,6 +17,7 @@ OTHER: dict[str, Any] = {
     "target": Path('/data/ziel "ü"'),
     "method": "cellsegssda:lambda_rec=0",
     "steps": 7,
+    "max_megapixels": 900.0,
     "width": 4,
     "crop": 48,
     "batch_size": 3,

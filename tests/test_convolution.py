@@ -129,6 +129,18 @@ def test_a_numba_that_does_not_work_costs_speed_alone(monkeypatch: pytest.Monkey
         convolution.winograd.cache_clear()
 
 
+def test_numba_s_start_leaves_torch_s_threads_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets OpenMP's number, on which the last bits of a run depend."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(winograd, "convolve", lambda *_: torch.set_num_threads(before + 1))
+    convolution.winograd.cache_clear()
+    try:
+        assert convolution.winograd() is winograd
+        assert torch.get_num_threads() == before
+    finally:
+        convolution.winograd.cache_clear()
+
+
 def test_the_same_bits_each_time() -> None:
     x, weight = torch.randn(1, 64, 40, 40), torch.randn(64, 64, 3, 3)
     for gradient in (winograd.convolve, winograd.image_gradient):

@@ -17,6 +17,8 @@ from celladapt.expectation import expected_quality
 from celladapt.quality import Expectation
 from celladapt.run import Run
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 2}
 
 

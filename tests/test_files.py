@@ -20,6 +20,11 @@ def test_writes_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_name_that_is_no_utf_8_costs_no_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.csv", os.fsdecode(b"Zelle_\xe4,1\n"))
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "Zelle_\\udce4,1\n"
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_exception_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from celladapt.config import Config
 from celladapt.data import images
 from celladapt.data.images import IMAGE_SUFFIXES, decode, read_image, read_mask, write_image
 from celladapt.errors import InputError
@@ -354,17 +356,33 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-@pytest.mark.parametrize("limit", [500, 200])  # above and below half of the 600 pixels, where Pillow warns and raises by itself
-def test_too_many_pixels(suffix: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [599e-6, 500e-6, 200e-6])  # above and below half of the 600 pixels, where Pillow warns and raises by itself
+@pytest.mark.filterwarnings("error")
+def test_too_many_pixels(suffix: str, limit: float, tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / f"a{suffix}")
-    monkeypatch.setattr(images, "MAX_PIXELS", limit)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(InputError, match="cut it into tiles"):
-        read_image(tmp_path / f"a{suffix}")
+    whole = read_image(tmp_path / f"a{suffix}")
+    with (
+        images.at_most(limit),
+        pytest.raises(InputError, match=r"has 1 megapixels, more than the 0.000.* cut it into tiles, or .*pyramidal .* 1 GB .*--max-megapixels 1\."),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        thread.submit(read_image, tmp_path / f"a{suffix}").result()
+    with images.at_most(200e-6), images.at_most(600e-6):
+        np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), whole)
+    np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), whole)
 
 
 def test_pillows_own_limit_is_out_of_the_way() -> None:
-    assert Image.MAX_IMAGE_PIXELS == images.MAX_PIXELS > 20_000**2
+    assert Image.MAX_IMAGE_PIXELS == images.MAX_MEGAPIXELS * 1e6 > 20_000**2
+    assert Config().max_megapixels == images.MAX_MEGAPIXELS
+
+
+@pytest.mark.parametrize("megapixels", [0, -1, float("nan"), float("inf")])
+def test_a_limit_that_is_none(megapixels: float) -> None:
+    with pytest.raises(InputError, match="--max-megapixels is"), images.at_most(megapixels):
+        pass
+    with pytest.raises(InputError, match="--max-megapixels is"):
+        Config(max_megapixels=megapixels)
 
 
 def encoded() -> dict[str, bytes]:

@@ -11,6 +11,8 @@ from benchmarks.selection import kept, picked, regrets, with_expected
 
 import celladapt
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 NAMES = ("agreement", "witnessed", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
 
 

@@ -14,6 +14,8 @@ from celladapt.data.look import LARGEST_ZOOM, Look, Match, look_of, match
 from celladapt.data.normalise import Normalisation
 from celladapt.preparation import set_up
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 def test_the_look_of_masks_and_of_the_classical_segmentation(tiny_domains: tuple[Path, Path]) -> None:
     source, target = map(Folder.open, tiny_domains)

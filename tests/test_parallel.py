@@ -1,18 +1,19 @@
 """Two processes with batch 2 have the gradients of one process with batch 4."""
 
-import os
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
+from children import Child
 from helpers import make_batch, make_method, part, step
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from celladapt import parallel
+from celladapt.cli import main
 
 LAYERS = {  # dtype, offset of the mean from zero, momentum
     "float64": (torch.float64, 0.0, 0.1),
@@ -22,26 +23,16 @@ LAYERS = {  # dtype, offset of the mean from zero, momentum
 }
 
 
-def in_two_processes(*arguments: str) -> list[str]:
-    """What two Python processes that may speak to each other print."""
+def in_two_processes(folder: Path, function: Callable[..., int | None], *arguments: object) -> list[str]:
+    """What two processes that may speak to each other print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    workers = [
-        subprocess.Popen([sys.executable, *arguments], env={**os.environ, **environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    printed = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
-    return printed
-
-
-def work(name: str, out: Path) -> list[str]:
-    """Run the function ``name`` of this file in two processes."""
-    return in_two_processes(
-        "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_parallel as t; t.{name}({str(out)!r})"
-    )
+    environment = {"GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [Child(folder, function, *arguments, **environment, RANK=str(rank)) for rank in range(2)]
+    ended = [worker.ended() for worker in workers]
+    assert [worker.returncode for worker in ended] == [0, 0], ended
+    return [worker.stdout for worker in ended]
 
 
 def count_messages() -> list[str]:
@@ -84,7 +75,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     method = make_method("cellsegssda")
     method.networks.double()
     step(method, make_batch(labelled=(True, False, False, True), dtype=torch.float64))
-    work("step_worker", tmp_path)
+    in_two_processes(tmp_path, step_worker, str(tmp_path))
     for rank in range(2):
         grads = load_file(tmp_path / f"rank{rank}.safetensors")
         for name, parameter in method.networks.named_parameters():
@@ -124,7 +115,7 @@ def layer_worker(out: str) -> None:
 
 
 def test_batch_normalisation_in_two_processes_equals_one_of_the_joint_batch(tmp_path: Path) -> None:
-    work("layer_worker", tmp_path)
+    in_two_processes(tmp_path, layer_worker, str(tmp_path))
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
     for layer, (dtype, _, _) in LAYERS.items():
         for name, expected in through_layer(layer, slice(0, 5), exactly=True).items():
@@ -140,17 +131,15 @@ def test_batch_normalisation_in_two_processes_equals_one_of_the_joint_batch(tmp_
             torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}")
 
 
-def test_two_processes_train_validate_and_resume(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_processes_train_validate_and_resume(tiny_domains: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tiny_domains
     out = tmp_path / "run"
     small = ["--preset", "fast", "--steps", "4", "--width", "4", "--crop", "32", "--batch-size", "2", "--validate-every", "2", "--no-baseline"]
     for arguments in ([f"--source={source}", f"--target={target}", *small, f"--out={out}"], [f"--resume={out}"]):
-        printed = in_two_processes("-m", "celladapt", "adapt", *arguments)
+        printed = in_two_processes(tmp_path, main, ["adapt", *arguments])
         assert "report" in printed[0]
         assert printed[1] == ""
     assert len((out / "validation.jsonl").read_text().splitlines()) == 2
-    single = {key: value for key, value in os.environ.items() if key != "WORLD_SIZE"}
     (out / "run.json").write_text((out / "run.json").read_text().replace('"finished": "', '"finished": null, "was": "'))
-    alone = subprocess.run([sys.executable, "-m", "celladapt", "adapt", f"--resume={out}"], env=single, capture_output=True, text=True)
-    assert alone.returncode == 2
-    assert "began with 2 processes" in alone.stderr
+    assert main(["adapt", f"--resume={out}"]) == 2
+    assert "began with 2 processes" in capsys.readouterr().err

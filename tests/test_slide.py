@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from slides import halves, write_ome_zarr, write_pyramid, write_svs
 
 from celladapt.data import slide as module
-from celladapt.data.images import FileError
+from celladapt.data.images import FileError, at_most, read_image
 from celladapt.data.slide import is_slide, open_slide, overview, tiff_pixel_size, view_at
 from celladapt.errors import InputError
 
@@ -140,6 +140,18 @@ def test_a_large_plain_tiff_is_read_in_parts_and_a_small_one_is_not(tmp_path: Pa
     monkeypatch.setattr(module, "LARGE", 1000)
     assert is_slide(tmp_path / "a.tif")
     np.testing.assert_array_equal(whole(tmp_path / "a.tif"), IMAGE)
+
+
+def test_a_slide_has_no_limit_of_pixels(tmp_path: Path) -> None:
+    """A gigapixel that takes no room on the disk: pages of zeros that are not written."""
+    path = tmp_path / "gigapixel.tif"
+    tifffile.imwrite(path, shape=(32_768, 32_768), dtype=np.uint8, tile=(4096, 4096))
+    with at_most(0.001), open_slide(path) as slide:
+        assert is_slide(path)
+        assert slide.levels[0].height * slide.levels[0].width == 2**30 > module.LARGE
+        assert not slide.region(0, 32_000, 32_000, 100, 100).any()
+    with pytest.raises(FileError, match=r"has 1074 megapixels, more than the 537 .* pyramidal TIFF, .* 54 GB of memory .* --max-megapixels 1074"):
+        read_image(path)
 
 
 def test_pixel_sizes_that_files_state(tmp_path: Path) -> None:

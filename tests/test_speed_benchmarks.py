@@ -104,7 +104,8 @@ def test_the_compiled_step_is_timed_where_it_is_asked_for(tmp_path: Path) -> Non
     assert record["ways"].keys() == {"eager", "compiled"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name != "train_step" else []) for name in BENCHMARKS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_writes_figures_that_the_document_shows(name: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # networks this small lose by a second one

@@ -27,6 +27,8 @@ from celladapt.ranking import Candidates, content, cover, rank, standardised, su
 from celladapt.run import Run
 from celladapt.suggestion import boxes, contrast, suggest, uncertainty
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 NONE = np.empty((0, 6))
 CENTRES = 8 * np.array([[1, -1, 1, -1, 1, -1], [1, 1, -1, -1, 0, 1], [-1, 0, 1, 1, -1, 1]])
 

@@ -6,8 +6,8 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from children import Child
 from helpers import make_batch, make_method, step
 from torch._dynamo.utils import counters
 
 import celladapt
 from celladapt import adaptation, train
 from celladapt.checkpoint import load
+from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
-from celladapt.files import alone
 from celladapt.run import Run
 from celladapt.train import follow
 
+pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
 TINY: dict[str, Any] = {
     "preset": "fast", "steps": 12, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 4, "checkpoint_every": 3, "baseline": False,
 }  # fmt: skip
@@ -36,18 +38,38 @@ TINY: dict[str, Any] = {
 
 def command(source: Path, target: Path, out: Path, *more: str, method: str = "cellseguda") -> list[str]:
     options = [f"--method={method}", *(f"--{key.replace('_', '-')}={value}" for key, value in TINY.items() if key != "baseline")]
-    return [
-        sys.executable,
-        "-m",
-        "celladapt",
-        "adapt",
-        f"--source={source}",
-        f"--target={target}",
-        f"--out={out}",
-        "--no-baseline",
-        *options,
-        *more,
-    ]
+    return ["adapt", f"--source={source}", f"--target={target}", f"--out={out}", "--no-baseline", *options, *more]
+
+
+def adapt_and_die(doomed: int, arguments: list[str]) -> int:
+    """The command line in a process that kills itself as it begins its step ``doomed``."""
+    step, begun = train.take_step, [0]
+
+    def fatal(*given: Any) -> dict[str, float]:
+        begun[0] += 1
+        if begun[0] == doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*given)
+
+    train.take_step = fatal  # type: ignore[assignment]
+    return main(arguments)
+
+
+def adapt_without_opening(masks: str, arguments: list[str]) -> int:
+    """The command line in a process that may open no path with ``masks`` in it before the final evaluation."""
+    training, conclude = [True], adaptation._conclude
+
+    def hook(event: str, about: tuple[Any, ...]) -> None:
+        if event == "open" and training[0] and masks in str(about[0]):
+            raise RuntimeError(f"opened {about[0]}")
+
+    def after(*given: Any) -> None:
+        training[0] = False
+        conclude(*given)
+
+    adaptation._conclude = after  # type: ignore[assignment]
+    sys.addaudithook(hook)
+    return main(arguments)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -74,20 +96,13 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
     if more and shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("no C++ compiler to compile with")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # The process kills itself, unasked and unprepared, as it begins a step that is drawn anew in every test run.
     doomed = random.randint(3, 11)
-    killer = (
-        "import os, signal, sys; from celladapt import train; from celladapt.cli import main; step = train.take_step; n = [0]\n"
-        "def fatal(*a):\n n[0] += 1\n return os.kill(os.getpid(), signal.SIGKILL) if n[0] == DOOMED else step(*a)\n"
-        "train.take_step = fatal; sys.exit(main())"
-    )
-    arguments = command(*tiny_domains, cut, *more, method=method)[3:]
-    killed = subprocess.run([sys.executable, "-c", killer.replace("DOOMED", str(doomed)), *arguments], env=environment, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = Child(tmp_path, adapt_and_die, doomed, command(*tiny_domains, cut, *more, method=method)).ended()
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (cut / "metrics.json").exists()
-    for arguments in (command(*tiny_domains, whole, *more, method=method), [sys.executable, "-m", "celladapt", "adapt", "--resume", str(cut)]):
-        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    assert main(command(*tiny_domains, whole, *more, method=method)) == 0
+    assert main(["adapt", "--resume", str(cut)]) == 0
     assert same(whole, cut), f"killed at step {doomed}"
     assert Run.open(cut).finished
 
@@ -190,9 +205,8 @@ def test_compiled_code_computes_what_plain_code_does() -> None:
 
 
 def test_without_a_compiler_the_cure_is_named_before_anything_is_written(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    arguments = command(*tiny_domains, tmp_path / "run", "--compile", "--device=cpu")
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    environment = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = Child(tmp_path, main, command(*tiny_domains, tmp_path / "run", "--compile", "--device=cpu"), **environment).ended()
     assert done.returncode == 2, done.stderr
     assert re.fullmatch(r"celladapt: --compile does not work on this machine \(.*compiler.*\); install .* or leave --compile out\.\n", done.stderr)
     assert not (tmp_path / "run").exists()
@@ -217,16 +231,77 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp
     assert celladapt.resume(tmp_path / "run").finished
 
 
-def test_two_processes_never_carry_out_one_run_at_a_time(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    values = {**preset_options("fast"), **TINY, "source": tiny_domains[0], "target": tiny_domains[1]}
-    values.pop("preset")
-    run = adaptation.prepare(with_options(Config(), values), tmp_path / "run")
-    with alone(run.path):
-        done = subprocess.run([sys.executable, "-m", "celladapt", "adapt", "--resume", str(run.path)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Another process is working on" in done.stderr
-    assert not (run.path / "last.safetensors").exists()
-    assert celladapt.resume(run.path).finished
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = celladapt.adapt(*tiny_domains, out=tmp_path / "whole", **TINY).path, tmp_path / "cut"
+    step, calls = train.take_step, []
+
+    def interrupted(*arguments: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "take_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            celladapt.adapt(*tiny_domains, out=cut, **TINY)
+    assert [load(cut / f"{name}.safetensors")[1]["step"] for name in ("previous", "last")] == [6, 7]
+
+    for damage in (_truncate, _flip, Path.unlink):
+        run = Path(shutil.copytree(cut, tmp_path / damage.__name__))
+        damage(run / "last.safetensors")
+        capsys.readouterr()
+        celladapt.resume(run)
+        said = capsys.readouterr().err
+        assert ("WARNING" in said and "last.safetensors is damaged" in said) == (damage is not Path.unlink)
+        assert "at step 6 of 12" in said
+        assert same(whole, run), damage.__name__
+
+    for name in ("previous", "last"):
+        _flip(cut / f"{name}.safetensors")
+    before = {file: file.read_bytes() for file in cut.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match=r"last\.safetensors and .*previous\.safetensors are both damaged"):
+        celladapt.resume(cut)
+    assert before == {file: file.read_bytes() for file in before}
+    (cut / "previous.safetensors").unlink()
+    with pytest.raises(InputError, match=r"last\.safetensors is damaged .* delete it"):
+        celladapt.resume(cut)
+    (cut / "last.safetensors").unlink()
+    celladapt.resume(cut)
+    assert same(whole, cut)
+
+
+def test_of_a_long_run_each_nth_step_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a run that was killed after a checkpoint leaves the same log, and the same curve in TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def write(path: Path, *parts: range) -> None:
+        path.mkdir()
+        for steps in parts:
+            with train.Log(path, steps.start - 1, 20) as log:
+                for step in steps:
+                    log.terms(step, {"seg": step / 10})
+
+    monkeypatch.setattr(train, "MOST_LOGGED", 7)
+    write(tmp_path / "whole", range(1, 21))
+    write(tmp_path / "cut", range(1, 12), range(8, 15), range(10, 21))
+    for name in ("whole", "cut"):
+        assert [json.loads(line)["step"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] == [1, 3, 6, 9, 12, 15, 18, 20]
+        events = EventAccumulator(str(tmp_path / name / "events")).Reload().Scalars("train/seg")
+        assert [event.step for event in events] == [1, 3, 6, 9, 12, 15, 18, 20]
 
 
 def test_masks_that_the_run_may_not_read_are_not_read(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,20 +391,12 @@ def test_an_unfinished_run_says_how_to_go_on(tiny_domains: tuple[Path, Path], tm
 
 def test_no_file_among_the_target_masks_is_even_opened(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     source, target = tiny_domains
-    guard = (
-        "import sys; from celladapt import adaptation; from celladapt.cli import main; training = [True]; conclude = adaptation._conclude\n"
-        "def hook(event, arguments):\n"
-        " if event == 'open' and training[0] and MASKS in str(arguments[0]): raise RuntimeError(f'opened {arguments[0]}')\n"
-        "def after(*a):\n training[0] = False\n conclude(*a)\n"
-        "adaptation._conclude = after; sys.addaudithook(hook); sys.exit(main())"
-    ).replace("MASKS", repr(str(target / "masks")))
     for method, code in (
         ("cellseguda", 0),
         ("weakuda", 0),
         ("cellsegssda@2", 1),
     ):  # the last shows that the guard bites
-        arguments = command(source, target, tmp_path / method, method=method)[3:]
-        done = subprocess.run([sys.executable, "-c", guard, *arguments], capture_output=True, text=True)
+        done = Child(tmp_path, adapt_without_opening, str(target / "masks"), command(source, target, tmp_path / method, method=method)).ended()
         assert done.returncode == code, done.stderr
         assert ("opened" in done.stderr) == bool(code)
 
@@ -434,3 +501,50 @@ def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Pat
     write_image(tiny_domains[0] / "images" / "source0.png", np.zeros((64, 64), np.uint8))
     with pytest.raises(InputError, match="have changed"):
         celladapt.resume(run.path)
+
+
+def test_a_second_ctrl_c_stops_at_once_but_not_the_same_one_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), train.stop_signals() as stopped:  # noqa: PT012
+        assert not stopped()
+        for now[0] in (1.0, 2.5):
+            signal.raise_signal(signal.SIGINT)
+            assert stopped()
+        now[0] = 3.5
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it should have stopped")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_the_callers_handlers_stay() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def within() -> tuple[bool, bool]:
+        with train.stop_signals() as stopped:
+            return stopped(), signal.getsignal(signal.SIGINT) is before
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(within).result() == (False, True)
+
+
+def test_a_log_is_cut_back_to_the_checkpoint_and_where_a_kill_cut_it(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    (tmp_path / "validation.jsonl").write_text('{"step": 1}\n{"st')
+    with train.Log(tmp_path, 2) as log:
+        log.scores(3, {"iou": 0.5})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert (tmp_path / "validation.jsonl").read_text() == '{"step": 1}\n{"step": 3, "iou": 0.5}\n'
+
+
+def test_a_compiled_run_goes_on_where_there_is_no_compiler(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: object) -> None:
+        raise InputError("--compile does not work on this machine.")
+
+    monkeypatch.setattr(adaptation, "check_compiler", lambda *_: None)  # there was one where it began
+    monkeypatch.setattr(train, "check_compiler", missing)
+    assert celladapt.adapt(*tiny_domains, out=tmp_path / "run", compile=True, **{**TINY, "steps": 2}).finished
+    assert "--compile does not work on this machine. Training goes on without." in capsys.readouterr().err

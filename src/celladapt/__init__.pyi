@@ -11,6 +11,7 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .expectation import expected_quality as expected_quality
 from .exporting import export as export
+from .importing import import_weights as import_weights
 from .job import Written as Written
 from .model import Model as Model
 from .model import OnnxModel as OnnxModel

@@ -18,7 +18,7 @@ from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
 from celladapt.convolution import winograd
 from celladapt.data.folder import Folder
-from celladapt.data.images import read_image
+from celladapt.data.images import at_most, read_image
 from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
@@ -94,8 +94,9 @@ def prepare(config: Config, out: Path) -> Run:
     methods.build(config.spec, 1)  # an unknown method or option shows before any work
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
-    usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
-    _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
+    with at_most(config.max_megapixels):
+        usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+        _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
     device = pick_device(config.device)
     if config.compile:
         check_compiler(device)
@@ -119,7 +120,7 @@ def _no_test_image_twice(method: type[methods.Method], source: Folder, target: F
     tested = {digest: target.images[stem] for digest, stem in target.subset(split.test).digests().items()}
     sources = {digest: source.images[stem] for digest, stem in source.digests().items()} if Domain.SOURCE in method.reads else {}
     pairs = [(path, (seen | tested)[digest]) for digest, path in sources.items() if digest in seen or digest in tested]
-    pairs += [(tested[digest], seen[digest]) for digest in tested.keys() & seen.keys()]
+    pairs += [(path, seen[digest]) for digest, path in tested.items() if digest in seen]
     twice = [(one, other) for one, other in pairs if np.ptp(read_image(one)) > 0]
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
@@ -161,27 +162,30 @@ def carry_out(run: Run) -> Run:
     """
     parallel.start()
     try:
-        _stages(run)
+        with at_most(run.config.max_megapixels):
+            _stages(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.path) from None
     return run
 
 
 def _stages(run: Run) -> None:
-    config = run.config
-    method = methods.find(config.spec.name)
-    if config.baseline and method.reads == {Domain.SOURCE, Domain.TARGET}:
-        if not (run.baseline.path / "config.toml").exists() and parallel.rank() == 0:
-            Run.create(run.baseline.path, baseline_of(config), *run.splits)
-        parallel.wait()
-        if not run.baseline.finished and parallel.rank() == 0:
-            say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
-        carry_out(run.baseline)
-    if not run.finished:
-        with alone(run.path) if parallel.rank() == 0 else nullcontext():
+    if run.finished:
+        return
+    main = parallel.rank() == 0
+    with alone(run.path) if main else nullcontext():
+        config, method = run.config, methods.find(run.config.spec.name)
+        if config.baseline and method.reads == {Domain.SOURCE, Domain.TARGET}:
+            if not (run.baseline.path / "config.toml").exists() and main:
+                Run.create(run.baseline.path, baseline_of(config), *run.splits)
+            parallel.wait()
+            if not run.baseline.finished and main:
+                say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
+            carry_out(run.baseline)
+        if not run.finished:  # which another process may have done while this one waited for it
             trainer, notes = set_up(run)
             trainer.train()
-            if parallel.rank() == 0:
+            if main:
                 _conclude(run, trainer, notes)
         parallel.wait()
 

@@ -19,10 +19,11 @@ from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
 from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.data.folder import Folder
+from celladapt.data.images import at_most
 from celladapt.data.split import group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
-from celladapt.files import alone, write_text
+from celladapt.files import alone, as_cell, of_cell, write_text
 from celladapt.losses import Domain
 from celladapt.model import Prediction
 from celladapt.progress import say
@@ -81,7 +82,7 @@ class Benchmark:
     def write(self) -> None:
         """``cells.csv``: one row for each run that has ended, one way or the other; runs of earlier calls that are not in this one stay in it."""
         file = self.path / "cells.csv"
-        rows = []
+        rows: list[dict[str, Any]] = []
         for cell in self.cells:
             if cell.run.finished or cell.failure:
                 finished = cell.run.finished
@@ -93,7 +94,12 @@ class Benchmark:
         text = io.StringIO()
         writer = csv.DictWriter(text, ["pair", "method", "seed", *MEASURES, "seconds", "run", "error"], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*rows, *(row for row in earlier if row.get("run") not in here)])
+        kept = [
+            row
+            for row in ({key: of_cell(value) for key, value in row.items() if isinstance(value, str)} for row in earlier)
+            if row.get("run") not in here
+        ]
+        writer.writerows({key: as_cell(value) if isinstance(value, str) else value for key, value in row.items()} for row in [*rows, *kept])
         write_text(file, text.getvalue())
 
     def _place(self, cell: Cell) -> str:
@@ -246,7 +252,8 @@ def _classical(run: Run) -> Failure | None:
         return Prediction(classical_mask(image).astype(np.float32))
 
     try:
-        conclude(run, target, segment, None, notes, method_doc=about, seconds=0.0, group=group_pattern(target, run.config.group))
+        with at_most(run.config.max_megapixels):
+            conclude(run, target, segment, None, notes, method_doc=about, seconds=0.0, group=group_pattern(target, run.config.group))
     except InputError as error:
         return Failure(str(error), ours=False)
     return None

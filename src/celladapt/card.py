@@ -53,6 +53,12 @@ def title(about: Mapping[str, Any]) -> str:
     return f"Nuclei segmentation {' to '.join(names)}"
 
 
+def _plain(text: str) -> str:
+    """Words as Markdown that shows them and does nothing else: no markup, HTML or link."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return re.sub(r"([\\`*_\[\]<>&|~@#]|^[-+=]|(?<=\w):(?=//)|(?<=www)\.)", r"\\\1", text, flags=re.IGNORECASE)
+
+
 def _name(value: object) -> str:
     """A name from a user's disk as Markdown that shows it and does nothing else."""
     text = "".join(c if c.isprintable() else "?" for c in str(value or ""))
@@ -76,7 +82,7 @@ def _purpose(about: Mapping[str, Any]) -> str:
 def _training(about: Mapping[str, Any]) -> str:
     source, target, images = _name(about.get("source")), _name(about.get("target")), mapping(about.get("images"))
     lines = [f"## What it was trained on\nSource (annotated): {source}. Target (to adapt to): {target}. Method: {_name(about.get('method'))}."]
-    if document := " ".join(str(about.get("method_doc") or "").split()):
+    if document := _plain(str(about.get("method_doc") or "")):
         lines.append(document)
     if counts := {key: int(value) for key in ("source", "target", "target_masks") if (value := number(images.get(key))) is not None}:
         read = f"Training read {counts.get('source', 0)} annotated source images and {counts.get('target', 0)} target images"
@@ -84,7 +90,11 @@ def _training(about: Mapping[str, Any]) -> str:
     else:
         lines.append("How many images training read is not recorded in the model.")
     config = mapping(about.get("config"))
-    shown = [f"{key} {config[key]}" for key in ("steps", "batch_size", "crop", "seed", "batch_norm", "match", "ema", "augment") if key in config]
+    shown = [
+        f"{key} {_plain(str(config[key]))}"
+        for key in ("steps", "batch_size", "crop", "seed", "batch_norm", "match", "ema", "augment")
+        if key in config
+    ]
     if config.get("batch_norm") == "target":
         lines.append("The statistics of its batch normalisation are those of target images.")
     if size := number(about.get("pixel_size")):
@@ -93,7 +103,7 @@ def _training(about: Mapping[str, Any]) -> str:
     shown = ([f"width {width:.0f}"] if width is not None else []) + shown
     if shown:
         lines.append(f"A U-Net; {', '.join(shown)}.")
-    if made := ", ".join(f"{name} {version}" for name, version in mapping(about.get("versions")).items()):
+    if made := ", ".join(_plain(f"{name} {version}") for name, version in mapping(about.get("versions")).items()):
         lines.append(f"Made with {made}.")
     return "\n".join(lines)
 
@@ -170,4 +180,4 @@ def _use(about: Mapping[str, Any]) -> str:
 
 def _cite(about: Mapping[str, Any]) -> str:
     version = mapping(about.get("versions")).get("celladapt")
-    return f"## How to cite\n{PAPER}. The software: celladapt{f' {version}' if version else ''}."
+    return f"## How to cite\n{PAPER}. The software: celladapt{f' {_plain(str(version))}' if version else ''}."

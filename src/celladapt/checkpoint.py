@@ -1,6 +1,9 @@
-"""Weights and training state in one safetensors file each, with a JSON header; nothing is ever unpickled."""
+"""Weights and training state in one safetensors file each, with a JSON header and a checksum; nothing is ever unpickled."""
 
+import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,31 +17,65 @@ from celladapt.errors import InputError
 from celladapt.files import atomic
 
 HEADER = "celladapt"
+CHECKSUM = "sha256"
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    """Write ``tensors`` and ``about`` (JSON) to ``path``, atomically."""
+class Damaged(InputError):
+    """A file's bytes are not those that were written."""
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any], previous: Path | None = None) -> None:
+    """Write ``tensors`` and ``about`` (JSON) to ``path``, atomically, with a SHA-256 over both.
+
+    Args:
+        path: file to write.
+        tensors: any dtypes and shapes, on any device.
+        about: what JSON can hold.
+        previous: name that an existing ``path`` gets instead of being replaced.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(about)
     with atomic(path) as temporary:
-        save_file(plain, temporary, metadata={HEADER: json.dumps(about)})
+        try:
+            save_file(plain, temporary, metadata={HEADER: text, CHECKSUM: _checksum(plain, text)})
+        except SafetensorError as error:  # which a full disk raises too, with the system's number in its words
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            raise
+        if previous is not None and path.exists():
+            os.replace(path, previous)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``save`` wrote, onto the CPU.
 
     Raises:
-        InputError: missing, damaged, or not a file of this package.
+        InputError: missing.
+        Damaged: not a file of this package, or its checksum does not fit; files of the first versions have none.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a run folder of `celladapt adapt` or a .safetensors model of it.")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[HEADER])
+            metadata = file.metadata() or {}
+            text = metadata.pop(HEADER)
+            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, json.loads(text)  # noqa: SIM118 (not a dict)
             if not isinstance(about, dict):
                 raise ValueError("its header is no object")
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged or not a celladapt file ({error}); use another copy of it.") from None
+        raise Damaged(f"{path} is damaged or not a celladapt file ({error}); use another copy of it.") from None
+    if metadata and metadata != {CHECKSUM: _checksum(tensors, text)}:
+        raise Damaged(f"{path} is damaged (its checksum does not fit its contents); use another copy of it.")
+    return tensors, about
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    """SHA-256 (hex) of everything in a file that has a meaning."""
+    total = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().data)  # numpy has no bfloat16
+    return total.hexdigest()
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -54,22 +91,31 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def save_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, torch.optim.Optimizer], about: dict[str, Any]) -> None:
-    """Everything that training needs to go on: networks, optimisers, random states, and ``about`` (step, selection, seconds)."""
+    """Everything that training needs to go on: networks, optimisers, random states, and ``about`` (step, selection, seconds).
+
+    The one before it stays, see ``previous``.
+    """
     tensors = {f"network.{key}": value for key, value in networks.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    save(path, tensors, about)
+        tensors["random.cuda"] = torch.cuda.get_rng_state()  # pragma: no cover (a GPU)
+    save(path, tensors, about, previous(path))
+
+
+def previous(path: Path) -> Path:
+    """Where the training state before the one at ``path`` is."""
+    return path.with_stem("previous")
 
 
 def load_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Any]:
     """Restore what ``save_training`` wrote, in place, and return its ``about``.
 
     Raises:
-        InputError: the file is damaged or of another method or width.
+        Damaged: nothing is restored.
+        InputError: it is missing, or of another method or width.
     """
     tensors, about = load(path)
     fill(networks, _below(tensors, "network."), path)
@@ -82,7 +128,7 @@ def load_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+        torch.cuda.set_rng_state(tensors["random.cuda"])  # pragma: no cover (a GPU)
     return about
 
 

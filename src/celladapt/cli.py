@@ -114,6 +114,7 @@ def predict(
     threshold: float = 0.5,
     min_size: str = "20",
     tile: int = 2048,
+    max_megapixels: float = 537,
     overwrite: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
@@ -147,6 +148,8 @@ def predict(
         Smallest nucleus, in px² of what is segmented, or with a unit: 5um2.
     tile
         Side in pixels of the tiles in which slides are segmented; smaller ones need less memory and more time.
+    max_megapixels
+        Largest image that is read whole, in millions of pixels; 1,000 need about 50 GB of memory. Slides and pyramidal TIFFs are read in parts, whatever their size.
     overwrite
         Make existing outputs anew.
     workers
@@ -159,11 +162,13 @@ def predict(
         auto (bf16 where the hardware has it), float32 or bf16.
     """
     from celladapt import expectation, prediction
+    from celladapt.data.images import at_most
     from celladapt.model import loaded_model
 
     if not inputs:
         raise InputError("Name at least one image, slide, folder or glob to predict.")
     settings = {"threshold": threshold, "min_size": min_size, "pixel_size": pixel_size, "at": at, "tissue": tissue, "tile": tile}
+    settings["max_megapixels"] = max_megapixels
     failure: prediction.SomeFailed | None = None
     try:
         done = prediction.predict(model, inputs, out, save, overwrite, workers, scheduler, device, precision, **settings)
@@ -174,14 +179,15 @@ def predict(
     try:
         if done:
             loaded = loaded_model(model, device, precision)
-            _print(expectation.expected_quality(loaded, [written.image for written in done], pixel_size, at).words)
+            with at_most(max_megapixels):
+                _print(expectation.expected_quality(loaded, [written.image for written in done], pixel_size, at).words)
     finally:
         if failure is not None:
             raise failure
 
 
 @app.command
-def evaluate(predictions: Path, masks: Path, *, json: Path | None = None, csv: Path | None = None) -> None:
+def evaluate(predictions: Path, masks: Path, *, json: Path | None = None, csv: Path | None = None, max_megapixels: float = 537) -> None:
     """Compare predictions with annotated masks: IoU, Dice, AJI, PQ and detection F1 for each image, mean and spread.
 
     Parameters
@@ -194,11 +200,15 @@ def evaluate(predictions: Path, masks: Path, *, json: Path | None = None, csv: P
         File for the scores as JSON: {"mean": {...}, "sd": {...}, "images": {name: {...}}}.
     csv
         File for the scores of each image as CSV.
+    max_megapixels
+        Largest image that is read, in millions of pixels.
     """
     from celladapt import evaluation
+    from celladapt.data.images import at_most
     from celladapt.files import write_json
 
-    result = evaluation.evaluate(predictions, masks)
+    with at_most(max_megapixels):
+        result = evaluation.evaluate(predictions, masks)
     if json is not None:
         write_json(json, result.to_json())
     if csv is not None:
@@ -214,6 +224,7 @@ def suggest(
     k: Annotated[int, Parameter(name="-k")] = 5,
     out: Path,
     tile: int = 512,
+    max_megapixels: float = 537,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Choose what to annotate first: typical and different images of the target, or tiles of large ones, of which the model is unsure.
@@ -232,12 +243,16 @@ def suggest(
         Folder to make.
     tile
         Side in pixels of the tiles into which larger images are cut; one less than half as long again stays whole.
+    max_megapixels
+        Largest image that is read, in millions of pixels.
     device
         auto, cpu or cuda.
     """
     from celladapt import suggestion
+    from celladapt.data.images import at_most
 
-    done = suggestion.suggest(model, target, out, k, tile, device)
+    with at_most(max_megapixels):
+        done = suggestion.suggest(model, target, out, k, tile, device)
     _print(done.table(), f"look    {out / 'overview.png'}", *done.next_steps)
 
 
@@ -277,6 +292,51 @@ def export(
         _print(f"next    celladapt predict {out} IMAGES --out MASKS")
     elif license is None or not author:
         _print("note    without --license and --author nobody may publish or reuse it")
+
+
+@app.command(name="import")
+def import_(
+    weights: Path,
+    *,
+    out: Path,
+    mean: str | None = None,
+    std: str | None = None,
+    normalise_by: Path | None = None,
+    pixel_size: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Make a model of weights of the paper's U-Net that another program saved with torch (.pt, .pth), for `celladapt predict`.
+
+    Such a file is a pickle, which could run code. It is opened with torch's weights-only loader and in no other way: what holds more than weights is refused.
+
+    Parameters
+    ----------
+    weights
+        File with a state dict of the network, by itself or inside a training checkpoint.
+    out
+        File to make, ending in .safetensors.
+    mean
+        R,G,B by which its training images were normalised, on the scale 0 to 1.
+    std
+        Standard deviations likewise.
+    normalise_by
+        A folder of its training images instead, whose mean and standard deviation are taken.
+    pixel_size
+        µm per pixel of its training images, so that slides are seen at the same.
+    overwrite
+        Replace an existing file.
+    """
+    from celladapt import importing
+
+    made = importing.import_weights(weights, out, _numbers("--mean", mean), _numbers("--std", std), normalise_by, pixel_size, overwrite)
+    _print(f"written {made}", f"next    celladapt predict {made} IMAGES --out MASKS")
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(value) for value in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is '{text}'; give three numbers separated by commas, as 0.7,0.5,0.6.") from None
 
 
 @app.command
@@ -363,19 +423,23 @@ def methods() -> None:
 
 
 @data.command
-def check(*folders: Path) -> None:
+def check(*folders: Path, max_megapixels: float = 537) -> None:
     """Print what data folders hold, and every fault in them at once: unreadable files, masks without image, sizes that differ, duplicates ...
 
     Parameters
     ----------
     folders
         Domain folders; duplicates are looked for across all of them.
+    max_megapixels
+        Largest image that is read, in millions of pixels.
     """
     from celladapt.data import check as checking
+    from celladapt.data.images import at_most
 
     if not folders:
         raise InputError("Name at least one folder to check.")
-    found = checking.check(folders)
+    with at_most(max_megapixels):
+        found = checking.check(folders)
     _print(found)
     if not found.ok:
         raise InputError("The data have faults, listed above; mend them and check again.")
@@ -435,7 +499,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot spell µ or é costs no run
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except UnusedCliTokensError as error:

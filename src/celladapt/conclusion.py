@@ -47,8 +47,9 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
     fingerprint = {**run.record.get("fingerprint", {}), **({"test": target.subset(split_t.test).fingerprint()} if split_t.test else {})}
     run.note(**found, fingerprint=fingerprint, notes=notes)
     _describe_model(run.path)
-    run.note(finished=now())
-    report(run.path)
+    moment = now()
+    report(run.path, moment)
+    run.note(finished=moment)  # last, because nothing is done again in a finished run
 
 
 def _describe_model(folder: Path) -> None:

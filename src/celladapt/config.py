@@ -82,6 +82,8 @@ class Config:
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training images (AdaBN)."""
     pixel_size: float | None = None
     """µm per pixel of the target's images, kept in the model so that slides are seen at the same; read from TIFFs that state it."""
+    max_megapixels: float = 537.0
+    """Largest image that is read whole, in millions of pixels: a guard against files that would fill the memory."""
     match: bool = True
     """Show source images in the target's look: grey or inverted if it is, and with nuclei of its size, as far as that can be told without masks."""
     augment: Literal["none", "flip", "colour"] = "colour"
@@ -133,7 +135,18 @@ class Config:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: the name is not UTF-8; rename it.")
             if not _fits(getattr(self, name), hint):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {_in_words(hint)}.")
-        positive = ("steps", "width", "batch_size", "validate_every", "checkpoint_every", "validation_images", "lr_s", "lr_d", "lr_r")
+        positive = (
+            "steps",
+            "width",
+            "batch_size",
+            "validate_every",
+            "checkpoint_every",
+            "validation_images",
+            "max_megapixels",
+            "lr_s",
+            "lr_d",
+            "lr_r",
+        )
         for name in positive:
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0 and finite.")

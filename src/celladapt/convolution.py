@@ -27,6 +27,7 @@ def winograd() -> ModuleType | None:
     """The module, or None where numba is not installed or does not work, of which it warns."""
     if find_spec("numba") is None:
         return None
+    threads = torch.get_num_threads()
     try:
         from celladapt import winograd as module
 
@@ -34,6 +35,9 @@ def winograd() -> ModuleType | None:
     except Exception as error:  # an installation can fail in many ways, and none may cost a run
         warnings.warn(f"numba does not work here, so convolutions are slower than they could be ({error}).", RuntimeWarning, stacklevel=2)
         return None
+    finally:
+        # Numba's threads, as they start, set the number of OpenMP's, which are torch's too: on it depend the last bits of what torch computes.
+        torch.set_num_threads(threads)
     return module
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from celladapt import metrics
 from celladapt.data.folder import list_images, same_stem
 from celladapt.data.images import FileError, read_mask
-from celladapt.files import write_text
+from celladapt.files import as_cell, write_text
 from celladapt.instances import label_components
 from celladapt.prediction import record_of
 
@@ -71,7 +72,7 @@ class Evaluation:
         """Mean ± standard deviation over images, for the terminal."""
         mean, sd = self.mean, self.sd
         caption = f"mean ± standard deviation over images. {EMPTY_RULE} {self.caution}".strip()
-        table = Table("images", *MEASURES.values(), caption=caption, caption_justify="left")
+        table = Table("images", *MEASURES.values(), caption=Text(caption), caption_justify="left")
         table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" for key in MEASURES))
         return table
 
@@ -97,7 +98,7 @@ class Evaluation:
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["image", *MEASURES])
-        rows.writerows([stem, *(values[key] for key in MEASURES)] for stem, values in self.images.items())
+        rows.writerows([as_cell(stem), *(values[key] for key in MEASURES)] for stem, values in self.images.items())
         write_text(path, text.getvalue())
 
     def _over_images(self, summary: Callable[[list[float]], float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from celladapt.data.images import MAX_MEGAPIXELS, FileError, as_pixels
 from celladapt.data.slide import is_slide
 from celladapt.errors import InputError
 from celladapt.files import read_json, write_json
@@ -36,10 +37,14 @@ class Settings:
     tile: int = 2048
     """Side in pixels of the tiles in which slides are segmented: smaller ones need less memory and more time."""
 
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Of an image that is read whole; slides are read in parts, whatever their size."""
+
     def __post_init__(self) -> None:
         check_words(self.save)
         if not 0 < self.threshold <= 0.99:
             raise InputError(f"--threshold is {self.threshold}; it must be above 0 and at most 0.99.")
+        as_pixels(self.max_megapixels)
         for name in ("pixel_size", "at"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -100,7 +105,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What the outputs depend on, as it was before the work began."""
         status = self.image.stat()
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "save"}
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in ("save", "max_megapixels")}
         return {"file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns], "model": self.model, "settings": settings}
 
     @property
@@ -138,7 +143,11 @@ class Job:
         return None
 
     def finish(self, segmented: Segmented, nuclei: int, foreground: float, median_area: float, tissue: float | None = None) -> Written:
-        """Write the outputs and the record."""
+        """Write the outputs and the record.
+
+        Raises:
+            InputError: they cannot be written, or another process has made the same outputs otherwise meanwhile.
+        """
         note = self._noted
         begun = sorted({*note.get("begun", ()), *self.outputs})
         write_json(
@@ -146,6 +155,12 @@ class Job:
         )  # so that after a kill they are known as its own
         for word, path in self.outputs.items():
             write(word, path, segmented)
+        if not self._noted:
+            raise FileError(
+                self.image,
+                f"was segmented into {self.out} by another process with another model or other settings at the same time, so its outputs are mixed",
+                "give each an --out of its own, and the command again with --overwrite",
+            )
         size = segmented.pixel_size
         found: dict[str, Any] = {
             "nuclei": nuclei,

@@ -264,6 +264,10 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
         if (path / "config.toml").is_file() and not (path / "model.safetensors").is_file():
             raise InputError(f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {path}`.")
         path = path / "model.safetensors"
+    if _is_pickle(path):
+        raise InputError(
+            f"{path} is a pickle, which can run code and so is not opened here; `celladapt import {path} --out model.safetensors` makes a model of its weights."
+        )
     tensors, about = checkpoint.load(path)
     width, normalisation = _from_header(about, path)
     if _kinds(tensors) != _expected_kinds(width):
@@ -274,6 +278,16 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
         raise InputError(f"{path} has weights that are not finite (NaN or infinity), so its training failed; give another model.")
     network = network.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(network, normalisation, about, precision)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is one of torch.save or a plain pickle, by its name or its beginning."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(9)
+    begins = head.startswith((b"PK", b"\x80")) and head[8:] != b"{"  # where the header of a .safetensors file begins, after its length
+    return path.suffix.lower() in (".pt", ".pth", ".ckpt", ".pkl", ".pickle") or (begins and path.suffix.lower() != ".zip")
 
 
 def _from_header(about: Any, path: Path) -> tuple[int, Normalisation]:

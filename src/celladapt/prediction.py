@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import digest, list_images
-from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image, require_file
+from celladapt.data.images import IMAGE_SUFFIXES, FileError, at_most, read_image, require_file
 from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
 from celladapt.errors import InputError
-from celladapt.files import alone, read_json, write_json
-from celladapt.job import Job, Settings, Written
+from celladapt.files import alone, read_json, sweep, write_json
+from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.model import Prediction, Predictor, loaded_model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture
@@ -102,6 +102,8 @@ def predict(
             job.note.unlink(missing_ok=True)  # so that what is done counts for nothing
     ready = {job.image: written for job in jobs if (written := job.written()) is not None}
     todo = [job for job in jobs if job.image not in ready]
+    for folder in (out, out / NOTES):
+        sweep(folder)
     _not_in_the_way(todo, overwrite)
     if ready and todo:
         say(f"{len(ready)} of {len(images)} are done already.")
@@ -109,7 +111,8 @@ def predict(
         assert isinstance(model, (str, Path))
         done, failed = _spread(Path(model), loaded, (device, precision), todo, workers, scheduler)
     else:
-        done, failed = _in_turn(loaded, todo)
+        with at_most(chosen.max_megapixels):
+            done, failed = _in_turn(loaded, todo)
     try:
         _note_seen(loaded, out, jobs)
     except InputError as error:
@@ -315,7 +318,8 @@ def _in_worker(model: Path, how: tuple[str, str], job: Job) -> Written:
             raise InputError(
                 f"{model} is another model for this worker (it has changed, or the worker computes in other arithmetic); give --precision, and the command again."
             )
-        return segment(loaded, job)
+        with at_most(job.settings.max_megapixels):
+            return segment(loaded, job)
 
 
 class _Once:
@@ -374,9 +378,11 @@ def _note_seen(model: Predictor, out: Path, jobs: Sequence[Job]) -> None:
     trained = model.about.get("trained_on")
     known = {digest for digest in trained if isinstance(digest, str)} if isinstance(trained, list) else set()
     seen = [job.image.stem for job in jobs if known and not job.slide and job.image.is_file() and digest(job.image) in known]
-    earlier = record_of(out)
-    kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {job.image.stem for job in jobs}]
-    if seen or earlier:
+    if not seen and not (out / RECORD).exists():
+        return
+    with alone(out / NOTES):  # several calls, each with a part of the images, may end at once
+        earlier = record_of(out)
+        kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {job.image.stem for job in jobs}]
         write_json(out / RECORD, {**earlier, "seen_in_training": sorted([*kept, *seen])})
 
 
@@ -421,6 +427,8 @@ def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
         raise InputError("There is nothing to predict; give an image or slide, a folder of them or a glob.")
     stems: dict[str, Path] = {}
     for path in found:
+        if path.stem in (".", ".."):
+            raise InputError(f"{path} has no name that its outputs could have; rename it.")
         if path.stem in stems:
             raise InputError(f"{stems[path.stem]} and {path} would write the same output; predict them into different folders.")
         stems[path.stem] = path

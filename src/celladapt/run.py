@@ -8,7 +8,7 @@ from typing import Any
 from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
-from celladapt.files import read_json, write_json, write_text
+from celladapt.files import HOLDER, LOCK, alone, read_json, write_json, write_text
 from celladapt.model import Model, load_weights
 from celladapt.quality import Expectation
 
@@ -38,17 +38,18 @@ class Run:
         """Start a run folder.
 
         Raises:
-            InputError: the folder holds something already.
+            InputError: the folder holds something already, or another process is at it.
         """
-        if path.exists() and (not path.is_dir() or any(not _left_behind(item) for item in path.iterdir())):
-            raise InputError(f"{path} exists already; choose another --out, or continue the run in it with --resume {path}.")
+        _must_be_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{path} cannot be made ({error.strerror}); choose another --out.") from None
-        save_splits(path / "split.json", source, target)
-        # Last, because a folder with config.toml is a run that can be resumed.
-        write_text(path / "config.toml", config.to_toml())
+        with alone(path):
+            _must_be_free(path)  # still: of two that begin at once, one comes second
+            save_splits(path / "split.json", source, target)
+            # Last, because a folder with config.toml is a run that can be resumed.
+            write_text(path / "config.toml", config.to_toml())
         return cls(path)
 
     @classmethod
@@ -139,6 +140,11 @@ class Run:
         return load_weights(self.path)
 
 
+def _must_be_free(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(not _left_behind(item) for item in path.iterdir())):
+        raise InputError(f"{path} exists already; choose another --out, or continue the run in it with --resume {path}.")
+
+
 def _left_behind(item: Path) -> bool:
     """Whether ``item`` is of a run that was killed before its config.toml, the last file of its beginning, was there."""
-    return not (item.parent / "config.toml").exists() and (item.name == "split.json" or ".part" in item.name)
+    return not (item.parent / "config.toml").exists() and (item.name in ("split.json", LOCK, HOLDER) or ".part" in item.name)

@@ -30,6 +30,9 @@ from celladapt.networks import Segmenter, with_statistics_of
 from celladapt.progress import Bar, say
 from celladapt.validate import Validator
 
+LAST = "last.safetensors"
+"""The newest training state in a run folder."""
+
 Optimizers = Mapping[str, torch.optim.Optimizer]
 Arithmetic = Callable[[], AbstractContextManager[Any]]
 
@@ -183,8 +186,7 @@ class Trainer:
         self.method.networks.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizers = make_optimizers(self.method, self.config)
         self.average: Segmenter = copy.deepcopy(self.method.networks["S"]).requires_grad_(False)  # type: ignore[assignment]
-        if (self.path / "last.safetensors").exists():
-            self._restore()
+        self._restore()
         if self.step == self.config.steps:
             return
         if self.config.compile:
@@ -195,7 +197,7 @@ class Trainer:
                 stack.enter_context(kept_memory())
             if self.config.crop != "whole":  # whole images may come in many sizes
                 stack.enter_context(tried_convolutions(self.device))
-            log = stack.enter_context(Log(self.path, self.step)) if main else None
+            log = stack.enter_context(Log(self.path, self.step, self.config.steps)) if main else None
             bar = stack.enter_context(Bar(self.label, self.config.steps, self.step, shown=main))
             stopped = stack.enter_context(stop_signals())
             began = time.monotonic()
@@ -258,14 +260,32 @@ class Trainer:
 
     def _save(self) -> None:
         about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked)}
-        checkpoint.save_training(self.path / "last.safetensors", self._networks, self.optimizers, about)
+        checkpoint.save_training(self.path / LAST, self._networks, self.optimizers, about)
 
     @property
     def _networks(self) -> nn.ModuleDict:
         return nn.ModuleDict({**self.method.networks, **({"average": self.average} if self.config.ema else {})})  # without averaging it is S
 
     def _restore(self) -> None:
-        about = checkpoint.load_training(self.path / "last.safetensors", self._networks, self.optimizers)
+        """Go back to the newest checkpoint that is whole, if there is any."""
+        last = self.path / LAST
+        before = checkpoint.previous(last)
+        if not (last.exists() or before.exists()):
+            return
+        try:
+            # A kill between the two renames of saving leaves only the one before.
+            about = checkpoint.load_training(last if last.exists() else before, self._networks, self.optimizers)
+        except checkpoint.Damaged as error:
+            if not (last.exists() and before.exists()):
+                raise InputError(f"{error} Without one, delete it: the same command then trains from the beginning.") from None
+            try:
+                about = checkpoint.load_training(before, self._networks, self.optimizers)
+            except checkpoint.Damaged:
+                raise InputError(
+                    f"{last} and {before} are both damaged; put copies in their place, or delete both: the same command then trains from the beginning."
+                ) from None
+            if parallel.rank() == 0:
+                say(f"WARNING: {last} is damaged; training goes on from the checkpoint before it, and ends as it would have.")
         if not self.config.ema:
             follow(self.average, self.method.networks["S"], 0.0, 0)
         self.step, self.seconds, self.picked = about["step"], about["seconds"], Picked(**about["picked"])
@@ -273,13 +293,22 @@ class Trainer:
             say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")
 
 
-class Log:
-    """``log.jsonl``, ``validation.jsonl`` and TensorBoard events, cut back to ``step`` where a killed run went on past its checkpoint."""
+MOST_LOGGED = 10_000
+"""About how many steps' terms a run writes, whatever its length: more than a curve has pixels."""
 
-    def __init__(self, path: Path, step: int) -> None:
+
+class Log:
+    """``log.jsonl``, ``validation.jsonl`` and TensorBoard events, cut back to ``step`` where a killed run went on past its checkpoint.
+
+    Of a run of more than ``MOST_LOGGED`` steps the terms of each n-th are written, and of the first and the last: which ones depends on ``steps``
+    alone, so a resumed run writes what it would have written.
+    """
+
+    def __init__(self, path: Path, step: int, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._terms, self._scores = (self._reopen(path / f"{name}.jsonl", step) for name in ("log", "validation"))
+        self._every, self._last = math.ceil(steps / MOST_LOGGED), steps
         self._events = SummaryWriter(str(path / "events"), purge_step=step + 1 if step else None)
 
     @staticmethod
@@ -296,8 +325,9 @@ class Log:
         return file.open("a", encoding="utf-8")
 
     def terms(self, step: int, values: dict[str, float]) -> None:
-        """One training step's loss terms."""
-        self._write(self._terms, "train", step, values)
+        """One training step's loss terms, if it is among those to be written."""
+        if step % self._every == 0 or step in (1, self._last):
+            self._write(self._terms, "train", step, values)
 
     def scores(self, step: int, values: dict[str, float]) -> None:
         """One validation's scores."""

@@ -25,7 +25,7 @@ from scipy import ndimage
 from celladapt import __version__
 from celladapt.data.slide import View, overview
 from celladapt.errors import InputError, optional
-from celladapt.files import read_json, read_json_lines, write_json, write_text
+from celladapt.files import HOLDER, LOCK, read_json, read_json_lines, write_json, write_text
 from celladapt.instances import to_instances
 from celladapt.nuclei import Nuclei, around, measure
 from celladapt.strips import GRID, HALO
@@ -206,7 +206,7 @@ class Work:
                 return
         if self.folder.exists():
             for item in self.folder.iterdir():
-                if item.name != ".lock":
+                if item.name not in (LOCK, HOLDER):
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
         (self.folder / "nuclei").mkdir(parents=True, exist_ok=True)
         for name, dtype in (("probability", "uint8"), ("labels", "uint32")):

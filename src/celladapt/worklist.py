@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
-from celladapt.files import atomic, write_text
+from celladapt.files import as_cell, atomic, write_text
 from celladapt.model import Model
 from celladapt.run import Run
 
@@ -76,10 +76,11 @@ class Suggestions:
     def table(self) -> "Table":
         """Rank, name and reason."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("rank", "name", "why")
         for item in self.items:
-            table.add_row(str(item.rank), item.name, item.why)
+            table.add_row(str(item.rank), Text(item.name), item.why)
         return table
 
 
@@ -95,7 +96,7 @@ def write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> N
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["rank", "name", "image", "x", "y", "width", "height", "score", "cluster_size", "uncertainty", "nuclei"])
     for item in items:
-        place = (item.rank, item.name, item.image.name, *item.box)
+        place = (item.rank, as_cell(item.name), as_cell(item.image.name), *item.box)
         rows.writerow([*place, f"{item.score:.6g}", item.cluster_size, f"{item.uncertainty:.6g}", item.nuclei])
         if item.whole:
             with atomic(out / "images" / item.image.name) as temporary:

@@ -26,18 +26,19 @@ from celladapt.errors import InputError
 from celladapt.files import atomic
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-MAX_PIXELS = 2**29  # about 23 000 x 23 000
+MAX_MEGAPIXELS = 537.0
+"""Of an image that is read whole, unless ``at_most`` says otherwise: about 23,000 x 23,000 pixels."""
 MAX_CHANNELS = 4
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # Pillow's own limit (a guard for web servers) is below what one microscope field can have; it refuses at twice this number, and `decode` at this number.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.MAX_IMAGE_PIXELS = int(MAX_MEGAPIXELS * 1e6)
 # Without any handler Python prints tifffile's log to stderr; what matters of it becomes an FileError.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _DAMAGED = ("is damaged or cut short", "copy or export it again")
-_TOO_LARGE = (f"has more than {MAX_PIXELS // 1_000_000} million pixels", "cut it into tiles")
 _MOST_TAGS = 4096  # of a page; tifffile takes more for damage
+_BYTES_A_PIXEL = 50  # of an image of 8 bits that is read and segmented, as measured; of one of 16 bits more
 JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
 
 
@@ -50,6 +51,27 @@ class FileError(InputError):
 
     def __reduce__(self) -> tuple[type["FileError"], tuple[Path, str, str]]:
         return type(self), (self.path, self.problem, self.cure)  # from one process to another
+
+
+@contextmanager
+def at_most(megapixels: float) -> Iterator[None]:
+    """Read images of up to so many million pixels whole, in this process and all its threads, instead of ``MAX_MEGAPIXELS``; slides are read in parts, whatever their size.
+
+    Raises:
+        InputError: not above 0 and finite.
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, as_pixels(megapixels)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def as_pixels(megapixels: float) -> int:
+    """Millions of pixels as pixels; raises InputError where that is no limit."""
+    if not 0 < megapixels < math.inf:
+        raise InputError(f"--max-megapixels is {megapixels:g}; it must be above 0 and finite.")
+    return math.ceil(megapixels * 1e6)
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,7 @@ def read_image(path: Path) -> NDArray[Any]:
     without alpha the first three are taken.
 
     Raises:
-        FileError: missing, empty, damaged or unknown file, more than 4 channels, non-finite values, more than ``MAX_PIXELS`` pixels.
+        FileError: missing, empty, damaged or unknown file, more than 4 channels, non-finite values, more pixels than ``at_most`` allows.
     """
     return as_image(decode(path))
 
@@ -177,7 +199,7 @@ def _in_one_sentence(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise FileError(path, *_TOO_LARGE) from error
+        raise _too_large(path, int(re.findall(r"\d+", str(error))[0])) from error
     except MemoryError as error:
         raise FileError(path, "needs more memory than this machine has", "cut it into tiles") from error
     except Exception as error:  # on damaged bytes the decoders raise dozens of types, from struct.error to SyntaxError
@@ -437,5 +459,15 @@ def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 
 def _limit(path: Path, pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise FileError(path, *_TOO_LARGE)
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise _too_large(path, pixels)
+
+
+def _too_large(path: Path, pixels: int) -> FileError:
+    most, needed = (Image.MAX_IMAGE_PIXELS or 0) / 1e6, math.ceil(pixels / 1e6)
+    return FileError(
+        path,
+        f"has {needed} megapixels, more than the {most:g} that an image read whole may have",
+        f"cut it into tiles, or save it as a pyramidal TIFF, which `celladapt predict` reads in parts, or, where there are about "
+        f"{max(1, math.ceil(pixels * _BYTES_A_PIXEL / 1e9))} GB of memory free, give --max-megapixels {needed}",
+    )

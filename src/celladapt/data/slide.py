@@ -21,7 +21,7 @@ from PIL import Image
 from celladapt.data.images import (
     JPEG_CODES,
     MAX_CHANNELS,
-    MAX_PIXELS,
+    MAX_MEGAPIXELS,
     TIFF_HEADS,
     FileError,
     first_series,
@@ -33,7 +33,7 @@ from celladapt.data.images import (
 from celladapt.errors import InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
-LARGE = MAX_PIXELS
+LARGE = int(MAX_MEGAPIXELS * 1e6)
 """Pixels above which a TIFF is read in regions even if it has no pyramid."""
 OVERVIEW_SIDE = 2048
 _NEAR = 0.05  # a scale this close to 1 is taken for 1: scanners round their pixel sizes

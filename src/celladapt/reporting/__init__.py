@@ -17,8 +17,10 @@ from celladapt.reporting.tables import write_tables
 __all__ = ["report"]
 
 
-def report(run: Path) -> Path:
+def report(run: Path, finished: str | None = None) -> Path:
     """Write ``report.html`` in ``run`` from the files that lie there and return its path.
+
+    ``finished`` is when a run came to its end, where its record does not say so yet: no run counts as finished before its page is there.
 
     A folder with ``run.json`` gives the page of one run, finished or not. A folder with ``cells.csv`` gives the comparison of the runs in it, and beside the
     page ``table.csv``, ``.md`` and ``.tex``, ``measures.csv``, ``comparisons.csv``, and the figures ``methods`` and ``labels`` as ``.png`` and ``.svg``.
@@ -28,7 +30,7 @@ def report(run: Path) -> Path:
     """
     run = Path(run)
     if (run / "run.json").is_file():
-        html = run_page(run)
+        html = run_page(run, finished)
     elif (run / "cells.csv").is_file():
         grid = read_grid(run)
         comparisons = compare(grid)

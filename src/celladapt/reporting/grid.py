@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from celladapt.errors import InputError
+from celladapt.files import of_cell
 from celladapt.reporting.reading import SOURCE_ONLY, Run, number, read_run
 from celladapt.reporting.rendering import METRICS
 
@@ -165,7 +166,7 @@ def read_grid(folder: Path) -> Grid:
     path = Path(folder) / "cells.csv"
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as handle:
-            rows = list(csv.DictReader(handle))
+            rows = [{key: of_cell(value) for key, value in row.items() if isinstance(value, str)} for row in csv.DictReader(handle)]
     except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table ({error}); run the comparison again.") from error
     cells = [_cell(path, row) for row in rows if row.get("pair") and row.get("method")]
@@ -180,8 +181,10 @@ def read_grid(folder: Path) -> Grid:
 def _cell(path: Path, row: dict[str, Any]) -> Cell:
     folder, pair, method, seed = path.parent, row["pair"], row["method"], row.get("seed") or "0"
     error = (row.get("error") or "").strip()
-    candidates = [folder / str(row["run"])] if row.get("run") else []
-    place = next((at for at in [*candidates, folder / pair / method / f"seed{seed}"] if (at / "run.json").is_file()), None)
+    candidates = [Path(row.get("run") or "."), Path(pair, method, f"seed{seed}")]
+    # Never another folder's run, whatever the table says.
+    below = [folder / at for at in candidates if at.parts and not at.is_absolute() and ".." not in at.parts]
+    place = next((at for at in below if (at / "run.json").is_file()), None)
     try:
         run = read_run(place) if place else None
     except InputError:

@@ -1,6 +1,6 @@
 """The page of one run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,9 +37,11 @@ class Example:
     panels: list[Panel]
 
 
-def run_page(folder: Path) -> str:
-    """The HTML of one run folder, whole or unfinished."""
+def run_page(folder: Path, finished: str | None = None) -> str:
+    """The HTML of one run folder, whole or unfinished, or as it will be at ``finished``."""
     run = read_run(folder)
+    if finished is not None:
+        run = replace(run, info={**run.info, "finished": finished})
     baseline_folder = folder / "baseline"
     baseline = read_run(baseline_folder) if (baseline_folder / "run.json").is_file() else None
     step = number(run.selected.get("step"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from celladapt.files import write_text
+from celladapt.files import as_cell, write_text
 from celladapt.reporting.conditions import facts, notes
 from celladapt.reporting.differences import Comparisons
 from celladapt.reporting.grid import Entry, Grid, learns
@@ -210,7 +210,7 @@ def _comparison_rows(comparisons: Comparisons) -> list[list[object]]:
 def _csv(rows: list[list[object]]) -> str:
     """With an empty field for None."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([as_cell(value) if isinstance(value, str) else value for value in row] for row in rows)
     return text.getvalue()
 
 

@@ -1,77 +1,216 @@
-"""Unpack archives from strangers: nothing is written outside the folder."""
+"""Unpack archives from strangers: nothing is written outside the folder, and no more than was looked at before the first byte."""
 
+import bz2
 import errno
 import gzip
 import lzma
+import re
 import shutil
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple, cast
 
 from celladapt.data.images import FileError
 from celladapt.errors import InputError
 
+MOST_MEMBERS = 500_000
+"""The largest public set has some ten thousand."""
+LARGEST_RATIO = 200
+"""Unpacked to packed, of the whole archive; text and label images stay below, deflate reaches a thousand, bzip2 a million."""
+HARMLESS_BYTES = 2**30
+"""What may be unpacked whatever the ratio: an archive of empty label images is small."""
+_PIECE = 2**20
+_HEADER_BYTES = 2**10 * MOST_MEMBERS
+"""Of a tar, two blocks a member."""
 _DAMAGED = ("is damaged or cut short", "download it again")
-_WRONG = (IndexError, KeyError, OverflowError, RuntimeError, ValueError, struct.error)  # what zipfile makes of damaged bytes, beside its own
-_UNSAFE = "would write outside its folder"
 _NOT_TRUSTED = "do not use it; download it from the data set's home page"
+_BY_HAND = "if you trust it unpack it by hand and name the folder"
+_WRONG_BYTES = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError, IndexError, KeyError,
+    struct.error, OverflowError, UnicodeError, ValueError,
+)  # fmt: skip
+_DECOMPRESS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x5d\0\0": lzma.open}
+
+
+class _Member(NamedTuple):
+    """A file, folder or anything else in an archive, by its header."""
+
+    entry: Any
+    name: str
+    size: int
+    kind: str = "file"
+    """file, folder, link, or special."""
+    target: str = ""
+    """Where a link leads, from the top of the archive."""
 
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip or (compressed) tar archive that can be opened, told by its content."""
     try:
-        return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
-    except OSError:
+        if not path.is_file() or zipfile.is_zipfile(path):
+            return path.is_file()
+        with _open_tar(path):
+            return True
+    except (OSError, *_WRONG_BYTES):
         return False
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive into ``folder``, which is made.
+    """Unpack the files of a zip or tar archive into ``folder``, which is made; their rights, owners and times are not taken over.
+
+    All headers are looked at before the first file is written, and no more is written than they promised. What is left on an error is whole files inside
+    ``folder``.
 
     Raises:
-        FileError: no archive, damaged, encrypted, or a member that leads out of the folder (nothing is written then).
+        FileError: no archive, damaged, encrypted; a member that leads out of the folder, is no plain file, or is named twice; a decompression bomb.
         InputError: more bytes than the disk has left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if zipfile.is_zipfile(archive):
-            _unzip(archive, folder)
+            with zipfile.ZipFile(archive) as packed:
+                for member, path in _checked(archive, folder, _in_zip(archive, packed)):
+                    with packed.open(member.entry) as source:
+                        _write(archive, path, source, member.size)
         else:
-            with tarfile.open(archive) as tar:
-                for member in tar.getmembers():
-                    tarfile.data_filter(member, str(folder))  # all are looked at before the first is written
-                tar.extractall(folder, filter="data")
-    except tarfile.FilterError as error:
-        raise FileError(archive, _UNSAFE, _NOT_TRUSTED) from error
+            with _open_tar(archive) as (tar, spared):
+                plan = _checked(archive, folder, _in_tar(tar))
+                spared.left = None  # the headers are behind us
+                for member, path in plan:
+                    with closing(cast(IO[bytes], tar.extractfile(member.entry))) as source:
+                        _write(archive, path, source, member.size)
     except InputError:
         raise
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError, *_WRONG) as error:
+    except _WRONG_BYTES as error:
         raise FileError(archive, *_DAMAGED) from error
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENAMETOOLONG):
+        # Of a decoder; or a place before its beginning, a name that no disk holds.
+        if error.errno not in (None, errno.EINVAL, errno.ENAMETOOLONG):
             raise
-        raise FileError(archive, *_DAMAGED) from error  # a place before its beginning, a name that no disk holds
+        raise FileError(archive, *_DAMAGED) from error
 
 
-def _unzip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as handle:
-        members = [m for m in handle.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/") and not m.filename.endswith(".DS_Store")]
-        for member in members:
-            name = PurePosixPath(member.filename.replace("\\", "/"))
-            if name.is_absolute() or ".." in name.parts or ":" in member.filename or stat.S_ISLNK(member.external_attr >> 16):
-                raise FileError(archive, _UNSAFE, _NOT_TRUSTED)
-            if member.flag_bits & 1:
-                raise FileError(archive, "is encrypted", "unpack it by hand and name the folder")
-        need, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
-        if need > free:
+def _in_zip(archive: Path, packed: zipfile.ZipFile) -> Iterator[_Member]:
+    for entry in packed.infolist():
+        mode = stat.S_IFMT(entry.external_attr >> 16)
+        kind = "folder" if entry.is_dir() else {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}.get(mode, "special")
+        if entry.flag_bits & 1:
+            raise FileError(archive, "is encrypted", "unpack it by hand and name the folder")
+        yield _Member(entry, entry.orig_filename, entry.file_size, kind, "/")
+
+
+def _in_tar(tar: tarfile.TarFile) -> Iterator[_Member]:
+    for entry in tar:
+        special = entry.issparse() or not (entry.isreg() or entry.isdir() or entry.issym() or entry.islnk())
+        kind = "special" if special else "folder" if entry.isdir() else "file" if entry.isreg() else "link"
+        target = f"{PurePosixPath(entry.name).parent}/{entry.linkname}" if entry.issym() and entry.linkname[:1] != "/" else entry.linkname
+        yield _Member(entry, entry.name, entry.size, kind, target)
+
+
+def _checked(archive: Path, folder: Path, members: Iterator[_Member]) -> list[tuple[_Member, Path]]:
+    """The files to write, each with its place; raises as ``unpack`` where one of the archive's members is not what a data set has."""
+    plan: list[tuple[_Member, Path]] = []
+    files: set[str] = set()
+    total, packed, free = 0, archive.stat().st_size, shutil.disk_usage(folder).free
+    for number, member in enumerate(members, 1):
+        shown = repr(member.name[:100])
+        if number > MOST_MEMBERS:
+            raise FileError(archive, f"has more than {MOST_MEMBERS} members, as a decompression bomb", _NOT_TRUSTED)
+        place = _inside(member.name)
+        if place is None or (member.kind == "link" and _inside(member.target) is None):
+            raise FileError(archive, f"would write outside its folder, or under a name that no file should have ({shown})", _NOT_TRUSTED)
+        if member.kind in ("link", "special"):
+            raise FileError(archive, f"has a member that is no plain file but a link, a device, a pipe or sparse ({shown})", _BY_HAND)
+        if member.size < 0:
+            raise FileError(archive, *_DAMAGED)
+        total += member.size
+        if total > free:
             raise InputError(
-                f"{archive} unpacks to {need / 1e9:.1f} GB but {folder.parent} has {free / 1e9:.1f} GB left; free space or choose another disk."
+                f"{archive} unpacks to {total / 1e9:.1f} GB or more but {folder.parent} has {free / 1e9:.1f} GB left; free space or choose another disk."
             )
-        for member in members:
-            path = folder / member.filename.replace("\\", "/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with handle.open(member) as packed, open(path, "wb") as plain:
-                shutil.copyfileobj(packed, plain, 2**20)
+        if total > max(HARMLESS_BYTES, LARGEST_RATIO * packed):
+            raise FileError(
+                archive, f"unpacks to more than {LARGEST_RATIO} times its size, as a decompression bomb", f"{_NOT_TRUSTED}, or {_BY_HAND}"
+            )
+        if member.kind == "folder" or place.parts[0] == "__MACOSX" or place.name == ".DS_Store":
+            continue
+        same = _alike(place)
+        if same in files:
+            raise FileError(archive, f"has {shown} twice, or in small and capital letters", f"{_NOT_TRUSTED}, or {_BY_HAND}")
+        files.add(same)
+        plan.append((member, folder / place))
+    for member, path in plan:
+        if any(_alike(PurePosixPath(parent)) in files for parent in list(PurePosixPath(path.relative_to(folder).as_posix()).parents)[:-1]):
+            raise FileError(archive, f"has a file and a folder of one name (above {member.name[:100]!r})", _NOT_TRUSTED)
+    return plan
+
+
+def _inside(name: str) -> PurePosixPath | None:
+    """The place of a member below the folder; None where it has none on some system, or no name that can be shown."""
+    name = name.replace("\\", "/")
+    place = PurePosixPath(name)
+    bad = (
+        place.is_absolute()
+        or ":" in name  # a drive, or on Windows a hidden stream of another file
+        or not place.parts
+        or len(name) > 1000
+        or re.search(r"[\x00-\x1f\x7f]", name)
+        or any(not part.strip(". ") for part in place.parts)  # .., and what Windows makes of ". ." and the like
+    )
+    return None if bad else place
+
+
+def _alike(place: PurePosixPath) -> str:
+    """The same for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", str(place)).casefold()
+
+
+def _write(archive: Path, path: Path, source: IO[bytes], size: int) -> None:
+    """Write ``size`` bytes, not one more, to a file that is not there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left = size
+    with open(path, "xb") as plain:
+        while piece := source.read(_PIECE):
+            left -= len(piece)
+            if left < 0:
+                break
+            plain.write(piece)
+    if left:
+        raise FileError(archive, *_DAMAGED)
+
+
+class _Sparing:
+    """A tar as a file, which is read in small pieces: a header that says it is larger is a bomb, and so are headers without end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.left: int | None = _HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        """As of a file."""
+        if not 0 <= count <= _PIECE:
+            raise tarfile.ReadError("a header is too large")
+        if self.left is not None:
+            self.left -= count
+            if self.left < 0:
+                raise tarfile.ReadError("there are too many headers")
+        return self.file.read(count)
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, _Sparing]]:
+    with open(path, "rb") as file:
+        head = file.read(5)
+    decompress = next((way for magic, way in _DECOMPRESS.items() if head.startswith(magic)), open)
+    with decompress(path, "rb") as unpacked:  # type: ignore[operator]
+        spared = _Sparing(unpacked)
+        with tarfile.open(fileobj=cast(IO[bytes], spared), mode="r:") as tar:
+            yield tar, spared

@@ -1,0 +1,1 @@
+"""What the project installs and hands on: locks and licences."""
