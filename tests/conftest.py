@@ -50,7 +50,7 @@ def leave_out_charts(setattr: Callable[[object, str, object], None]) -> None:
     from celladapt.reporting import comparison, run
 
     for page in (comparison, run):
-        setattr(page, "curve", lambda *_, **__: Markup())
+        setattr(page, "curve", lambda *_, **__: Markup(""))
 
 
 @pytest.fixture(autouse=True)

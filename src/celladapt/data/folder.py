@@ -170,8 +170,8 @@ def digest(path: Path) -> str:
         InputError: it cannot be opened.
     """
     try:
-        require_file(path)
         about = path.stat()
+        require_file(path)
         return _digest(path.absolute(), (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     except OSError as error:
         raise FileError(path, f"cannot be opened ({error.strerror})", "check that it exists and its permissions") from error

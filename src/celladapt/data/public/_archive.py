@@ -33,8 +33,8 @@ _DAMAGED = ("is damaged or cut short", "download it again")
 _NOT_TRUSTED = "do not use it; download it from the data set's home page"
 _BY_HAND = "if you trust it unpack it by hand and name the folder"
 _WRONG_BYTES = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError, KeyError,
-    IndexError, struct.error, OverflowError, UnicodeError, ValueError,
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError, IndexError, KeyError,
+    struct.error, OverflowError, UnicodeError, ValueError,
 )  # fmt: skip
 _DECOMPRESS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x5d\0\0": lzma.open}
 
