@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from children import Child
+from helpers import in_this_process
 
 import celladapt
 from celladapt import benchmarking, side_by_side
@@ -40,18 +40,6 @@ def rows(grid: Path) -> list[dict[str, str]]:
 def prepared(domains: tuple[Path, Path], out: Path, **options: Any) -> Run:
     values = {**preset_options("fast"), **TINY, "baseline": False, "source": domains[0], "target": domains[1], **options}
     return prepare(with_options(Config(), values), out)
-
-
-def in_this_process(runs: Mapping[str, Run], jobs: int) -> Iterator[tuple[str, side_by_side.Failure | None]]:
-    """As `side_by_side.carry_out_all`, without the seconds that each process takes to start."""
-    for name, run in runs.items():
-        if not run.finished:
-            try:
-                celladapt.resume(run.path)
-            except InputError as error:
-                yield name, side_by_side.Failure(str(error), ours=False)
-            else:
-                yield name, None
 
 
 def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import in_this_process
 
 import celladapt
-from celladapt import adaptation
+from celladapt import adaptation, benchmarking
 from celladapt.checkpoint import load
 from celladapt.cli import main
 from celladapt.data.images import read_image, write_image
@@ -17,7 +18,7 @@ from celladapt.expectation import expected_quality
 from celladapt.quality import Expectation
 from celladapt.run import Run
 
-pytestmark = pytest.mark.usefixtures("no_charts")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
 
 TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 2}
 
@@ -67,7 +68,8 @@ def test_else_the_adapted_model_is(
     assert run.record["expected"]["iou"] == after
 
 
-def test_in_a_benchmark_methods_are_themselves_unless_asked(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+def test_in_a_benchmark_methods_are_themselves_unless_asked(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarking, "carry_out_all", in_this_process)
     options = {name: value for name, value in TINY.items() if name != "preset"}
     plain = celladapt.benchmark([tiny_domains], ["source_only", "cellseguda"], tmp_path / "plain", seeds=1, **options)
     assert not any((cell.run.baseline.path).exists() or cell.run.config.fallback for cell in plain.cells)

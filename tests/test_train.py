@@ -107,6 +107,7 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
     assert Run.open(cut).finished
 
 
+@pytest.mark.slow
 def test_compiled_networks_train_as_plain_ones_do(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the compiler's last stage, which takes minutes of C++, left out."""
     compiler, options = torch.compile, {**TINY, "steps": 6, "method": "cellseguda", "precision": "bf16", "batch_norm": "shared"}
@@ -532,7 +533,7 @@ def test_outside_the_main_thread_the_callers_handlers_stay() -> None:
 def test_a_log_is_cut_back_to_the_checkpoint_and_where_a_kill_cut_it(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
     (tmp_path / "validation.jsonl").write_text('{"step": 1}\n{"st')
-    with train.Log(tmp_path, 2) as log:
+    with train.Log(tmp_path, 2, 3) as log:
         log.scores(3, {"iou": 0.5})
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
     assert (tmp_path / "validation.jsonl").read_text() == '{"step": 1}\n{"step": 3, "iou": 0.5}\n'
