@@ -335,7 +335,7 @@ def carry_out(campaign: Campaign, kills: int) -> list[str]:
     while done < kills:
         done += campaign.signals(turns[0], signal.SIGKILL)
         turns.append(turns.pop(0))
-    each = kills // 20
+    each = kills // 50
 
     def some(*works: Work) -> list[Work]:
         return [*works] * each or [campaign.random.choice(works)]
