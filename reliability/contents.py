@@ -15,6 +15,8 @@ import tifffile
 
 from celladapt import checkpoint
 from celladapt.data.images import decode
+from celladapt.files import TEMPORARY
+from celladapt.locks import HOLDER
 
 OF_THE_RUN = {"seconds", "started", "finished", "command"}
 """Fields that differ between two undisturbed runs."""
@@ -39,13 +41,15 @@ def half_written(folder: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every visible file below ``folder`` -> a digest of what must be equal after the same work: all of it but dates and durations."""
+    """Every visible file below ``folder`` -> a digest of what must be equal after the same work: all of it but dates and durations.
+
+    Left out: TensorBoard's events, logs of processes, and of a page all but that it is there and has an end."""
     return {str(file.relative_to(folder)): _digest(file) for file in _visible(folder) if "events" not in file.parts and file.suffix != ".log"}
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Temporary files, which finished work has no more use for."""
-    return [str(file.relative_to(folder)) for file in folder.rglob("*") if ".part" in file.name]
+    """Temporary files, and notes of who works there, which finished work has no more use for."""
+    return [str(file.relative_to(folder)) for file in folder.rglob("*") if TEMPORARY.fullmatch(file.name) or file.name == HOLDER]
 
 
 def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Faults on purpose: processes killed at random moments, full disks, folders that turn read-only, damaged checkpoints.
 
 ``python -m reliability.faults --kills 20``. Each fault meets ``adapt``, ``benchmark`` or ``predict`` at work. After it no output may be half-written, and the
-command that goes on must end with what undisturbed work ends with, byte for byte but for dates and durations. Processes are forked from one that has
+command that goes on must end with what undisturbed work ends with, byte for byte but for what ``contents`` says. Processes are forked from one that has
 imported everything, so that the faults meet the work and not the start of Python.
 """
 
@@ -138,14 +138,13 @@ class Campaign:
         log = self.log(out)
         return process.exitcode, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
 
-    def finish(self, work: Work, out: Path, saying: str = "") -> list[str]:
+    def finish(self, work: Work, out: Path) -> list[str]:
         """Let the work go on undisturbed; what is wrong with its end."""
         self.log(out).unlink(missing_ok=True)
         code, said = self.end(self.start(work.again(out), out), out)
         if code:
             return [f"going on ended with {code}: {said[-600:]}"]
-        wrong = [*half_written(out), *differences(self.expected[work.name], contents(out)), *left_behind(out)]
-        return wrong if saying in said else [*wrong, f"nobody said '{saying}'"]
+        return [*half_written(out), *differences(self.expected[work.name], contents(out)), *left_behind(out)]
 
     def record(self, fault: str, work: Work, wrong: list[str], count: int = 1) -> None:
         """Count ``count`` faults, all lost if anything is wrong."""
@@ -178,10 +177,9 @@ class Campaign:
                 self.log(out).unlink(missing_ok=True)
                 process = self.start(work.again(out), out)
                 process.join(self.moment(work))
-                if process.exitcode is not None:
+                if process.exitcode is not None:  # it was quicker
                     code, said = self.end(process, out)
-                    if code and not sent:
-                        wrong.append(f"ended with {code} before the signal: {said[-600:]}")
+                    wrong += [f"it ended with {code} before the signal: {said[-600:]}"] if code else []
                     break
                 self._send(work, process, number)
                 code, said = self.end(process, out)
@@ -189,8 +187,8 @@ class Campaign:
                 wrong += half_written(out) if out.exists() else []
                 if number != signal.SIGKILL and (code not in (0, 130, -number) or "Traceback" in said):
                     wrong.append(f"{number.name} ended it with {code}: {said[-600:]}")
-            if sent:
-                self.record(number.name, work, [*wrong, *self.finish(work, out)], sent)
+            if sent or wrong:
+                self.record(number.name, work, [*wrong, *self.finish(work, out)], max(1, sent))
         return sent
 
     def _send(self, work: Work, process: BaseProcess, number: signal.Signals) -> None:
@@ -258,11 +256,14 @@ class Campaign:
                     self.record(fault, work, [*wrong, *self.finish(work, out)])
                 else:
                     {"truncated": truncate, "flipped": flip}[fault](newest, self.random)
-                    said_in = newest.parent / "worker.log" if work.name == "benchmark" else None
-                    wrong = self.finish(work, out, "" if said_in else "WARNING")
-                    if said_in and "WARNING" not in said_in.read_text(encoding="utf-8"):
-                        wrong.append("nobody warned")
-                    self.record(fault, work, wrong)
+                    said_in = newest.parent / "worker.log" if work.name == "benchmark" else self.log(out)
+                    said_in.unlink(missing_ok=True)
+                    process = self.start(work.again(out), out)
+                    process.join(self.random.choice((PATIENCE, self.moment(work))))  # undisturbed, or killed once more on its way
+                    kill_group(process)
+                    code, _ = self.end(process, out)
+                    warned = "WARNING" in said_in.read_text(encoding="utf-8") or code == -signal.SIGKILL
+                    self.record(fault, work, [*([] if warned else ["nobody warned"]), *self.finish(work, out)])
                 return
 
     def _killed_between_checkpoints(self, work: Work, out: Path) -> Path | None:
@@ -316,6 +317,7 @@ def main() -> None:
         print(f"not run: {reason}")
     faults, lost = sum(tally.faults for tally in campaign.tallies.values()), sum(len(tally.lost) for tally in campaign.tallies.values())
     if options.write:
+        options.write.parent.mkdir(parents=True, exist_ok=True)
         rows = [{"fault": fault, "work": work, "faults": t.faults, "lost": len(t.lost)} for (fault, work), t in campaign.tallies.items()]
         about = {
             "date": now(),
@@ -342,8 +344,7 @@ def carry_out(campaign: Campaign, kills: int) -> list[str]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         for work in some(adapt, benchmark, predict):
-            while not campaign.signals(work, number, most=2):
-                pass
+            campaign.signals(work, number, most=2)
     for fault in ("truncated", "flipped", "both damaged"):
         for work in some(adapt, benchmark):
             campaign.damage(work, fault)

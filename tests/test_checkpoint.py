@@ -3,11 +3,12 @@
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -92,7 +93,7 @@ def test_another_width_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_is_no_training_state(saved: Path) -> None:
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="no training state"):
         checkpoint.load_training(saved, *make(0))
 
 
@@ -233,3 +234,49 @@ def test_optimiser_states_come_back_in_the_layout_of_their_parameters(tmp_path: 
     for number in (2, 3):
         step(*resumed, number)
     assert all(a.equal(b) for a, b in zip(straight[0].parameters(), resumed[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.pop("random.cpu"),
+        lambda tensors: tensors.update({"random.cpu": torch.zeros(3)}),
+        lambda tensors: tensors.update({"optimizer.S.99.step": torch.tensor(1.0)}),
+        lambda tensors: tensors.update({"optimizer.S.first": torch.tensor(1.0)}),
+    ],
+    ids=["no random state", "another random state", "a parameter too much", "no number"],
+)
+def test_what_is_no_training_state_is_refused_before_anything_is_restored(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object]
+) -> None:
+    path = tmp_path / "last.safetensors"
+    networks, optimizers = make(0)
+    step(networks, optimizers)
+    checkpoint.save_training(path, networks, optimizers, {})
+    tensors, about = checkpoint.load(path)
+    change(tensors)
+    checkpoint.save(path, tensors, about)
+    again, optimizers_again = make(1)
+    before, state = again["D"].weight.clone(), torch.get_rng_state()
+    with pytest.raises(checkpoint.Damaged, match="no training state of this method"):
+        checkpoint.load_training(path, again, optimizers_again)
+    assert torch.equal(again["D"].weight, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_file_that_may_not_be_read_is_not_damaged(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "safe_open", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); check its permissions") as caught:
+        checkpoint.load(saved)
+    assert not isinstance(caught.value, checkpoint.Damaged)
+
+
+def test_a_word_about_the_format_is_no_damage(saved: Path) -> None:
+    tensors, _ = checkpoint.load(saved)
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, saved, metadata={**metadata, "format": "pt"})
+    assert checkpoint.load(saved)[1] == ABOUT

@@ -59,8 +59,9 @@ def test_only_dates_and_durations_may_differ(folder: Path) -> None:
 
 
 def test_temporary_files_are_noticed(folder: Path) -> None:
-    (folder / ".a.123.part.png").touch()
-    assert left_behind(folder) == [".a.123.part.png"]
+    (folder / ".a.123-00ff00.part.png").touch()
+    (folder / ".lock.json").touch()
+    assert sorted(left_behind(folder)) == [".a.123-00ff00.part.png", ".lock.json"]
 
 
 def test_damage_is_done(tmp_path: Path) -> None:

@@ -105,3 +105,24 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_the_one_before_stays_until_the_new_one_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, previous = tmp_path / "a", tmp_path / "b"
+
+    def save(text: str) -> None:
+        with atomic(path, previous) as temporary:
+            temporary.write_text(text)
+
+    for text in ("1", "2", "3"):
+        save(text)
+    assert (path.read_text(), previous.read_text()) == ("3", "2")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        save("4")
+    assert (path.read_text(), previous.read_text()) == ("3", "2")
+    assert sorted(tmp_path.iterdir()) == [path, previous]

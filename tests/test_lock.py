@@ -22,6 +22,7 @@ from celladapt.config import Config, preset_options, with_options
 from celladapt.data.images import write_image
 from celladapt.data.split import Split
 from celladapt.errors import InputError
+from celladapt.files import HOST
 from celladapt.locks import HOLDER, LOCK, alone, sweep
 from celladapt.run import Run
 
@@ -32,6 +33,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from celladapt.files import atomic
+from celladapt.files import HOST
 from celladapt.locks import alone
 folder = Path(sys.argv[1])
 with alone(folder), atomic(folder / "last.safetensors") as temporary:
@@ -73,7 +75,7 @@ def test_two_processes_never_carry_out_one_run_at_a_time(tiny_domains: tuple[Pat
         other.wait()
         other.stdin.close()
         other.stdout.close()
-    half = run.path / f".last.{other.pid}.part.safetensors"
+    half = run.path / f".last.{other.pid}-{HOST}.part.safetensors"
     assert half.exists(), "SIGKILL leaves it"
     assert celladapt.resume(run.path).finished
     assert not half.exists()
@@ -114,49 +116,71 @@ def test_a_drive_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         pass
 
 
-def test_only_what_the_killed_one_wrote_goes_with_the_lock(tmp_path: Path) -> None:
-    deeper = tmp_path / "examples"
-    deeper.mkdir()
-    names = [f".model.{NOBODY}.part.safetensors", f"examples/.image.{NOBODY}.part.png"]
-    kept = [f".model.{os.getpid()}.part.safetensors", ".notes.part", "model.safetensors", f"examples/{NOBODY}.part.png"]
+def test_the_lock_takes_away_what_killed_ones_left_below_it(tmp_path: Path) -> None:
+    """Also of one whose number this process has now, as in a container that is started again."""
+    (tmp_path / "examples").mkdir()
+    names = [f".model.{NOBODY}-{HOST}.part.safetensors", f"examples/.image.{NOBODY}-{HOST}.part.png", f".last.{os.getpid()}-{HOST}.part.safetensors"]
+    kept = [f".run.{os.getppid()}-{HOST}.part.json", ".notes.part", ".thesis.20231105.part.docx", f"examples/{NOBODY}-{HOST}.part.png"]
     for name in (*names, *kept):
         (tmp_path / name).write_text("half")
-    (tmp_path / HOLDER).write_text(json.dumps({"pid": NOBODY, "host": "node7"}))
-    with alone(tmp_path):
-        assert all((tmp_path / name).exists() for name in names), "another machine's number says nothing here"
-    (tmp_path / HOLDER).write_text(json.dumps({"pid": NOBODY, "host": platform.node()}))
+    (tmp_path / HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
     with alone(tmp_path):
         assert not any((tmp_path / name).exists() for name in names)
         assert all((tmp_path / name).exists() for name in kept)
 
 
-def test_sweeping_spares_the_living_the_young_and_what_is_not_ours(tmp_path: Path) -> None:
-    old = time.time() - 7200
-    gone = [tmp_path / f".a_mask.{NOBODY}.part.png", tmp_path / f".a_labels.zarr.{NOBODY}.part"]
-    kept = [tmp_path / name for name in (f".b.{os.getpid()}.part.png", ".DS_Store", f"c.{NOBODY}.part.png", f".young.{NOBODY}.part.tif")]
-    growing = tmp_path / f".d.zarr.{NOBODY}.part"
-    for folder in (gone[1], growing):
+def test_sweeping_spares_the_living_the_young_of_other_machines_and_what_is_not_ours(tmp_path: Path) -> None:
+    old = time.time() - 2 * 86_400
+    other = "".join(reversed(HOST)) if HOST[::-1] != HOST else "abcdef"
+    gone = [tmp_path / f".a_mask.{NOBODY}-{HOST}.part.png", tmp_path / f".a_labels.zarr.{NOBODY}-{HOST}.part", tmp_path / f".old.1-{other}.part.tif"]
+    kept = [
+        tmp_path / name
+        for name in (f".b.{os.getpid()}-{HOST}.part.png", ".DS_Store", f"c.{NOBODY}-{HOST}.part.png", f".young.{NOBODY}-{other}.part.tif")
+    ]
+    growing, mozilla = tmp_path / f".d.zarr.{NOBODY}-{other}.part", tmp_path / ".mozilla.99999999.old"
+    for folder in (gone[1], growing, mozilla):
         folder.mkdir()
         (folder / "c").write_text("chunk")
-    for path in (gone[0], *kept):
+    for path in (gone[0], gone[2], *kept):
         path.write_text("half")
-    for path in (gone[0], gone[1] / "c", gone[1], *kept[:3], growing):
+    for path in (gone[2], *kept[:3], growing, mozilla / "c", mozilla):
         os.utime(path, (old, old))
-    sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([*kept, growing]), "a folder is as young as the youngest in it"
-    sweep(tmp_path / "none")
+    sweep(tmp_path.glob(".*"))
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, growing, mozilla]), "a folder is as young as the youngest in it"
+
+
+def test_what_was_put_aside_comes_back_where_its_place_is_empty(tmp_path: Path) -> None:
+    """A kill between the two renames of replacing a folder."""
+    for name in ("a.zarr", "b.zarr"):
+        (tmp_path / f".{name}.{NOBODY}-{HOST}.old").mkdir()
+        (tmp_path / f".{name}.{NOBODY}-{HOST}.old" / "c").write_text("mine")
+        (tmp_path / f".{name}.{NOBODY}-{HOST}.part").mkdir()
+    (tmp_path / "b.zarr").mkdir()
+    sweep(tmp_path.glob(".*"))
+    assert (tmp_path / "a.zarr" / "c").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]
 
 
 def test_predictions_sweep_their_folder(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(0, 32, 32))
-    out, old = tmp_path / "out", time.time() - 7200
-    left = [out / f".a_mask.{NOBODY}.part.png", out / job.NOTES / f".a.{NOBODY}.part.json"]
+    out = tmp_path / "out"
+    left = [out / f".a_mask.{NOBODY}-{HOST}.part.png", out / job.NOTES / f".a.{NOBODY}-{HOST}.part.json"]
     for path in left:
         path.parent.mkdir(exist_ok=True)
         path.write_text("half")
-        os.utime(path, (old, old))
     celladapt.predict(spread_model(), tmp_path / "a.png", out)
     assert not any(path.exists() for path in left)
+
+
+def test_a_folder_of_somebody_s_is_no_run_that_was_killed(tmp_path: Path) -> None:
+    for names in (["split.json"], [".lock", "split.json", "chapter.part1.docx"]):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("mine")
+        with pytest.raises(InputError, match="exists already"):
+            Run.create(folder, Config(), Split(["a"], [], []), Split(["a"], [], []))
+        assert (folder / "split.json").read_text() == "mine"
 
 
 def test_of_two_runs_that_begin_at_once_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

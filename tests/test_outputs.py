@@ -285,6 +285,13 @@ def test_an_interrupted_slide_is_taken_up_by_the_same_command(model: Model, tmp_
     def no_space(*_: object) -> None:
         raise InputError("disk full")
 
+    stored = tmp_path / "out" / ".celladapt" / "slide" / "stored.jsonl"
+    assert len(before := stored.read_text().splitlines()) == 3
+    with monkeypatch.context() as patch:  # and then by a disk that is full at once: what is there stays
+        patch.setattr(whole_slide, "write_text", no_space)
+        with pytest.raises(SomeFailed, match="disk full"):
+            predict(model, path, tmp_path / "out", ALL, tissue=False, tile=128)
+    assert stored.read_text().splitlines() == before
     with monkeypatch.context() as patch:  # stopped again between two of its outputs
         patch.setitem(outputs.WRITERS, "table", (real_write[0], no_space))
         with pytest.raises(SomeFailed, match="disk full"):

@@ -20,13 +20,14 @@ from helpers import make_batch, make_method, step
 from torch._dynamo.utils import counters
 
 import celladapt
-from celladapt import adaptation, train
+from celladapt import adaptation, checkpoint, train
 from celladapt.checkpoint import load
 from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
+from celladapt.files import write_json
 from celladapt.run import Run
 from celladapt.train import follow
 
@@ -236,6 +237,10 @@ def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def _full(*arguments: object, **options: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def _flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -265,6 +270,11 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
         run = Path(shutil.copytree(cut, tmp_path / damage.__name__))
         damage(run / "last.safetensors")
         capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_file", _full)
+            with pytest.raises(InputError, match="No space left"):
+                celladapt.resume(run)
+        assert load(run / "previous.safetensors")[1]["step"] == 6, "the one that is whole"
         celladapt.resume(run)
         said = capsys.readouterr().err
         assert ("WARNING" in said and "last.safetensors is damaged" in said) == (damage is not Path.unlink)
@@ -531,7 +541,7 @@ def test_outside_the_main_thread_the_callers_handlers_stay() -> None:
 
 
 def test_a_log_is_cut_back_to_the_checkpoint_and_where_a_kill_cut_it(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\xff\n3\n{"step": "x"}\n[[[\n{"step": 2}\n{"step": 3}\n')
     (tmp_path / "validation.jsonl").write_text('{"step": 1}\n{"st')
     with train.Log(tmp_path, 2, 3) as log:
         log.scores(3, {"iou": 0.5})
@@ -549,3 +559,33 @@ def test_a_compiled_run_goes_on_where_there_is_no_compiler(
     monkeypatch.setattr(train, "check_compiler", missing)
     assert celladapt.adapt(*tiny_domains, out=tmp_path / "run", compile=True, **{**TINY, "steps": 2}).finished
     assert "--compile does not work on this machine. Training goes on without." in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_while_the_log_is_written_is_one_sentence(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+    for name in ("log", "validation"):
+        (tmp_path / f"{name}.jsonl").symlink_to("/dev/full")
+
+    def write() -> None:
+        with train.Log(tmp_path, 0, 3) as log:
+            log._terms = open("/dev/full", "a")  # noqa: SIM115 (the log closes it)
+            log.terms(1, {"seg": 0.5})
+            log.flush()
+
+    with pytest.raises(InputError, match=r"logs in .* cannot be written \(No space left on device\)"):
+        write()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_model_of_a_later_step_than_the_checkpoint_is_replaced_by_the_next(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    """Else, where the repeated step does not win again, the record would tell of another model than the one that lies there."""
+    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY, select="infomax")
+    tensors, about = load(run.path / "model.safetensors")
+    checkpoint.save(run.path / "model.safetensors", tensors, {**about, "step": 9})
+    tensors, about = load(run.path / "last.safetensors")
+    kept = {"step": 4, "criterion": "infomax", "score": 1e9, "uses_target_labels": False}
+    checkpoint.save(run.path / "last.safetensors", tensors, {**about, "step": 8, "picked": kept})
+    write_json(run.path / "run.json", {**run.record, "finished": None})
+    again = celladapt.resume(run.path)
+    assert again.record["selected"]["step"] == load(again.path / "model.safetensors")[1]["step"] == 12

@@ -32,7 +32,7 @@ from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import Expectation, calibration, expected_iou
 from celladapt.run import RESTORE, Run
-from celladapt.train import Trainer
+from celladapt.train import LAST, Trainer
 
 ADAPTED = "adapted.safetensors"
 """The adapted model of a run that kept the source-only one."""
@@ -171,9 +171,9 @@ def carry_out(run: Run) -> Run:
 
 
 def _stages(run: Run) -> None:
-    if run.finished:
-        return
     main = parallel.rank() == 0
+    if parallel.any_process(main and run.finished):
+        return
     with alone(run.path) if main else nullcontext():
         config, method = run.config, methods.find(run.config.spec.name)
         if config.baseline and method.reads == {Domain.SOURCE, Domain.TARGET}:
@@ -183,7 +183,8 @@ def _stages(run: Run) -> None:
             if not run.baseline.finished and main:
                 say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
             carry_out(run.baseline)
-        if not run.finished:  # which another process may have done while this one waited for it
+        # Another process may have done it while this one waited. Those that train together go by what one of them sees.
+        if not parallel.any_process(main and run.finished):
             trainer, notes = set_up(run)
             trainer.train()
             if main:
@@ -218,6 +219,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
         ]
         expected, reconstruct = before, None
     loaded = load_model(run.path, config.device, config.precision)
+    checkpoint.previous(run.path / LAST).unlink(missing_ok=True)  # which nobody needs once the last step is safe
     facts = {"seconds": round(trainer.seconds, 1), "selected": asdict(trainer.picked), "expected": asdict(expected), "fell_back": fell_back}
     conclude(run, Folder.open(config.target), loaded.predict, reconstruct, notes, **facts)
 

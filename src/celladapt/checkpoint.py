@@ -31,26 +31,24 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any], previ
         path: file to write.
         tensors: any dtypes and shapes, on any device.
         about: what JSON can hold.
-        previous: name that an existing ``path`` gets instead of being replaced.
+        previous: name that an existing ``path`` gets instead of being replaced, see ``files.atomic``.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
-    with atomic(path) as temporary:
+    with atomic(path, previous) as temporary:
         try:
             save_file(plain, temporary, metadata={HEADER: text, CHECKSUM: _checksum(plain, text)})
         except SafetensorError as error:  # which a full disk raises too, with the system's number in its words
             if number := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
             raise
-        if previous is not None and path.exists():
-            os.replace(path, previous)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``save`` wrote, onto the CPU.
 
     Raises:
-        InputError: missing.
+        InputError: missing, or it cannot be read.
         Damaged: not a file of this package, or its checksum does not fit; files of the first versions have none.
     """
     if not path.is_file():
@@ -62,8 +60,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors, about = {name: file.get_tensor(name) for name in file.keys()}, json.loads(text)  # noqa: SIM118 (not a dict)
             if not isinstance(about, dict):
                 raise ValueError("its header is no object")
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except OSError as error:  # of the disk or of permissions, and not of what was written
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); check its permissions and the disk.") from None
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged or not a celladapt file ({error}); use another copy of it.") from None
+    metadata.pop("format", None)  # other programs add it
     if metadata and metadata != {CHECKSUM: _checksum(tensors, text)}:
         raise Damaged(f"{path} is damaged (its checksum does not fit its contents); use another copy of it.")
     return tensors, about
@@ -118,18 +119,30 @@ def load_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
         InputError: it is missing, or of another method or width.
     """
     tensors, about = load(path)
+    try:
+        states = {name: _state(optimizer, _below(tensors, f"optimizer.{name}.")) for name, optimizer in optimizers.items()}
+        before = torch.get_rng_state()
+        torch.set_rng_state(tensors["random.cpu"])
+        torch.set_rng_state(before)
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise Damaged(f"{path} is damaged or no training state of this method ({error}); use another copy of it.") from None
     fill(networks, _below(tensors, "network."), path)
     for name, optimizer in optimizers.items():
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, f"optimizer.{name}.").items():
-            index, what = key.split(".")
-            state.setdefault(int(index), {})[what] = _laid_out_as(parameters[int(index)], value)
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict({"state": states[name], "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])  # pragma: no cover (a GPU)
     return about
+
+
+def _state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """What an optimiser knows of each parameter, by the parameter's number."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, what = key.split(".")
+        state.setdefault(int(index), {})[what] = _laid_out_as(parameters[int(index)], value)
+    return state
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
 """
 
+import errno
 import io
 import os
 import sys
@@ -31,6 +32,14 @@ app = App(
 )
 data = App(name="data", help="Look at data folders; get public data sets.")
 app.command(data)
+
+OF_THE_DISK = {
+    getattr(errno, name, None)  # not every system has every one
+    for name in (
+        "EACCES", "EDQUOT", "EFBIG", "EINVAL", "EIO", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS", "ESTALE", "ETXTBSY",
+    )
+} - {None}  # fmt: skip
+"""Errors of the system that a person can mend; a file that is not there is told where it is looked for, or else is our fault."""
 
 Options = Annotated[Config, Parameter(name="*")]
 GridOptions = Annotated[Config, Parameter(name="*", show_default=False)]  # the defaults are the preset's, which is another one
@@ -517,9 +526,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        if error.errno not in OF_THE_DISK:
             return _our_fault()
-        print(f"celladapt: {error.filename} cannot be used ({error.strerror}); check its name, its permissions and the disk.", file=sys.stderr)
+        where = error.filename or "A file"
+        print(f"celladapt: {where} cannot be used ({error.strerror}); check its name, its permissions and the disk.", file=sys.stderr)
         return 2
     except Exception:
         return _our_fault()

@@ -2,8 +2,11 @@
 
 import datetime
 import errno
+import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -13,17 +16,30 @@ from typing import Any
 
 from celladapt.errors import InputError
 
+HOST = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
+"""This machine, in the names of temporary files."""
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<host>[0-9a-f]{6})\.(?:part|(?P<old>old))(?:\.[^.]*)?", re.DOTALL)
+"""The name of what ``atomic`` and ``staged`` write, or have put aside; of which output, and which process of which machine it is."""
+
+
+def _beside(path: Path, name: str, end: str) -> Path:
+    return path.with_name(f".{name}.{os.getpid()}-{HOST}.{end}")
+
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` (same suffix); on a clean exit it is flushed to disk and renamed to ``path``.
+
+    Args:
+        path: file to write.
+        previous: name that an existing ``path`` gets, once the new one is safe on the disk, instead of being replaced.
 
     Raises:
         InputError: the folder or the file cannot be written, or the disk is full.
     """
     path = Path(path)
     # The suffix stays last because image writers choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = _beside(path, path.stem, f"part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # a folder that cannot be written shows here, whatever error the writer would make of it
@@ -33,6 +49,8 @@ def atomic(path: Path) -> Iterator[Path]:
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
             os.chmod(temporary, mode)  # some writers make private files, which colleagues could not read
+            if previous is not None and path.exists():
+                os.replace(path, previous)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -55,7 +73,7 @@ def staged(out: Path, replace: bool = False) -> Iterator[Path]:
         InputError: ``out`` cannot be written, or the disk is full.
     """
     target = out.absolute()
-    staging, before = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    staging, before = (_beside(target, target.name, end) for end in ("part", "old"))
     try:
         try:
             staging.mkdir(parents=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -14,13 +13,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from celladapt.errors import InputError
-from celladapt.files import now, write_json
+from celladapt.files import HOST, TEMPORARY, now, write_json
 
 LOCK, HOLDER = ".lock", ".lock.json"
 """Files in a folder that a process holds: what the system locks, and who holds it."""
 PATIENCE = 15.0
 """Seconds to wait for a process that is about to stop."""
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:part|old)(?:\.[^.]*)?", re.DOTALL)
+_DAY = 86_400.0
 
 
 @contextmanager
@@ -45,8 +44,8 @@ def alone(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} cannot be locked ({reason}); choose a folder on a disk of this machine, or change its permissions.") from None
     try:
         before = _holder(folder)
-        if before.get("host") == platform.node() and isinstance(before.get("pid"), int):
-            _remove(path for path in folder.rglob(".*") if _writer(path) == before["pid"])
+        # By number, too, since in a container the process that was killed may have had this one's.
+        sweep(folder.rglob(".*"), before.get("pid") if before.get("host") == platform.node() else None)
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "since": now()})
         try:
             yield
@@ -84,20 +83,29 @@ def _refusal(folder: Path) -> str:
     return f"Another process is working on {folder} ({pid} on this machine, since {since}); wait until it has ended, or stop it."
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writers that were killed have left half-written in ``folder``: of processes that this machine does not know, untouched for an hour.
+def sweep(paths: Iterable[Path], gone: int | None = None) -> None:
+    """Of ``paths`` remove what killed writers have left half-written; what one of them had put aside, and not yet replaced, is put back.
 
-    The hour is for other machines that write to the same drive, and whose processes cannot be seen.
+    Told by its name (``files.TEMPORARY``): of a process that this machine does not know, or of one of another machine, whose processes cannot be seen,
+    untouched for a day.
+
+    Args:
+        paths: files and folders of any name.
+        gone: a process of this machine that is known to have ended.
     """
-    if folder.is_dir():
-        found = ((path, _writer(path)) for path in folder.glob(".*"))
-        _remove(path for path, pid in found if pid is not None and not _runs(pid) and _age(path) > 3600)
-
-
-def _writer(path: Path) -> int | None:
-    """The process whose temporary file or folder, of ``atomic`` or ``staged``, ``path`` is by its name."""
-    found = _TEMPORARY.fullmatch(path.name)
-    return int(found[1]) if found else None
+    for path in list(paths):
+        found = TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        pid = int(found["pid"])
+        dead = (pid == gone or not _runs(pid)) if found["host"] == HOST else _age(path) > _DAY
+        with suppress(OSError):
+            if dead and found["old"] and not path.with_name(found["name"]).exists():
+                path.rename(path.with_name(found["name"]))
+            elif dead and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif dead:
+                path.unlink()
 
 
 def _runs(pid: int) -> bool:
@@ -119,12 +127,3 @@ def _age(path: Path) -> float:
         return time.time() - max(item.stat().st_mtime for item in (path, *path.rglob("*")))
     except OSError:
         return 0.0
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()

@@ -98,13 +98,13 @@ def predict(
     )  # before the model is read
     loaded = loaded_model(Path(model), device, precision) if isinstance(model, (str, Path)) else model
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
+    for folder in (out, out / NOTES):
+        sweep(folder.glob(".*"))
     if overwrite:
         for job in jobs:
             job.note.unlink(missing_ok=True)  # so that what is done counts for nothing
     ready = {job.image: written for job in jobs if (written := job.written()) is not None}
     todo = [job for job in jobs if job.image not in ready]
-    for folder in (out, out / NOTES):
-        sweep(folder)
     _not_in_the_way(todo, overwrite)
     if ready and todo:
         say(f"{len(ready)} of {len(images)} are done already.")

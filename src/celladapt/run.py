@@ -8,7 +8,7 @@ from typing import Any
 from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
-from celladapt.files import read_json, write_json, write_text
+from celladapt.files import TEMPORARY, read_json, write_json, write_text
 from celladapt.locks import HOLDER, LOCK, alone
 from celladapt.model import Model, load_weights
 from celladapt.quality import Expectation
@@ -148,4 +148,5 @@ def _must_be_free(path: Path) -> None:
 
 def _left_behind(item: Path) -> bool:
     """Whether ``item`` is of a run that was killed before its config.toml, the last file of its beginning, was there."""
-    return not (item.parent / "config.toml").exists() and (item.name in ("split.json", LOCK, HOLDER) or ".part" in item.name)
+    begun = item.name in (LOCK, HOLDER) or (item.name == "split.json" and (item.parent / LOCK).exists()) or TEMPORARY.fullmatch(item.name) is not None
+    return begun and not (item.parent / "config.toml").exists()

@@ -69,7 +69,10 @@ def carry_out_all(runs: Mapping[str, Run], jobs: int) -> Iterator[tuple[str, Fai
                     except OSError as error:
                         yield (
                             name,
-                            Failure(f"{run.path} cannot be written, or no process be started for it ({error.strerror}); mend that.", ours=False),
+                            Failure(
+                                f"{run.path} cannot be written, or no process be started for it ({error.strerror}); check its permissions, the disk and the memory.",
+                                ours=False,
+                            ),
                         )
                     else:
                         free.pop(0)

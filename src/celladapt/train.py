@@ -21,7 +21,7 @@ from celladapt.config import Config
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
-from celladapt.files import write_text
+from celladapt.files import read_json_lines, write_text
 from celladapt.hardware import check_compiler, kept_memory, tried_convolutions
 from celladapt.losses import Domain
 from celladapt.methods import Method, Terms
@@ -274,23 +274,42 @@ class Trainer:
             return
         try:
             # A kill between the two renames of saving leaves only the one before.
-            about = checkpoint.load_training(last if last.exists() else before, self._networks, self.optimizers)
+            about = self._take_up(last if last.exists() else before)
         except checkpoint.Damaged as error:
             if not (last.exists() and before.exists()):
                 raise InputError(f"{error} Without one, delete it: the same command then trains from the beginning.") from None
             try:
-                about = checkpoint.load_training(before, self._networks, self.optimizers)
+                about = self._take_up(before)
             except checkpoint.Damaged:
                 raise InputError(
                     f"{last} and {before} are both damaged; put copies in their place, or delete both: the same command then trains from the beginning."
                 ) from None
             if parallel.rank() == 0:
-                say(f"WARNING: {last} is damaged; training goes on from the checkpoint before it, and ends as it would have.")
+                last.unlink(missing_ok=True)  # or the next save would put it in the place of the one that is whole
+                say(f"WARNING: {last} is damaged; training goes on from the checkpoint before it.")
         if not self.config.ema:
             follow(self.average, self.method.networks["S"], 0.0, 0)
-        self.step, self.seconds, self.picked = about["step"], about["seconds"], Picked(**about["picked"])
+        self.step, self.seconds, self.picked = about
+        if self._model_step() > self.picked.step:
+            self.picked.score = (
+                None  # the model there won after this checkpoint, and may not win again by rounding: the next one is kept, whichever it is
+            )
         if self.step < self.config.steps and parallel.rank() == 0:
             say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")
+
+    def _take_up(self, path: Path) -> tuple[int, float, Picked]:
+        about = checkpoint.load_training(path, self._networks, self.optimizers)
+        try:
+            return int(about["step"]), float(about["seconds"]), Picked(**about["picked"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise checkpoint.Damaged(f"{path} is damaged or no training state ({error}); use another copy of it.") from None
+
+    def _model_step(self) -> int:
+        """When the model that was kept was made; 0 where there is none that can be read."""
+        try:
+            return int(checkpoint.load(self.path / "model.safetensors")[1]["step"])
+        except (InputError, KeyError, TypeError, ValueError):
+            return 0
 
 
 MOST_LOGGED = 10_000
@@ -307,21 +326,16 @@ class Log:
     def __init__(self, path: Path, step: int, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._terms, self._scores = (self._reopen(path / f"{name}.jsonl", step) for name in ("log", "validation"))
+        self._path = path
         self._every, self._last = math.ceil(steps / MOST_LOGGED), steps
-        self._events = SummaryWriter(str(path / "events"), purge_step=step + 1 if step else None)
+        with self._on_disk():
+            self._terms, self._scores = (self._reopen(path / f"{name}.jsonl", step) for name in ("log", "validation"))
+            self._events = SummaryWriter(str(path / "events"), purge_step=step + 1 if step else None)
 
     @staticmethod
     def _reopen(file: Path, step: int) -> IO[str]:
-        kept = []
-        if file.exists():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-                except json.JSONDecodeError:  # the line that the kill cut off
-                    break
-        write_text(file, "".join(kept))
+        lines = [line for line in read_json_lines(file) if isinstance(line, dict) and isinstance(line.get("step"), int) and line["step"] <= step]
+        write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
         return file.open("a", encoding="utf-8")
 
     def terms(self, step: int, values: dict[str, float]) -> None:
@@ -335,21 +349,37 @@ class Log:
         self.flush()
 
     def _write(self, handle: IO[str], group: str, step: int, values: dict[str, float]) -> None:
-        handle.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(f"{group}/{name}", value, step)
+        with self._on_disk():
+            handle.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._events.add_scalar(f"{group}/{name}", value, step)
 
     def flush(self) -> None:
-        """Bring everything to disk."""
-        for handle in (self._terms, self._scores, self._events):
-            handle.flush()
+        """Bring everything to disk.
+
+        Raises:
+            InputError: it is full, or gone.
+        """
+        with self._on_disk():
+            for handle in (self._terms, self._scores, self._events):
+                handle.flush()
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"The logs in {self._path} cannot be written ({error.strerror or error}); free space or mend the disk, and go on."
+            ) from error
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for handle in (self._terms, self._scores, self._events):
-            handle.close()
+        with self._on_disk(), ExitStack() as stack:
+            for handle in (self._terms, self._scores, self._events):
+                stack.callback(handle.close)
 
 
 @contextmanager

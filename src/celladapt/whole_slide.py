@@ -200,11 +200,13 @@ class Work:
         """Make the folder, or take up what an earlier call left there of the same work."""
         about = {**self.identity, "version": __version__, "rules": asdict(self.rules), "shape": list(self.shape)}
         note = self.folder / "work.json"
+        before = None
         with suppress(InputError):  # a damaged note is of no work
-            if note.is_file() and read_json(note) == about:
-                lines = self._log()  # without what a kill cut off
-                write_text(self.folder / "stored.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
-                return
+            before = read_json(note) if note.is_file() else None
+        if before == about:
+            lines = self._log()  # without what a kill cut off
+            write_text(self.folder / "stored.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+            return
         if self.folder.exists():
             for item in self.folder.iterdir():
                 if item.name not in (LOCK, HOLDER):
