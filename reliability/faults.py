@@ -407,8 +407,8 @@ def flip(file: Path, draw: random.Random) -> None:
 
 
 def contents_of_all(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes of the files directly in ``folder``."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name != "worker.log"}
+    """Name -> bytes of the visible files directly in ``folder``."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name[0] != "." and file.name != "worker.log"}
 
 
 def write_slide(file: Path, image: np.ndarray) -> None:
