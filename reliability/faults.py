@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot  # noqa: F401 (this and others: loaded before the first fork, so that no process need load it)
 import numpy as np
@@ -32,6 +33,7 @@ import skimage.segmentation  # noqa: F401
 import tifffile
 import torch.utils.tensorboard  # noqa: F401
 import zarr  # noqa: F401
+from benchmarks.documents import put
 from rich.console import Console
 from rich.table import Table
 
@@ -317,17 +319,25 @@ def main() -> None:
         print(f"not run: {reason}")
     faults, lost = sum(tally.faults for tally in campaign.tallies.values()), sum(len(tally.lost) for tally in campaign.tallies.values())
     if options.write:
-        options.write.parent.mkdir(parents=True, exist_ok=True)
         rows = [{"fault": fault, "work": work, "faults": t.faults, "lost": len(t.lost)} for (fault, work), t in campaign.tallies.items()]
-        about = {
-            "date": now(),
-            "seed": seed,
-            "minutes": round((time.monotonic() - began) / 60, 1),
-            "command": " ".join(["python -m reliability.faults", *sys.argv[1:]]),
-        }
-        write_json(options.write, {**about, "rows": rows, "not_run": skipped})
+        minutes, command = round((time.monotonic() - began) / 60), f"python -m reliability.faults --kills {options.kills} --seed {seed}"
+        figures = {"date": now(), "command": command, "minutes": minutes, "faults": faults, "lost": lost, "rows": rows, "not_run": skipped}
+        write_json(options.write, figures)
+        put(options.write.parent.with_suffix(".md"), "faults", markdown(figures))
     print(f"faults {faults}, survived {faults - lost}, lost {lost}")
     sys.exit(1 if lost else 0)
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """The table of a campaign's figures, as written to JSON, for the documentation."""
+    rows = {(row["fault"], row["work"]): row for row in figures["rows"]}
+    faults, works = (list(dict.fromkeys(key[place] for key in rows)) for place in (0, 1))
+    cells = [[f"{row['faults'] - row['lost']} of {row['faults']}" if (row := rows.get((fault, work))) else "" for work in works] for fault in faults]
+    lines = [f"| survived, of faults | {' | '.join(works)} |", "|---|" + "--:|" * len(works)]
+    lines += [f"| {fault} | {' | '.join(row)} |" for fault, row in zip(faults, cells, strict=True)]
+    total = f"faults {figures['faults']}, survived {figures['faults'] - figures['lost']}, lost {figures['lost']}"
+    left_out = "".join(f" Not run: {reason}." for reason in figures["not_run"])
+    return "\n".join(lines) + f"\n\n`{total}`: `{figures['command']}`, {figures['minutes']} minutes, {figures['date'][:10]}.{left_out}"
 
 
 def carry_out(campaign: Campaign, kills: int) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from reliability.contents import contents, differences, half_written, left_behind
-from reliability.faults import flip, truncate
+from reliability.faults import flip, markdown, truncate
 
 from celladapt import checkpoint
 from celladapt.data.images import write_image
@@ -72,3 +72,11 @@ def test_damage_is_done(tmp_path: Path) -> None:
         assert 1 <= sum(a != b for a, b in zip(file.read_bytes(), whole, strict=True)) <= 8
         truncate(file, random.Random(seed))
         assert file.stat().st_size < len(whole)
+
+
+def test_the_table_says_what_was_survived_and_what_was_not_run() -> None:
+    rows = [{"fault": "SIGKILL", "work": "adapt", "faults": 3, "lost": 1}, {"fault": "disk full", "work": "predict", "faults": 2, "lost": 0}]
+    text = markdown({"date": "2026-01-02T", "command": "c", "minutes": 5, "faults": 5, "lost": 1, "rows": rows, "not_run": ["read-only (why)"]})
+    assert "| SIGKILL | 2 of 3 |  |" in text
+    assert "| disk full |  | 2 of 2 |" in text
+    assert text.endswith("`faults 5, survived 4, lost 1`: `c`, 5 minutes, 2026-01-02. Not run: read-only (why).")
