@@ -187,7 +187,9 @@ class Campaign:
                 code, said = self.end(process, out)
                 sent += 1
                 wrong += half_written(out) if out.exists() else []
-                if number != signal.SIGKILL and (code not in (0, 130, -number) or "Traceback" in said):
+                # Python itself shows, and goes on from, an interruption that meets it in a destructor.
+                shown = "Traceback" in said and "Exception ignored in" not in said
+                if number != signal.SIGKILL and (code not in (0, 130, -number) or shown):
                     wrong.append(f"{number.name} ended it with {code}: {said[-600:]}")
             if sent or wrong:
                 self.record(number.name, work, [*wrong, *self.finish(work, out)], max(1, sent))
