@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celladapt.config import Config
-from celladapt.data import images
+from celladapt.data import limits
 from celladapt.data.images import IMAGE_SUFFIXES, decode, read_image, read_mask, write_image
 from celladapt.errors import InputError
 
@@ -362,24 +362,24 @@ def test_too_many_pixels(suffix: str, limit: float, tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / f"a{suffix}")
     whole = read_image(tmp_path / f"a{suffix}")
     with (
-        images.at_most(limit),
+        limits.at_most(limit),
         pytest.raises(InputError, match=r"has 1 megapixels, more than the 0.000.* cut it into tiles, or .*pyramidal .* 1 GB .*--max-megapixels 1\."),
         ThreadPoolExecutor(1) as thread,
     ):
         thread.submit(read_image, tmp_path / f"a{suffix}").result()
-    with images.at_most(200e-6), images.at_most(600e-6):
+    with limits.at_most(200e-6), limits.at_most(600e-6):
         np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), whole)
     np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), whole)
 
 
 def test_pillows_own_limit_is_out_of_the_way() -> None:
-    assert Image.MAX_IMAGE_PIXELS == images.MAX_MEGAPIXELS * 1e6 > 20_000**2
-    assert Config().max_megapixels == images.MAX_MEGAPIXELS
+    assert Image.MAX_IMAGE_PIXELS == limits.MAX_MEGAPIXELS * 1e6 > 20_000**2
+    assert Config().max_megapixels == limits.MAX_MEGAPIXELS
 
 
 @pytest.mark.parametrize("megapixels", [0, -1, float("nan"), float("inf")])
 def test_a_limit_that_is_none(megapixels: float) -> None:
-    with pytest.raises(InputError, match="--max-megapixels is"), images.at_most(megapixels):
+    with pytest.raises(InputError, match="--max-megapixels is"), limits.at_most(megapixels):
         pass
     with pytest.raises(InputError, match="--max-megapixels is"):
         Config(max_megapixels=megapixels)
