@@ -1,5 +1,6 @@
 """Every format read and written, every kind of mask, and one clear sentence for every bad file."""
 
+import copy
 import io
 import re
 import warnings
@@ -17,8 +18,8 @@ from PIL import Image
 
 from celladapt.config import Config
 from celladapt.data import limits
-from celladapt.data.images import IMAGE_SUFFIXES, decode, read_image, read_mask, write_image
-from celladapt.errors import InputError
+from celladapt.data.images import IMAGE_SUFFIXES, decode, image_of, read_image, read_mask, write_image
+from celladapt.errors import FileError, InputError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
@@ -353,6 +354,38 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
         path = next(tmp_path.glob(f"{name}.*"), tmp_path / f"{name}.png")
         with pytest.raises(InputError, match=f"^{re.escape(str(path))} .*{problem}.*; .*[.]$"):
             read_image(path)
+
+
+def test_an_array_without_pixels_is_refused() -> None:
+    with pytest.raises(FileError, match=r"^a plane has no pixels; "):
+        image_of(np.zeros((0, 4), np.uint8), "a plane")
+
+
+def test_an_image_that_the_memory_cannot_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", full)
+    with pytest.raises(FileError, match=r"a\.tif needs more memory than this machine has; cut it into tiles\.$"):
+        read_image(save_tiff(tmp_path / "a.tif", GREY))
+
+
+def test_of_a_page_with_depth_the_first_plane_is_read(tmp_path: Path) -> None:
+    volume = RNG.integers(0, 256, (16, 20, 30), dtype=np.uint8)
+    path = save_tiff(tmp_path / "a.tif", volume, tile=(16, 16, 16), volumetric=True, photometric="minisblack", metadata=None)
+    np.testing.assert_array_equal(read_mask(path), volume[0])
+
+
+@pytest.mark.parametrize("words", ['<TiffData IFD="4000000000000"/>', '<Pixels SizeZ="4000000" SizeC="4000000"/>'])
+def test_a_description_that_promises_planes_without_end_is_refused_at_once(words: str, tmp_path: Path) -> None:
+    description = f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image>{words}</Image></OME>'
+    with pytest.raises(FileError, match=r"a\.tif is damaged"):
+        read_image(save_tiff(tmp_path / "a.tif", GREY, description=description, metadata=None))
+
+
+def test_an_error_about_a_file_is_the_same_after_a_journey_between_processes() -> None:
+    error = copy.copy(FileError(Path("a.png"), "is empty", "copy it again"))
+    assert (str(error), error.path, error.problem, error.cure) == ("a.png is empty; copy it again.", Path("a.png"), "is empty", "copy it again")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
