@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["torch.utils.tensorboard", "celladapt.worker", "celladapt.cli", "celladapt.benchmarking", "celladapt.reporting", "skimage.measure"]
-)
+import pytest
+
+PRELOADED = ["torch.utils.tensorboard", "celladapt.worker", "celladapt.cli", "celladapt.benchmarking", "celladapt.reporting", "skimage.measure"]
 
 
 class Ended(NamedTuple):
@@ -26,15 +25,22 @@ class Child:
     """``function(*arguments)`` in a process of its own, which exits with what it returns; files of ``folder`` take what it prints."""
 
     def __init__(self, folder: Path, function: Callable[..., int | None], *arguments: Any, **environment: str) -> None:
+        if "forkserver" not in multiprocessing.get_all_start_methods():
+            pytest.skip("this system has no server to fork processes from")
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(PRELOADED)
         self._printed = [Path(folder, f"child-{os.getpid()}-{id(self)}.{stream}") for stream in ("out", "err")]
         whole = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        self.process = SERVER.Process(target=_carry_out, args=(function, arguments, whole, *self._printed))
+        self.process = server.Process(target=_carry_out, args=(function, arguments, whole, *self._printed))
         self.process.start()
 
     def ended(self) -> Ended:
         """Wait for its end."""
         self.process.join(120)
-        assert self.process.exitcode is not None, "it has not ended within two minutes"
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            pytest.fail("it had not ended within two minutes, and was killed")
         return Ended(self.process.exitcode, *(path.read_text(encoding="utf-8") for path in self._printed))
 
 

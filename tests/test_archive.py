@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from celladapt.data import public
-from celladapt.data.images import FileError
 from celladapt.data.public import _archive
 from celladapt.data.public._archive import is_archive, unpack
-from celladapt.errors import InputError
+from celladapt.errors import FileError, InputError
 
 Maker = Callable[[Path, dict[str, bytes]], None]
 

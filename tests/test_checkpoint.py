@@ -194,6 +194,17 @@ def test_nothing_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }  # a JSON header, then numbers
 
 
+def test_what_cannot_be_saved_for_no_reason_of_the_systems_is_our_fault(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: InvalidTensorView")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(SafetensorError, match="InvalidTensorView"):
+        checkpoint.save(saved, {}, {})
+    assert checkpoint.load(saved)[1] == ABOUT
+    assert list(saved.parent.iterdir()) == [saved]
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device"), SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")],

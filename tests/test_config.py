@@ -207,6 +207,18 @@ def test_presets_load_and_no_other_name_does(tmp_path: Path) -> None:
         preset_options(str(tmp_path / "none.toml"))
 
 
+def test_what_a_preset_and_the_command_line_say_is_judged_together(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('val_fraction = 0.8\nmethod = "cellsegssda@10%"\n', encoding="utf-8")
+    assert with_options(Config(), {**preset_options(str(own)), "test_fraction": 0.1}).val_fraction == 0.8
+    with pytest.raises(InputError, match="together below 1"):
+        with_options(Config(), preset_options(str(own)))
+    for line in ("val_fraction = 1.0", "val_fraction = '0.8'", "group = '('", "method = 'a b'", "seed = -1"):
+        own.write_text(line, encoding="utf-8")
+        with pytest.raises(InputError, match=r"own\.toml: "):
+            preset_options(str(own))
+
+
 def test_a_preset_may_begin_with_another_one(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text('preset = "paper"\nsteps = 7\n', encoding="utf-8")

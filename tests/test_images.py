@@ -1,5 +1,6 @@
 """Every format read and written, every kind of mask, and one clear sentence for every bad file."""
 
+import copy
 import io
 import re
 import warnings
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celladapt.config import Config
-from celladapt.data import images
-from celladapt.data.images import IMAGE_SUFFIXES, decode, read_image, read_mask, write_image
-from celladapt.errors import InputError
+from celladapt.data import limits
+from celladapt.data.images import IMAGE_SUFFIXES, decode, image_of, read_image, read_mask, write_image
+from celladapt.errors import FileError, InputError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
@@ -355,6 +356,38 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
             read_image(path)
 
 
+def test_an_array_without_pixels_is_refused() -> None:
+    with pytest.raises(FileError, match=r"^a plane has no pixels; "):
+        image_of(np.zeros((0, 4), np.uint8), "a plane")
+
+
+def test_an_image_that_the_memory_cannot_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", full)
+    with pytest.raises(FileError, match=r"a\.tif needs more memory than this machine has; cut it into tiles\.$"):
+        read_image(save_tiff(tmp_path / "a.tif", GREY))
+
+
+def test_of_a_page_with_depth_the_first_plane_is_read(tmp_path: Path) -> None:
+    volume = RNG.integers(0, 256, (16, 20, 30), dtype=np.uint8)
+    path = save_tiff(tmp_path / "a.tif", volume, tile=(16, 16, 16), volumetric=True, photometric="minisblack", metadata=None)
+    np.testing.assert_array_equal(read_mask(path), volume[0])
+
+
+@pytest.mark.parametrize("words", ['<TiffData IFD="4000000000000"/>', '<Pixels SizeZ="4000000" SizeC="4000000"/>'])
+def test_a_description_that_promises_planes_without_end_is_refused_at_once(words: str, tmp_path: Path) -> None:
+    description = f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image>{words}</Image></OME>'
+    with pytest.raises(FileError, match=r"a\.tif is damaged"):
+        read_image(save_tiff(tmp_path / "a.tif", GREY, description=description, metadata=None))
+
+
+def test_an_error_about_a_file_is_the_same_after_a_journey_between_processes() -> None:
+    error = copy.copy(FileError(Path("a.png"), "is empty", "copy it again"))
+    assert (str(error), error.path, error.problem, error.cure) == ("a.png is empty; copy it again.", Path("a.png"), "is empty", "copy it again")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
 @pytest.mark.parametrize("limit", [599e-6, 500e-6, 200e-6])  # above and below half of the 600 pixels, where Pillow warns and raises by itself
 @pytest.mark.filterwarnings("error")
@@ -362,24 +395,24 @@ def test_too_many_pixels(suffix: str, limit: float, tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / f"a{suffix}")
     whole = read_image(tmp_path / f"a{suffix}")
     with (
-        images.at_most(limit),
+        limits.at_most(limit),
         pytest.raises(InputError, match=r"has 1 megapixels, more than the 0.000.* cut it into tiles, or .*pyramidal .* 1 GB .*--max-megapixels 1\."),
         ThreadPoolExecutor(1) as thread,
     ):
         thread.submit(read_image, tmp_path / f"a{suffix}").result()
-    with images.at_most(200e-6), images.at_most(600e-6):
+    with limits.at_most(200e-6), limits.at_most(600e-6):
         np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), whole)
     np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), whole)
 
 
 def test_pillows_own_limit_is_out_of_the_way() -> None:
-    assert Image.MAX_IMAGE_PIXELS == images.MAX_MEGAPIXELS * 1e6 > 20_000**2
-    assert Config().max_megapixels == images.MAX_MEGAPIXELS
+    assert Image.MAX_IMAGE_PIXELS == limits.MAX_MEGAPIXELS * 1e6 > 20_000**2
+    assert Config().max_megapixels == limits.MAX_MEGAPIXELS
 
 
 @pytest.mark.parametrize("megapixels", [0, -1, float("nan"), float("inf")])
 def test_a_limit_that_is_none(megapixels: float) -> None:
-    with pytest.raises(InputError, match="--max-megapixels is"), images.at_most(megapixels):
+    with pytest.raises(InputError, match="--max-megapixels is"), limits.at_most(megapixels):
         pass
     with pytest.raises(InputError, match="--max-megapixels is"):
         Config(max_megapixels=megapixels)

@@ -1,9 +1,12 @@
 """From images to masks and nuclei: strips that agree with the whole, every kind of image, and what is written where."""
 
 import copy
+import errno
+import os
 import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,6 +321,20 @@ def test_inputs_may_be_files_folders_domains_and_globs(images: Path) -> None:
     assert find_images(inside / "d.png") == [everything[2]]
     assert find_images([inside / "d.png", images, str(inside / "*.tif")]) == [everything[2], *everything[:2]]  # each once
     assert find_images(path for path in everything) == everything
+
+
+@pytest.mark.parametrize("refusal", [OSError(errno.EINVAL, "Invalid argument"), FileNotFoundError(errno.ENOENT, "No such file")])
+def test_a_glob_is_one_whatever_the_system_says_of_its_characters(images: Path, monkeypatch: pytest.MonkeyPatch, refusal: OSError) -> None:
+    """Windows says that a file cannot have such a name, not that there is none."""
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if "*" in str(path):
+            raise refusal
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert find_images(str(images / "images" / "*.tif")) == [images / "images" / "c.tif"]
 
 
 def test_a_name_with_glob_characters_is_a_file_first(tmp_path: Path) -> None:

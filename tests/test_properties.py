@@ -13,10 +13,12 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from reliability.corpus import KINDS, READERS, Kind
 
+from celladapt.cells import as_cell, of_cell
 from celladapt.config import Config
 from celladapt.data.images import as_image, decode, image_of, read_image, read_mask, write_image
 from celladapt.errors import InputError
-from celladapt.files import read_json, write_json
+from celladapt.files import write_json
+from celladapt.records import read_json
 
 quick = settings(derandomize=True, database=None, deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 thorough = settings(database=None, deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
@@ -115,6 +117,21 @@ def test_json_is_read_back(value: dict[str, Any]) -> None:
     with TemporaryDirectory() as folder:
         write_json(Path(folder) / "a.json", value)
         assert read_json(Path(folder) / "a.json") == value
+
+
+@settings(quick, max_examples=200)
+@given(st.text("'=+-@\t\n＝＋－＠a1. \"", max_size=5))
+def test_cells_are_read_back(text: str) -> None:
+    cell = as_cell(text)
+    assert of_cell(cell) == text
+    assert not cell.startswith(tuple("=@\t\n＝＋－＠")) or _is_number(cell)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) is not None
+    except ValueError:
+        return False
 
 
 def changed(content: bytes, changes: list[tuple[int, bytes, int]]) -> bytes:

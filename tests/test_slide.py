@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from slides import halves, write_ome_zarr, write_pyramid, write_svs
 
 from celladapt.data import slide as module
-from celladapt.data.images import FileError, at_most, read_image
+from celladapt.data.images import read_image
+from celladapt.data.limits import at_most
 from celladapt.data.slide import is_slide, open_slide, overview, tiff_pixel_size, view_at
-from celladapt.errors import InputError
+from celladapt.errors import FileError, InputError
 
 pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
 IMAGE = picture(1, 300, 420)

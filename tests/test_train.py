@@ -126,6 +126,33 @@ def test_compiled_networks_train_as_plain_ones_do(tiny_domains: tuple[Path, Path
         assert one == pytest.approx(other, rel=1e-2)
 
 
+def test_every_validation_s_segmenter_is_kept_on_request_and_every_network_compiled(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a method whose discriminator sees features, and the statistics that training left."""
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+    for module in (adaptation, train):
+        monkeypatch.setattr(module, "check_compiler", lambda *_: None)
+    options = {**TINY, "steps": 4, "validate_every": 2, "method": "nuseguda", "batch_norm": "shared", "keep_checkpoints": True, "compile": True}
+    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", **options)
+    assert len(compiled) == len({id(network) for network in compiled}) == len(make_method("nuseguda").networks)
+    kept = sorted((run.path / "checkpoints").iterdir())
+    assert [path.name for path in kept] == ["step_000002.safetensors", "step_000004.safetensors"]
+    weights = [load(path)[0] for path in kept]
+    assert any(not weights[0][key].equal(weights[1][key]) for key in weights[0])
+    chosen, model = weights[(run.selected_step or 0) // 2 - 1], load(run.path / "model.safetensors")[0]
+    assert all(chosen[key].equal(model[key]) for key in model)
+
+
+def test_a_term_that_is_not_finite_is_named_and_moves_nothing() -> None:
+    method, batch = make_method("source_only"), make_batch()
+    before = [weight.clone() for weight in method.networks["S"].parameters()]
+    with pytest.raises(InputError, match=r"loss term '\w+' became nan; lower the learning rates"):
+        step(method, replace(batch, image_s=batch.image_s * float("inf")))
+    assert all(weight.equal(earlier) for weight, earlier in zip(method.networks["S"].parameters(), before, strict=True))
+
+
 def test_the_average_follows_as_it_should() -> None:
     """Two parameters, by hand: early on the decay is (1 + n) / (10 + n), later it is the one asked for, and 0 copies."""
     average, network = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from slides import write_ome_zarr, write_pyramid
 
 from celladapt import whole_slide
-from celladapt.data.images import FileError
 from celladapt.data.slide import open_slide, view_at
-from celladapt.errors import InputError
+from celladapt.errors import FileError, InputError
 from celladapt.instances import to_instances
 from celladapt.model import Model
 from celladapt.whole_slide import Rules, Work

@@ -18,12 +18,13 @@ from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
 from celladapt.convolution import winograd
 from celladapt.data.folder import Folder
-from celladapt.data.images import at_most, read_image
+from celladapt.data.images import read_image
+from celladapt.data.limits import at_most
 from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
 from celladapt.expectation import MOST_IMAGES, scores_on
-from celladapt.files import atomic, read_json_lines
+from celladapt.files import atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.locks import alone
 from celladapt.losses import Domain
@@ -31,6 +32,7 @@ from celladapt.model import load_model
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import Expectation, calibration, expected_iou
+from celladapt.records import read_json_lines
 from celladapt.run import RESTORE, Run
 from celladapt.train import LAST, Trainer
 

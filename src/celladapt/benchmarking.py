@@ -20,7 +20,7 @@ from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
 from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.data.folder import Folder
-from celladapt.data.images import at_most
+from celladapt.data.limits import at_most
 from celladapt.data.split import group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES

@@ -171,7 +171,7 @@ def predict(
         auto (bf16 where the hardware has it), float32 or bf16.
     """
     from celladapt import expectation, prediction
-    from celladapt.data.images import at_most
+    from celladapt.data.limits import at_most
     from celladapt.model import loaded_model
 
     if not inputs:
@@ -213,7 +213,7 @@ def evaluate(predictions: Path, masks: Path, *, json: Path | None = None, csv: P
         Largest image that is read, in millions of pixels.
     """
     from celladapt import evaluation
-    from celladapt.data.images import at_most
+    from celladapt.data.limits import at_most
     from celladapt.files import write_json
 
     with at_most(max_megapixels):
@@ -258,7 +258,7 @@ def suggest(
         auto, cpu or cuda.
     """
     from celladapt import suggestion
-    from celladapt.data.images import at_most
+    from celladapt.data.limits import at_most
 
     with at_most(max_megapixels):
         done = suggestion.suggest(model, target, out, k, tile, device)
@@ -443,7 +443,7 @@ def check(*folders: Path, max_megapixels: float = 537) -> None:
         Largest image that is read, in millions of pixels.
     """
     from celladapt.data import check as checking
-    from celladapt.data.images import at_most
+    from celladapt.data.limits import at_most
 
     if not folders:
         raise InputError("Name at least one folder to check.")

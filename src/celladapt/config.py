@@ -10,9 +10,10 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from celladapt.errors import InputError
-from celladapt.files import read_text
+from celladapt.records import read_text
 
 Criterion = Literal["expected", "infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity", "last", "labelled"]
+_POSITIVE = ("steps", "width", "batch_size", "validate_every", "checkpoint_every", "validation_images", "max_megapixels", "lr_s", "lr_d", "lr_r")
 
 
 @dataclass(frozen=True)
@@ -126,48 +127,13 @@ class Config:
     """Keep the source-only model where, without labels, the adapted one does not look better; needs --baseline."""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            if name in ("source", "target", "split") and isinstance(getattr(self, name), str):
+        for name in ("source", "target", "split"):
+            if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
-            if isinstance(getattr(self, name), int) and abs(getattr(self, name)) >= 2**63:
-                raise InputError(f"--{name.replace('_', '-')} has too many digits; give a smaller number.")
-            if isinstance(getattr(self, name), str | Path) and not _is_utf8(str(getattr(self, name))):
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: the name is not UTF-8; rename it.")
-            if not _fits(getattr(self, name), hint):
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {_in_words(hint)}.")
-        positive = (
-            "steps",
-            "width",
-            "batch_size",
-            "validate_every",
-            "checkpoint_every",
-            "validation_images",
-            "max_megapixels",
-            "lr_s",
-            "lr_d",
-            "lr_r",
-        )
-        for name in positive:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0 and finite.")
-        if self.pixel_size is not None and not 0 < self.pixel_size < float("inf"):
-            raise InputError(f"--pixel-size is {self.pixel_size}; give µm per pixel, for example 0.25.")
-        if not 0 <= self.labelled_share <= 1:
-            raise InputError(f"--labelled-share is {self.labelled_share}; it must be from 0 to 1.")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"--ema is {self.ema}; it must be at least 0 and below 1.")
-        if self.crop != "whole" and self.crop < 32:
-            raise InputError(f"--crop is {self.crop}; it must be at least 32 pixels, or 'whole'.")
-        if not (0 <= self.val_fraction < 1 and 0 <= self.test_fraction < 1 and self.val_fraction + self.test_fraction < 1):
+        for option in fields(self):
+            _check_value(option.name, getattr(self, option.name))
+        if self.val_fraction + self.test_fraction >= 1:
             raise InputError("--val-fraction and --test-fraction must each be at least 0 and together below 1.")
-        for name in ("seed", "split_seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or above.")
-        if self.group is not None:
-            try:
-                re.compile(self.group)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise InputError(f"--group '{self.group}' is not a regular expression ({error}).") from None
         if self.spec.labels is not None and self.target_labels != "100%" and self.spec.labels != self.target_labels:
             raise InputError(f"--method {self.method} and --target-labels {self.target_labels} disagree; give the labels once.")
 
@@ -224,7 +190,8 @@ def preset_options(name: str) -> dict[str, Any]:
     _check_names(values, name)
     options = {**(preset_options(base) if base else {}), **values}
     try:
-        Config(**options)
+        for key, value in options.items():  # one by one: what they must be together depends on the options that are given beside them
+            _check_value(key, Path(value) if key in ("source", "target", "split") and isinstance(value, str) else value)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     return options
@@ -262,6 +229,38 @@ def _check_name(key: str, complaint: str) -> None:
     known = [f.name for f in fields(Config)]
     if key not in known:
         raise InputError(f"{complaint} '{key}'; did you mean {' or '.join(difflib.get_close_matches(key, known, n=3) or known)}?")
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Raise InputError where an option, whatever the others are, cannot have this value."""
+    option, hint = f"--{name.replace('_', '-')}", get_type_hints(Config)[name]
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError(f"{option} has too many digits; give a smaller number.")
+    if isinstance(value, str | Path) and not _is_utf8(str(value)):
+        raise InputError(f"{option} {value}: the name is not UTF-8; rename it.")
+    if not _fits(value, hint):
+        raise InputError(f"{option} is {value!r}; it must be {_in_words(hint)}.")
+    if name in _POSITIVE and not 0 < value < float("inf"):
+        raise InputError(f"{option} is {value}; it must be above 0 and finite.")
+    if name == "pixel_size" and value is not None and not 0 < value < float("inf"):
+        raise InputError(f"{option} is {value}; give µm per pixel, for example 0.25.")
+    if name == "labelled_share" and not 0 <= value <= 1:
+        raise InputError(f"{option} is {value}; it must be from 0 to 1.")
+    if name == "ema" and not 0 <= value < 1:
+        raise InputError(f"{option} is {value}; it must be at least 0 and below 1.")
+    if name == "crop" and value != "whole" and value < 32:
+        raise InputError(f"{option} is {value}; it must be at least 32 pixels, or 'whole'.")
+    if name in ("val_fraction", "test_fraction") and not 0 <= value < 1:
+        raise InputError("--val-fraction and --test-fraction must each be at least 0 and together below 1.")
+    if name in ("seed", "split_seed") and value < 0:
+        raise InputError(f"{option} is {value}; it must be 0 or above.")
+    if name == "group" and value is not None:
+        try:
+            re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InputError(f"{option} '{value}' is not a regular expression ({error}).") from None
+    if name == "method":
+        MethodSpec.parse(value)
 
 
 def _is_utf8(text: str) -> bool:

@@ -1,7 +1,8 @@
-"""The one exception for what a person can mend."""
+"""The exception for what a person can mend, and its kind for one file."""
 
 from importlib import import_module
 from importlib.metadata import packages_distributions
+from pathlib import Path
 from typing import Any
 
 
@@ -11,6 +12,21 @@ class InputError(ValueError):
     The message is one clear sentence that names the file or option and the cure. The command line prints it on
     stderr and exits with code 2; anything else that is raised counts as our fault (exit code 1).
     """
+
+
+class FileError(InputError):
+    """One file or folder is at fault; the message is ``"<path> <problem>; <cure>."``."""
+
+    def __init__(self, path: Path, problem: str, cure: str) -> None:
+        super().__init__(f"{path} {problem}; {cure}.")
+        self.path, self.problem, self.cure = path, problem, cure
+
+    def __reduce__(self) -> tuple[type["FileError"], tuple[Path, str, str]]:
+        return type(self), (self.path, self.problem, self.cure)  # from one process to another
+
+
+DAMAGED = ("is damaged or cut short", "copy or export it again")
+"""Problem and cure of a FileError about a file whose bytes make no sense."""
 
 
 def optional(library: str, what: str, extra: str) -> Any:

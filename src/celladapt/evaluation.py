@@ -16,7 +16,8 @@ from rich.text import Text
 from celladapt import metrics
 from celladapt.cells import as_cell
 from celladapt.data.folder import list_images, same_stem
-from celladapt.data.images import FileError, read_mask
+from celladapt.data.images import read_mask
+from celladapt.errors import FileError
 from celladapt.files import write_text
 from celladapt.instances import label_components
 from celladapt.prediction import record_of

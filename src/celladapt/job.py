@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from celladapt.data.images import MAX_MEGAPIXELS, FileError, as_pixels
+from celladapt.data.limits import MAX_MEGAPIXELS, as_pixels
 from celladapt.data.slide import is_slide
-from celladapt.errors import InputError
-from celladapt.files import read_json, write_json
+from celladapt.errors import FileError, InputError
+from celladapt.files import write_json
 from celladapt.outputs import Segmented, check_words, output_path, write
+from celladapt.records import read_json
 from celladapt.units import area_in_pixels
 
 NOTES = ".celladapt"
@@ -150,9 +151,8 @@ class Job:
         """
         note = self._noted
         begun = sorted({*note.get("begun", ()), *self.outputs})
-        write_json(
-            self.note, {"identity": self.identity, "found": {}, "saved": [], **note, "begun": begun}
-        )  # so that after a kill they are known as its own
+        # So that after a kill they are known as its own.
+        write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], **note, "begun": begun})
         for word, path in self.outputs.items():
             write(word, path, segmented)
         if not self._noted:

@@ -1,5 +1,6 @@
 """From files to outputs on disk: images, slides, folders and globs, one after another or spread over processes."""
 
+import errno
 import glob
 import hashlib
 import os
@@ -17,16 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import digest, list_images
-from celladapt.data.images import IMAGE_SUFFIXES, FileError, at_most, read_image, require_file
+from celladapt.data.images import IMAGE_SUFFIXES, read_image, require_file
+from celladapt.data.limits import at_most
 from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
-from celladapt.errors import InputError
-from celladapt.files import read_json, write_json
+from celladapt.errors import FileError, InputError
+from celladapt.files import write_json
 from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.locks import alone, sweep
 from celladapt.model import Prediction, Predictor, loaded_model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture
 from celladapt.progress import Bar, say
+from celladapt.records import read_json
 from celladapt.units import area_in_pixels
 from celladapt.whole_slide import Rules, Work
 
@@ -93,9 +96,8 @@ def predict(
     spread = workers > 1 or scheduler is not None
     if spread and not isinstance(model, (str, Path)):
         raise InputError("Several processes load the model themselves; give its run folder or file instead of the model.")
-    _not_in_the_way(
-        [job for job in (Job(path, out, chosen, "") for path in images) if not os.path.exists(job.note)], overwrite
-    )  # before the model is read
+    # Before the model is read, which takes seconds.
+    _not_in_the_way([job for job in (Job(path, out, chosen, "") for path in images) if not os.path.exists(job.note)], overwrite)
     loaded = loaded_model(Path(model), device, precision) if isinstance(model, (str, Path)) else model
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
     for folder in (out, out / NOTES):
@@ -406,16 +408,18 @@ def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
         path = Path(item)
+        there = True
         try:
             path.stat()
-        except FileNotFoundError:
-            pass
         except OSError as error:
-            raise InputError(f"{item} cannot be looked at ({error.strerror}); check its name and permissions.") from None
-        if path.is_dir() and path.suffix.lower() != ".zarr":
+            there = False
+            # Windows says of a name with * or ? not that it does not exist, but that it could not.
+            if not isinstance(error, FileNotFoundError) and getattr(error, "winerror", None) != 123 and error.errno != errno.EINVAL:
+                raise InputError(f"{item} cannot be looked at ({error.strerror}); check its name and permissions.") from None
+        if there and path.is_dir() and path.suffix.lower() != ".zarr":
             folder = path / "images" if (path / "images").is_dir() else path
             files = sorted([*list_images(folder), *(entry for entry in folder.iterdir() if _read_in_parts(entry))])
-        elif path.exists():
+        elif there:
             files = [path]
         else:
             files = sorted(p for p in map(Path, glob.glob(str(item), recursive=True)) if p.suffix.lower() in IMAGE_SUFFIXES or _read_in_parts(p))

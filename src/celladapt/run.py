@@ -8,10 +8,11 @@ from typing import Any
 from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
-from celladapt.files import TEMPORARY, read_json, write_json, write_text
+from celladapt.files import TEMPORARY, write_json, write_text
 from celladapt.locks import HOLDER, LOCK, alone
 from celladapt.model import Model, load_weights
 from celladapt.quality import Expectation
+from celladapt.records import read_json
 
 BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "fallback": False}
 """Options that runs of the first version lack, with the values that they trained by."""

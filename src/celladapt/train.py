@@ -21,13 +21,14 @@ from celladapt.config import Config
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
-from celladapt.files import read_json_lines, write_text
+from celladapt.files import write_text
 from celladapt.hardware import check_compiler, kept_memory, tried_convolutions
 from celladapt.losses import Domain
 from celladapt.methods import Method, Terms
 from celladapt.model import Model
 from celladapt.networks import Segmenter, with_statistics_of
 from celladapt.progress import Bar, say
+from celladapt.records import read_json_lines
 from celladapt.validate import Validator
 
 LAST = "last.safetensors"

@@ -25,10 +25,11 @@ from scipy import ndimage
 from celladapt import __version__
 from celladapt.data.slide import View, overview
 from celladapt.errors import InputError, optional
-from celladapt.files import read_json, read_json_lines, write_json, write_text
+from celladapt.files import write_json, write_text
 from celladapt.instances import to_instances
 from celladapt.locks import HOLDER, LOCK
 from celladapt.nuclei import Nuclei, around, measure
+from celladapt.records import read_json, read_json_lines
 from celladapt.strips import GRID, HALO
 from celladapt.tissue import find_tissue
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR_MASK, layout, list_images, same_stem, shape_mismatch
-from celladapt.data.images import FileError, as_image, decode, read_mask
+from celladapt.data.images import as_image, decode, read_mask
+from celladapt.errors import FileError
 from celladapt.instances import label_components
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.images import IMAGE_SUFFIXES, FileError, read_image, read_mask, require_file
-from celladapt.errors import InputError
+from celladapt.data.images import IMAGE_SUFFIXES, read_image, read_mask, require_file
+from celladapt.errors import FileError, InputError
 
 NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
 NO_IMAGE_FOR_MASK = ("is a mask without an image of the same name", "add the image or delete the mask")

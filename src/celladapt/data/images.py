@@ -1,18 +1,15 @@
-"""Read and write image and mask files; every error about an unreadable file is born here.
+"""Read and write image and mask files.
 
 Formats are told by content, not by suffix: PNG, JPEG and BMP go through Pillow, TIFF through tifffile, PNG with 16-bit colour (which Pillow
 cuts to 8 bits) through imagecodecs.
 """
 
-import logging
 import math
-import os
 import re
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,56 +19,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from celladapt.errors import InputError
+from celladapt.data.limits import MAX_CHANNELS, check_size, too_large
+from celladapt.data.tiff import JPEG_CODES, TIFF_HEADS, first_plane, open_tiff
+from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-MAX_MEGAPIXELS = 537.0
-"""Of an image that is read whole, unless ``at_most`` says otherwise: about 23,000 x 23,000 pixels."""
-MAX_CHANNELS = 4
-TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-# Pillow's own limit (a guard for web servers) is below what one microscope field can have; it refuses at twice this number, and `decode` at this number.
-Image.MAX_IMAGE_PIXELS = int(MAX_MEGAPIXELS * 1e6)
-# Without any handler Python prints tifffile's log to stderr; what matters of it becomes an FileError.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
-
-_DAMAGED = ("is damaged or cut short", "copy or export it again")
-_BYTES_A_PIXEL = 50  # of an image of 8 bits that is read and segmented, as measured; of one of 16 bits more
-_MOST_TAGS = 4096  # of a page; tifffile takes more for damage
-JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
-
-
-class FileError(InputError):
-    """One file or folder is at fault; the message is ``"<path> <problem>; <cure>."``."""
-
-    def __init__(self, path: Path, problem: str, cure: str) -> None:
-        super().__init__(f"{path} {problem}; {cure}.")
-        self.path, self.problem, self.cure = path, problem, cure
-
-    def __reduce__(self) -> tuple[type["FileError"], tuple[Path, str, str]]:
-        return type(self), (self.path, self.problem, self.cure)  # from one process to another
-
-
-@contextmanager
-def at_most(megapixels: float) -> Iterator[None]:
-    """Read images of up to so many million pixels whole, in this process and all its threads, instead of ``MAX_MEGAPIXELS``; slides are read in parts, whatever their size.
-
-    Raises:
-        InputError: not above 0 and finite.
-    """
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, as_pixels(megapixels)
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
-def as_pixels(megapixels: float) -> int:
-    """Millions of pixels as pixels; raises InputError where that is no limit."""
-    if not 0 < megapixels < math.inf:
-        raise InputError(f"--max-megapixels is {megapixels:g}; it must be above 0 and finite.")
-    return math.ceil(megapixels * 1e6)
 
 
 @dataclass(frozen=True)
@@ -199,11 +152,11 @@ def _in_one_sentence(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(path, int(re.findall(r"\d+", str(error))[0])) from error
+        raise too_large(path, int(re.findall(r"\d+", str(error))[0])) from error
     except MemoryError as error:
         raise FileError(path, "needs more memory than this machine has", "cut it into tiles") from error
     except Exception as error:  # on damaged bytes the decoders raise dozens of types, from struct.error to SyntaxError
-        raise FileError(path, *_DAMAGED) from error
+        raise FileError(path, *DAMAGED) from error
 
 
 def as_image(raster: Raster) -> NDArray[Any]:
@@ -333,7 +286,7 @@ def _decode_pillow(path: Path, head: bytes, formats: tuple[str, ...] = ("PNG", "
             raise
         raise FileError(path, "is not a PNG, TIFF, JPEG or BMP image", "convert it to PNG or TIFF") from None
     with image:
-        _limit(path, math.prod(image.size))
+        check_size(path, math.prod(image.size))
         lossy = image.format in ("JPEG", "MPO")
         if image.format == "PNG":
             with Image.open(path, formats=("PNG",)) as twin:
@@ -373,7 +326,7 @@ def _decode_tiff(path: Path) -> Raster:
         colour_space = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB
         if page.photometric in colour_space and not lossy:
             return _decode_pillow(path, b"", ("TIFF",))
-        pixels = _first_plane(path, tif, page)
+        pixels = first_plane(path, tif, page)
         palette = None
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
             palette = (page.colormap.T // (257 if page.colormap.max() > 255 else 1)).astype(np.uint8)
@@ -383,91 +336,3 @@ def _decode_tiff(path: Path) -> Raster:
             alpha, pixels = np.clip(pixels[..., -1] / full, 0, 1).astype(np.float32), pixels[..., :-1]
         white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy)
-
-
-def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> NDArray[Any]:
-    """(H, W, C) of the first page, with the pages that are its other channels."""
-    series = first_series(tif)
-    axes, shape = series.axes, series.shape
-    if axes == "QYX" and shape[0] > MAX_CHANNELS >= shape[2] > 1:  # (H, W, C) that tifffile.imwrite took for H pages of W x C
-        _limit(path, shape[0] * shape[1])
-        return series.asarray()
-    _limit(path, page.imagewidth * page.imagelength * page.imagedepth)
-    end, segments = path.stat().st_size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    if len(segments) < math.prod(page.chunked) or any(offset + length > end for offset, length in segments):
-        raise FileError(path, *_DAMAGED)  # tifffile would fill up with zeros, libjpeg with grey
-    stack = axes.removesuffix(page.axes) if axes.endswith(page.axes) else ""
-    channel = 0 if stack == "Q" and shape[0] <= MAX_CHANNELS else stack.find("C")
-    count = shape[channel] if channel >= 0 and page.samplesperpixel == 1 else 1
-    samples = max(count, page.samplesperpixel)
-    if samples > MAX_CHANNELS:
-        raise FileError(path, f"has {samples} channels", f"save at most {MAX_CHANNELS} of them")
-    if count > 1:
-        step = math.prod(shape[channel + 1 : len(stack)])
-        if len(series.pages) == math.prod(shape[: len(stack)]):
-            planes = [other.asarray() for other in list(series.pages)[: count * step : step] if other is not None]
-        else:  # one page stands for a contiguous series
-            planes = list(series.asarray().reshape(-1, *page.shape)[: count * step : step])
-        return np.stack(planes, axis=-1)
-    plane = page.asarray()
-    if page.imagedepth > 1:
-        plane = plane.take(0, page.axes.index("Z"))
-    if page.samplesperpixel == 1:
-        return plane[..., None]
-    return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
-
-
-def open_tiff(path: Path) -> tifffile.TiffFile:
-    """A TIFF, opened once it is known that its chain of pages ends; tifffile would follow one that leads back without end.
-
-    Raises:
-        FileError: it leads back.
-    """
-    with open(path, "rb") as file:
-        head, size = file.read(16), path.stat().st_size
-        order, big = "<" if head[:1] == b"I" else ">", head[2:4] in (b"+\0", b"\0+")
-        number, tag, place = ("Q", 20, "Q") if big else ("H", 12, "I")
-        seen: set[int] = set()
-        with suppress(struct.error):  # the end of the file
-            (following,) = struct.unpack_from(order + place, head, 8 if big else 4)
-            while 0 < following < size:
-                if following in seen:
-                    raise FileError(path, *_DAMAGED)
-                seen.add(following)
-                file.seek(following)
-                (tags,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
-                if tags > _MOST_TAGS:
-                    break
-                file.seek(tags * tag, os.SEEK_CUR)
-                (following,) = struct.unpack(order + place, file.read(struct.calcsize(place)))
-    return tifffile.TiffFile(path)
-
-
-def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """What a TIFF holds first: an image, with its levels and planes.
-
-    Raises:
-        FileError: its description claims more planes than the file has bytes; to list them would fill the memory.
-    """
-    described, size = tif.ome_metadata or "", tif.filehandle.size
-    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", described):
-        if math.prod(int(number) for number in re.findall(r"\bSize[ZCT]\s*=\s*[\"'](\d{1,18})", pixels)) > size:
-            raise FileError(Path(tif.filehandle.path), *_DAMAGED)
-    if any(int(number) > size for number in re.findall(r"\b(?:PlaneCount|NumPlanes|IFD|First[ZCT])\s*=\s*[\"'](\d{1,18})", described)):
-        raise FileError(Path(tif.filehandle.path), *_DAMAGED)
-    return tif.series[0]
-
-
-def _limit(path: Path, pixels: int) -> None:
-    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-        raise _too_large(path, pixels)
-
-
-def _too_large(path: Path, pixels: int) -> FileError:
-    most, needed = (Image.MAX_IMAGE_PIXELS or 0) / 1e6, math.ceil(pixels / 1e6)
-    return FileError(
-        path,
-        f"has {needed} megapixels, more than the {most:g} that an image read whole may have",
-        f"cut it into tiles, or save it as a pyramidal TIFF, which `celladapt predict` reads in parts, or, where there are about "
-        f"{max(1, math.ceil(pixels * _BYTES_A_PIXEL / 1e9))} GB of memory free, give --max-megapixels {needed}",
-    )

@@ -18,19 +18,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from celladapt.data.images import (
-    JPEG_CODES,
-    MAX_CHANNELS,
-    MAX_MEGAPIXELS,
-    TIFF_HEADS,
-    FileError,
-    first_series,
-    open_tiff,
-    quiet,
-    require_file,
-    three_channels,
-)
-from celladapt.errors import InputError, optional
+from celladapt.data.images import quiet, require_file, three_channels
+from celladapt.data.limits import MAX_CHANNELS, MAX_MEGAPIXELS
+from celladapt.data.tiff import JPEG_CODES, TIFF_HEADS, first_series, open_tiff
+from celladapt.errors import FileError, InputError, optional
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
 LARGE = int(MAX_MEGAPIXELS * 1e6)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from celladapt.data.folder import Folder
 from celladapt.errors import InputError
-from celladapt.files import read_json, write_json
+from celladapt.files import write_json
+from celladapt.records import read_json
 
 
 @dataclass(frozen=True)

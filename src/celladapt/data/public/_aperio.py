@@ -6,7 +6,8 @@ from xml.parsers import expat
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.images import FileError, decode
+from celladapt.data.images import decode
+from celladapt.errors import FileError
 
 Polygon = list[tuple[float, float]]
 

@@ -17,8 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
-from celladapt.data.images import FileError
-from celladapt.errors import InputError
+from celladapt.errors import FileError, InputError
 
 MOST_MEMBERS = 500_000
 """The largest public set has some ten thousand."""

@@ -11,10 +11,10 @@ import numpy as np
 import tomli_w
 
 from celladapt.data.folder import shape_mismatch
-from celladapt.data.images import FileError, write_image
+from celladapt.data.images import write_image
 from celladapt.data.public._archive import is_archive, unpack
 from celladapt.data.public._set import Item, PublicSet
-from celladapt.errors import InputError
+from celladapt.errors import FileError, InputError
 from celladapt.files import write_text
 from celladapt.progress import Bar
 

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from celladapt.data.images import FileError
+from celladapt.errors import FileError
 
 IMAGES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 NO_MASK = ("has no mask in the published layout", "unpack all archives of the data set into one folder")

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.images import FileError, as_image, decode, read_mask
+from celladapt.data.images import as_image, decode, read_mask
+from celladapt.errors import FileError
 
 
 def pixels(path: Path) -> NDArray[Any]:

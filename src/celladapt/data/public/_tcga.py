@@ -3,11 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-from celladapt.data.images import FileError
 from celladapt.data.public._aperio import outlines
 from celladapt.data.public._layout import files
 from celladapt.data.public._pixels import pixels
 from celladapt.data.public._set import Item, Remote
+from celladapt.errors import FileError
 
 ORGANS = {
     "breast": "A7-A13E-01Z-00-DX1 A7-A13F-01Z-00-DX1 AR-A1AK-01Z-00-DX1 AR-A1AS-01Z-00-DX1 E2-A1B5-01Z-00-DX1 E2-A14V-01Z-00-DX1",

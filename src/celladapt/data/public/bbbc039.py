@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.images import FileError, decode
+from celladapt.data.images import decode
 from celladapt.data.public import Item, PublicSet, Remote
 from celladapt.data.public._layout import NO_MASK, files
 from celladapt.data.public._pixels import pixels
+from celladapt.errors import FileError
 
 
 def read(root: Path) -> list[Item]:

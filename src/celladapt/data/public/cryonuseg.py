@@ -13,10 +13,11 @@ are too few for more, and each is of another patient, so there is nothing to gro
 from functools import partial
 from pathlib import Path
 
-from celladapt.data.images import FileError, read_mask
+from celladapt.data.images import read_mask
 from celladapt.data.public import Item, PublicSet
 from celladapt.data.public._layout import NO_MASK, below, files
 from celladapt.data.public._pixels import pixels
+from celladapt.errors import FileError
 
 MASKS = ["annotator 1 (biologist)", "label masks modify"]
 

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import shape_mismatch
-from celladapt.data.images import FileError, read_mask
+from celladapt.data.images import read_mask
 from celladapt.data.public import Item, PublicSet, Remote
 from celladapt.data.public._layout import files
 from celladapt.data.public._pixels import pixels
+from celladapt.errors import FileError
 
 
 def read(root: Path) -> list[Item]:

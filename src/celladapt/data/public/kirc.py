@@ -13,10 +13,10 @@ import re
 from functools import partial
 from pathlib import Path
 
-from celladapt.data.images import FileError
 from celladapt.data.public import Item, PublicSet
 from celladapt.data.public._layout import IMAGES, NO_MASK, files
 from celladapt.data.public._pixels import binary, pixels
+from celladapt.errors import FileError
 
 MASK_FOLDERS = {"mask", "masks", "label", "labels", "gt", "ground_truth", "ground truth", "groundtruth", "annotation", "annotations"}
 MASK_ENDING = re.compile(r"[_-](mask|label|gt|annotation)s?$", re.IGNORECASE)

@@ -12,10 +12,10 @@ Written as DST/<source>: consep, crag, dpath, glas, pannuke, after the word befo
 from functools import partial
 from pathlib import Path
 
-from celladapt.data.images import FileError
 from celladapt.data.public import Item, PublicSet
 from celladapt.data.public._layout import NO_MASK, below, files, slug
 from celladapt.data.public._pixels import mat, pixels
+from celladapt.errors import FileError
 
 
 def read(root: Path) -> list[Item]:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.images import FileError
 from celladapt.data.public import Item, PublicSet, Remote
 from celladapt.data.public._layout import files, slug
 from celladapt.data.public._pixels import array, whole
+from celladapt.errors import FileError
 
 KINDS = 5
 

@@ -13,10 +13,10 @@ import re
 from functools import partial
 from pathlib import Path
 
-from celladapt.data.images import FileError
 from celladapt.data.public import Item, PublicSet, Remote
 from celladapt.data.public._layout import NO_MASK, files
 from celladapt.data.public._pixels import binary, pixels
+from celladapt.errors import FileError
 
 PATIENTS = 11
 

@@ -1,0 +1,101 @@
+"""TIFF as tifffile reads it, guarded against files that would make it wait or fill the memory."""
+
+import logging
+import math
+import os
+import re
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from celladapt.data.limits import MAX_CHANNELS, check_size
+from celladapt.errors import DAMAGED, FileError
+
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+_MOST_TAGS = 4096  # of a page; tifffile takes more for damage
+
+# Without any handler Python prints tifffile's log to stderr; what matters of it becomes a FileError.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+def open_tiff(path: Path) -> tifffile.TiffFile:
+    """A TIFF, opened once it is known that its chain of pages ends; tifffile would follow one that leads back without end.
+
+    Raises:
+        FileError: it leads back.
+    """
+    with open(path, "rb") as file:
+        head, size = file.read(16), path.stat().st_size
+        order, big = "<" if head[:1] == b"I" else ">", head[2:4] in (b"+\0", b"\0+")
+        number, tag, place = ("Q", 20, "Q") if big else ("H", 12, "I")
+        seen: set[int] = set()
+        with suppress(struct.error):  # the end of the file
+            (following,) = struct.unpack_from(order + place, head, 8 if big else 4)
+            while 0 < following < size:
+                if following in seen:
+                    raise FileError(path, *DAMAGED)
+                seen.add(following)
+                file.seek(following)
+                (tags,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
+                if tags > _MOST_TAGS:
+                    break
+                file.seek(tags * tag, os.SEEK_CUR)
+                (following,) = struct.unpack(order + place, file.read(struct.calcsize(place)))
+    return tifffile.TiffFile(path)
+
+
+def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """What a TIFF holds first: an image, with its levels and planes.
+
+    Raises:
+        FileError: its description claims more planes than the file has bytes; to list them would fill the memory.
+    """
+    described, size = tif.ome_metadata or "", tif.filehandle.size
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", described):
+        if math.prod(int(number) for number in re.findall(r"\bSize[ZCT]\s*=\s*[\"'](\d{1,18})", pixels)) > size:
+            raise FileError(Path(tif.filehandle.path), *DAMAGED)
+    if any(int(number) > size for number in re.findall(r"\b(?:PlaneCount|NumPlanes|IFD|First[ZCT])\s*=\s*[\"'](\d{1,18})", described)):
+        raise FileError(Path(tif.filehandle.path), *DAMAGED)
+    return tif.series[0]
+
+
+def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> NDArray[Any]:
+    """(H, W, C) of the first page, with the pages that are its other channels.
+
+    Raises:
+        FileError: too many pixels or channels, or pixels beyond the end of the file.
+    """
+    series = first_series(tif)
+    axes, shape = series.axes, series.shape
+    if axes == "QYX" and shape[0] > MAX_CHANNELS >= shape[2] > 1:  # (H, W, C) that tifffile.imwrite took for H pages of W x C
+        check_size(path, shape[0] * shape[1])
+        return series.asarray()
+    check_size(path, page.imagewidth * page.imagelength * page.imagedepth)
+    end, segments = path.stat().st_size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if len(segments) < math.prod(page.chunked) or any(offset + length > end for offset, length in segments):
+        raise FileError(path, *DAMAGED)  # tifffile would fill up with zeros, libjpeg with grey
+    stack = axes.removesuffix(page.axes) if axes.endswith(page.axes) else ""
+    channel = 0 if stack == "Q" and shape[0] <= MAX_CHANNELS else stack.find("C")
+    count = shape[channel] if channel >= 0 and page.samplesperpixel == 1 else 1
+    samples = max(count, page.samplesperpixel)
+    if samples > MAX_CHANNELS:
+        raise FileError(path, f"has {samples} channels", f"save at most {MAX_CHANNELS} of them")
+    if count > 1:
+        step = math.prod(shape[channel + 1 : len(stack)])
+        if len(series.pages) == math.prod(shape[: len(stack)]):
+            planes = [other.asarray() for other in list(series.pages)[: count * step : step] if other is not None]
+        else:  # one page stands for a contiguous series
+            planes = list(series.asarray().reshape(-1, *page.shape)[: count * step : step])
+        return np.stack(planes, axis=-1)
+    plane = page.asarray()
+    if page.imagedepth > 1:
+        plane = plane.take(0, page.axes.index("Z"))
+    if page.samplesperpixel == 1:
+        return plane[..., None]
+    return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
