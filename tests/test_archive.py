@@ -149,7 +149,13 @@ def test_names_that_are_one_on_some_disk(make: Maker, names: tuple[str, str], tm
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
 @pytest.mark.parametrize(
     ("target", "words"),
-    [("../../x", "outside"), ("/etc/passwd", "outside"), ("a/../../x", "outside"), ("fine.txt", "a link|a file and a folder of one name"), ("later.txt", "a link")],
+    [
+        ("../../x", "outside"),
+        ("/etc/passwd", "outside"),
+        ("a/../../x", "outside"),
+        ("fine.txt", "a link|a file and a folder of one name"),
+        ("later.txt", "a link"),
+    ],
 )
 def test_links_in_a_tar(kind: bytes, target: str, words: str, tmp_path: Path) -> None:
     tar_of(tmp_path / "evil", entry("fine.txt"), entry("link", kind, target), entry("link/through.txt", size=3), entry("later.txt"))

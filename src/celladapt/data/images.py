@@ -417,8 +417,16 @@ def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) ->
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
 
 
+class _OneTiff(tifffile.TiffFile):
+    is_mmstack = False
+    is_ndtiff = False
+    """Both look for other files; what such a file says of its own planes it says as OME or ImageJ too."""
+
+
 def open_tiff(path: Path) -> tifffile.TiffFile:
     """A TIFF, opened once it is known that its chain of pages ends; tifffile would follow one that leads back without end.
+
+    Of an image in several files only this one is opened: it could name any file as the next.
 
     Raises:
         FileError: it leads back.
@@ -440,7 +448,7 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
                     break
                 file.seek(tags * tag, os.SEEK_CUR)
                 (following,) = struct.unpack(order + place, file.read(struct.calcsize(place)))
-    return tifffile.TiffFile(path)
+    return _OneTiff(path, _multifile=False)
 
 
 def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
@@ -469,5 +477,5 @@ def _too_large(path: Path, pixels: int) -> FileError:
         path,
         f"has {needed} megapixels, more than the {most:g} that an image read whole may have",
         f"cut it into tiles, or save it as a pyramidal TIFF, which `celladapt predict` reads in parts, or, where there are about "
-        f"{max(1, math.ceil(pixels * _BYTES_A_PIXEL / 1e9))} GB of memory free, give --max-megapixels {needed}",
+        f"{max(1, math.ceil(pixels * _BYTES_A_PIXEL / 1e9))} GB of memory free and the command has the option, give --max-megapixels {needed}",
     )
