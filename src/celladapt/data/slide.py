@@ -306,7 +306,9 @@ def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], flo
         arrays = [zarr.open_array(tif.aszarr(series=0, level=k), mode="r") for k in range(len(series.levels))]
     elif page.is_memmappable:
         # Not by tifffile.memmap, which would open the file anew, with whatever others it names.
-        arrays = [np.memmap(path, f"{tif.byteorder}{np.dtype(level.dtype).char}", "r", level.dataoffset, level.shape) for level in series.levels]
+        kinds = [np.dtype(f"{tif.byteorder}{np.dtype(level.dtype).char}") for level in series.levels]
+        places = [int(level.dataoffset) for level in series.levels]  # type: ignore[arg-type]  # of planes that lie apart None, which is refused
+        arrays = [np.memmap(path, kind, "r", at, level.shape) for kind, at, level in zip(kinds, places, series.levels, strict=True)]
     else:
         raise FileError(path, "is compressed in one piece, which would have to be unpacked for each region", "save it as a tiled TIFF")
     planes = [_plane(path, array, level.axes) for array, level in zip(arrays, series.levels, strict=True)]
