@@ -417,7 +417,7 @@ def _first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) ->
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
 
 
-class _OneTiff(tifffile.TiffFile):
+class _OneTiff(tifffile.TiffFile):  # type: ignore[misc]  # said to be final, but it has no option for this
     is_mmstack = False
     is_ndtiff = False
     """Both look for other files; what such a file says of its own planes it says as OME or ImageJ too."""
