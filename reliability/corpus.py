@@ -483,6 +483,24 @@ def zarr_folder(files: dict[str, str]) -> Make:
     return make
 
 
+def pickled_zarr(dtype: str, compressor: object, filters: object) -> Make:
+    """OME-Zarr whose only chunk is a pickle that makes the folder ``ran`` where it is loaded."""
+    array = {
+        "zarr_format": 2,
+        "shape": [64, 64],
+        "chunks": [64, 64],
+        "dtype": dtype,
+        "fill_value": 0,
+        "order": "C",
+        "compressor": compressor,
+        "filters": filters,
+    }
+    scales = {"multiscales": [{"axes": ["y", "x"], "datasets": [{"path": "0"}]}]}
+    return zarr_folder({".zgroup": _GROUP, ".zattrs": json.dumps(scales), "0/.zarray": json.dumps(array), "0/0.0": "cos\nmkdir\n(S'ran'\ntR."})
+
+
+_PICKLE = {"id": "pickle", "protocol": 5}
+_PICKLED = "holds pickles, which can run code and so are not opened here"
 _GROUP = '{"zarr_format": 2}'
 _OME = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="30" SizeY="20" SizeZ="30000" SizeC="1" SizeT="30000"><TiffData/></Pixels></Image></OME>'
 _DEEP = "[" * 100_000
@@ -716,6 +734,9 @@ _OTHERS: list[tuple[str, str, Make, str | Check]] = [
     ("a Zarr folder of nothing", "slide", zarr_folder({".zgroup": _GROUP}), "is not an OME-Zarr image (it has no multiscales)"),
     ("a Zarr folder cut", "slide", zarr_folder({".zgroup": _GROUP, ".zattrs": "{"}), "is damaged, cut short or not a slide"),
     ("a Zarr folder without its level", "slide", zarr_folder({".zgroup": _GROUP, ".zattrs": '{"multiscales": [{"datasets": [{"path": "0"}]}]}'}), "lacks its level '0'"),
+    ("a Zarr folder of pickled objects", "slide", pickled_zarr("|O", None, [_PICKLE]), _PICKLED),
+    ("a Zarr folder compressed by pickle", "slide", pickled_zarr("|u1", _PICKLE, None), _PICKLED),
+    ("a Zarr folder filtered by pickle", "slide", pickled_zarr("|u1", None, [{"id": "delta", "dtype": "|u1"}, _PICKLE]), _PICKLED),
     ("a Zarr folder that says nonsense", "slide", zarr_folder({".zgroup": _GROUP, ".zattrs": '{"multiscales": [3]}'}), "is damaged, cut short or not a slide"),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,28 +67,75 @@ def test_what_is_in_it_comes_out(make: Maker, tmp_path: Path) -> None:
     make(tmp_path / "archive", members)
     assert is_archive(tmp_path / "archive")
     unpack(tmp_path / "archive", tmp_path / "out")
-    found = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert found == {"a/b.txt": members["a/b.txt"], "c.txt": b"", "a/Ünïcode name (1).png": b"1"}
+    assert found(tmp_path / "out") == {"a/b.txt": members["a/b.txt"], "c.txt": b"", "a/Ünïcode name (1).png": b"1"}
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 @pytest.mark.parametrize(
     "name",
     [
-        "../out.txt", "/tmp/celladapt-out.txt", "a/../../out.txt", "..\\out.txt", "C:\\out.txt", "c:out.txt", "\\\\server\\out.txt", "a.png:hidden",
-        "a\nb.txt", "a\x1b[2J.txt", "a/.. /out.txt", "a/...", "a" * 1001,
+        "../out.txt", "/tmp/celladapt-out.txt", "a/../../out.txt", "..\\out.txt", "C:\\out.txt", "c:out.txt", "\\\\server\\out.txt", "a/.. /out.txt", "a/...",
+        "../Icon\r", "/.DS_Store",
     ],
 )  # fmt: skip
-def test_names_that_lead_out_or_hide_something(make: Maker, name: str, tmp_path: Path) -> None:
+def test_names_that_lead_out(make: Maker, name: str, tmp_path: Path) -> None:
     make(tmp_path / "evil", {"fine.txt": b"fine", name: b"outside"})
-    refused(tmp_path / "evil", "would write outside its folder, or under a name")
+    refused(tmp_path / "evil", r"would write outside its folder \(.*do not use it")
     assert not Path("/tmp/celladapt-out.txt").exists()
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+@pytest.mark.parametrize("name", ["a.png:hidden", "scan 12:30.png", "a\nb.txt", "a\x1b[2J.txt", "Icon\r/a.txt", "a" * 1001])
+def test_names_that_not_every_system_can_store(make: Maker, name: str, tmp_path: Path) -> None:
+    make(tmp_path / "odd", {"fine.txt": b"fine", name: b"odd"})
+    refused(tmp_path / "odd", r"has a name that not every system can store \(.*; if you trust it unpack it by hand and name the folder\.$")
 
 
 def test_a_name_that_ends_early(tmp_path: Path) -> None:
     make_zip(tmp_path / "evil", {"fine.txt": b"", "badX.png": b""})
     (tmp_path / "evil").write_bytes((tmp_path / "evil").read_bytes().replace(b"badX", b"bad\0"))
-    refused(tmp_path / "evil", "under a name that no file should have")
+    refused(tmp_path / "evil", "a name that not every system can store")
+
+
+def found(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", [".", "./", "/"])
+def test_the_folder_itself_is_no_attack(name: str, tmp_path: Path) -> None:
+    """So ``tar -C folder .`` begins, and some zips."""
+    tar_of(tmp_path / "a.tar", entry(name, tarfile.DIRTYPE), entry("./images", tarfile.DIRTYPE), entry("./images/a.png", size=1))
+    make_zip(tmp_path / "a.zip", {f"{name}/".replace("//", "/"): b"", "images/a.png": b"\0"})
+    for packed in ("a.tar", "a.zip"):
+        unpack(tmp_path / packed, tmp_path / f"{packed}.out")
+        assert found(tmp_path / f"{packed}.out") == {"images/a.png": b"\0"}
+
+
+def test_folders_as_old_tools_name_them(tmp_path: Path) -> None:
+    make_zip(tmp_path / "a.zip", {"TNBC\\": b"", "TNBC\\a.png": b"x", "TNBC\\Icon\r": b""})
+    unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert found(tmp_path / "out") == {"TNBC/a.png": b"x"}
+
+
+@pytest.mark.parametrize("packed", ["w", "w:gz"])
+def test_a_tar_appended_to_and_its_hard_links(packed: str, tmp_path: Path) -> None:
+    """A link to an earlier file holds what that file held then; a link to itself, as tar writes for a file named twice, changes nothing."""
+    members = [("a", b"old"), ("kept", "a"), ("a", "a"), ("a", b"newer"), ("b/late", "a"), ("kept too", "kept")]
+    with tarfile.open(tmp_path / "a.tar", packed) as archive:  # type: ignore[call-overload]
+        for name, content in members:
+            link = isinstance(content, str)
+            one = entry(name, tarfile.LNKTYPE, content) if link else entry(name, size=len(content))  # type: ignore[arg-type]
+            archive.addfile(one, None if link else io.BytesIO(content))  # type: ignore[arg-type]
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert found(tmp_path / "out") == {"a": b"newer", "kept": b"old", "b/late": b"newer", "kept too": b"old"}
+    assert all(path.stat().st_nlink == 1 for path in (tmp_path / "out").iterdir() if path.is_file())
+
+
+def test_hard_links_count_as_what_they_unpack_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_archive, "HARMLESS_BYTES", 2**20)
+    links = [entry(f"link{number}", tarfile.LNKTYPE, "a") for number in range(100)]
+    tar_of(tmp_path / "bomb", entry("a", size=2**16), *links, packed="w:gz")
+    refused(tmp_path / "bomb", "unpacks to more than 200 times its size")
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
@@ -98,9 +146,18 @@ def test_names_that_are_one_on_some_disk(make: Maker, names: tuple[str, str], tm
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-@pytest.mark.parametrize(("target", "words"), [("../../x", "outside"), ("/etc/passwd", "outside"), ("a/../../x", "outside"), ("fine.txt", "a link")])
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("../../x", "outside"),
+        ("/etc/passwd", "outside"),
+        ("a/../../x", "outside"),
+        ("fine.txt", "a link|a file and a folder of one name"),
+        ("later.txt", "a link"),
+    ],
+)
 def test_links_in_a_tar(kind: bytes, target: str, words: str, tmp_path: Path) -> None:
-    tar_of(tmp_path / "evil", entry("fine.txt"), entry("link", kind, target), entry("link/through.txt", size=3))
+    tar_of(tmp_path / "evil", entry("fine.txt"), entry("link", kind, target), entry("link/through.txt", size=3), entry("later.txt"))
     refused(tmp_path / "evil", words)
 
 
@@ -198,7 +255,27 @@ def test_a_zip_whose_member_lies_about_its_size(claim: int, tmp_path: Path) -> N
 def test_no_more_is_written_than_was_promised(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="damaged"):
         _archive._write(tmp_path / "evil", tmp_path / "out", io.BytesIO(bytes(2**22)), 100)
-    assert (tmp_path / "out").stat().st_size <= 100
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damaged", [2_500_000, 100])
+def test_no_part_of_a_file_stays(damaged: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.bin", b"A" * 3_000_000)
+    content = bytearray((tmp_path / "bad.zip").read_bytes())
+    content[damaged] ^= 1
+    (tmp_path / "bad.zip").write_bytes(content)
+    with pytest.raises(FileError, match="damaged"):
+        unpack(tmp_path / "bad.zip", tmp_path / "out")
+    assert not everything(tmp_path / "out")
+
+
+def test_the_disk_that_is_full_is_that_of_the_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "downloads").mkdir()
+    make_zip(tmp_path / "downloads" / "tnbc.zip", {"TNBC/a.png": b"x" * 100})
+    monkeypatch.setattr(_archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match=f"but the disk of {tmp_path / 'there'} has"):
+        public.convert("tnbc", tmp_path / "downloads" / "tnbc.zip", tmp_path / "there")
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import picture, spread_model
 from markdown_it import MarkdownIt
+from reliability.corpus import KINDS, READERS
 from test_report import write_comparison, write_run
 
 from celladapt.adaptation import resume
@@ -14,7 +15,7 @@ from celladapt.benchmarking import Benchmark, Cell
 from celladapt.card import card
 from celladapt.cells import as_cell, of_cell
 from celladapt.config import Config
-from celladapt.data.images import write_image
+from celladapt.data.images import FileError, write_image
 from celladapt.data.split import Split
 from celladapt.errors import InputError
 from celladapt.evaluation import Evaluation
@@ -53,6 +54,40 @@ def test_a_table_does_not_show_runs_of_another_folder(how: str, tmp_path: Path) 
     if how == "above":
         assert "secret_patient" not in report(bench).read_text(encoding="utf-8")
     assert everything(tmp_path / "secret") == before
+
+
+def test_a_link_in_a_table_s_folder_does_not_show_runs_of_another(tmp_path: Path) -> None:
+    write_run(tmp_path / "secret" / "weakuda" / "seed0", stems=("secret_patient", "b"))
+    bench = write_comparison(tmp_path / "bench", link=False)
+    (bench / "link").symlink_to(tmp_path / "secret")
+    (bench / "pair").symlink_to(tmp_path / "secret")
+    with open(bench / "cells.csv", "a", newline="") as table:
+        csv.writer(table).writerow(["grey-violet", "weakuda", 0, 0.5, 0.5, "", 1, "link/weakuda/seed0"])
+        csv.writer(table).writerow(["pair", "weakuda", 0, 0.5, 0.5, "", 1, ""])
+    assert [cell.run is None for cell in read_grid(bench).cells] == [False] * 6 + [True] * 2
+    assert "secret_patient" not in report(bench).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["a Zarr folder of pickled objects", "a Zarr folder compressed by pickle", "a Zarr folder filtered by pickle"])
+@pytest.mark.parametrize("where", ["0/.zarray", ".zmetadata", "0/zarr.json"])
+def test_a_pickled_chunk_is_not_loaded(name: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the program itself, or the environment, lets numcodecs load pickles."""
+    pickles = pytest.importorskip("numcodecs.pickles")
+    monkeypatch.setattr(pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    monkeypatch.chdir(tmp_path)
+    path = next(kind for kind in KINDS if kind.name == name).make(tmp_path, "a")
+    described = json.loads((path / "0" / ".zarray").read_text())
+    if where == ".zmetadata":
+        described = {"zarr_consolidated_format": 1, "metadata": {".zgroup": {"zarr_format": 2}, "0/.zarray": described}}
+    elif where == "0/zarr.json":
+        described = {"zarr_format": 3, "node_type": "array", "codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}
+    (path / "0" / ".zarray").rename(path / where)
+    (path / where).write_text(json.dumps(described).replace("pickle", "\\u0070ickle"))
+    with pytest.raises(FileError, match="holds pickles, which can run code"):
+        READERS["slide"](path)
+    assert not (tmp_path / "ran").exists()
+    pickles.Pickle().decode((path / "0" / "0.0").read_bytes())
+    assert (tmp_path / "ran").is_dir(), "the test would see it run"
 
 
 @pytest.mark.parametrize("stem", ["../../escaped", "/tmp/celladapt-escaped", ".."])

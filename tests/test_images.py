@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celladapt.config import Config
-from celladapt.data import limits
+from celladapt.data import limits, tiff
 from celladapt.data.images import IMAGE_SUFFIXES, decode, image_of, read_image, read_mask, write_image
+from celladapt.data.slide import open_slide
 from celladapt.errors import FileError, InputError
 
 RNG = np.random.default_rng(0)
@@ -388,6 +390,43 @@ def test_an_error_about_a_file_is_the_same_after_a_journey_between_processes() -
     assert (str(error), error.path, error.problem, error.cure) == ("a.png is empty; copy it again.", Path("a.png"), "is empty", "copy it again")
 
 
+@pytest.mark.parametrize("slide", [False, True])
+@pytest.mark.parametrize("pipe", [False, True])
+def test_an_ome_tiff_does_not_lead_to_other_files(slide: bool, pipe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its description says which of its planes are in which file; to open a pipe would wait for ever."""
+    other, path = tmp_path / "other.ome.tif", tmp_path / "below" / "a.ome.tif"
+    path.parent.mkdir()
+    described = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+    described += 'DimensionOrder="XYCZT" Type="uint8" SizeX="30" SizeY="20" SizeC="2" SizeZ="1" SizeT="1">'
+    for number, name in enumerate(["a.ome.tif", "../other.ome.tif"], 1):
+        described += f'<TiffData IFD="0" FirstC="{number - 1}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{number}</UUID></TiffData>'
+    tifffile.imwrite(path, GREY, description=f"{described}</Pixels></Image></OME>", metadata=None)
+    if pipe:
+        os.mkfifo(other)
+    else:
+        tifffile.imwrite(other, 255 - GREY, metadata=None)
+        with tifffile.TiffFile(path) as tif:
+            assert tif.series[0].shape == (2, 20, 30), "tifffile would follow it"
+    opened = []
+    begin = tifffile.TiffFile.__init__
+    monkeypatch.setattr(
+        tifffile.TiffFile, "__init__", lambda self, file, *rest, **options: (opened.append(file), begin(self, file, *rest, **options))[1]
+    )
+    if slide:
+        pytest.importorskip("zarr", reason="slides need zarr: the extra celladapt[slides]")
+        with open_slide(path) as view:
+            pixels = view.region(0, 0, 0, 20, 30)
+        np.testing.assert_array_equal(pixels[..., 0], GREY)
+    else:
+        np.testing.assert_array_equal(read_image(path), grey3(GREY))
+    assert set(opened) == {path}
+
+
+@pytest.mark.parametrize("which", ["stack", "index"])
+def test_micro_manager_s_files_do_not_lead_to_others(which: str) -> None:
+    assert getattr(tiff._OneTiff, {"stack": "is_mmstack", "index": "is_ndtiff"}[which]) is False
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
 @pytest.mark.parametrize("limit", [599e-6, 500e-6, 200e-6])  # above and below half of the 600 pixels, where Pillow warns and raises by itself
 @pytest.mark.filterwarnings("error")
@@ -396,7 +435,10 @@ def test_too_many_pixels(suffix: str, limit: float, tmp_path: Path) -> None:
     whole = read_image(tmp_path / f"a{suffix}")
     with (
         limits.at_most(limit),
-        pytest.raises(InputError, match=r"has 1 megapixels, more than the 0.000.* cut it into tiles, or .*pyramidal .* 1 GB .*--max-megapixels 1\."),
+        pytest.raises(
+            InputError,
+            match=r"has 1 megapixels, more than the 0.000.* cut it into tiles, or .*pyramidal .* 1 GB .* the command has the option, give --max-megapixels 1\.",
+        ),
         ThreadPoolExecutor(1) as thread,
     ):
         thread.submit(read_image, tmp_path / f"a{suffix}").result()

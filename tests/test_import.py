@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import NORMALISATION, picture, spread_model
+from reliability.corpus import forbidden
 from torch import nn
 
 from celladapt import importing
@@ -68,7 +69,10 @@ def test_the_command_and_what_comes_after(state: State, tmp_path: Path, capsys: 
         write_image(images / f"{number}.png", picture(number, 32, 32))
     out = ["--out", str(made)]
     assert main(["predict", str(weights), str(images), "--out", str(tmp_path / "masks")]) == 2
-    assert f"is a pickle, which can run code and so is not opened here; `celladapt import {weights}" in capsys.readouterr().err
+    assert (
+        f"is a pickle, which can run code and so is not opened here; `celladapt import {weights} --out model.safetensors --mean R,G,B"
+        in capsys.readouterr().err
+    )
     for wrong, words in (
         ([], "--normalise-by with a folder"),
         (["--mean", "0.5,0.5,0.5"], "--std R,G,B"),
@@ -221,8 +225,63 @@ def test_a_file_that_is_cut_short(save: Callable[[Path, object], None], state: S
         refused(tmp_path / "weights.pt", "is damaged, cut short, or holds more than weights")
 
 
+def calls(name: bytes, argument: bytes) -> bytes:
+    """A pickle that calls what is named with one argument."""
+    return b"\x80\x02c" + name + b"\n" + argument + b"\x85R."
+
+
+NUMBER = b"J" + (400_000_000).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (b"__builtin__\nbytearray", NUMBER), (b"builtins\nbytearray", NUMBER), (b"torch\nFloatTensor", NUMBER), (b"torch\nTensor", NUMBER),
+        (b"torch.storage\nUntypedStorage", NUMBER), (b"_codecs\nencode", b"X\1\0\0\0a"), (b"torch._utils\n_rebuild_wrapper_subclass", NUMBER),
+    ],
+)  # fmt: skip
+def test_what_reserves_memory_by_a_number_is_refused_before_it_is_opened(
+    name: bytes, argument: bytes, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights-only loader would call all of them."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was opened"))
+    pickled = calls(name, argument)
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "bomb.pt", "w") as archive:
+            archive.writestr("bomb/data.pkl", pickled)
+    else:
+        (tmp_path / "bomb.pt").write_bytes(b"\x80\x02N." * 3 + pickled + b"\x80\x02N.")
+    refused(tmp_path / "bomb.pt", rf"holds more than weights \({name.decode().replace(chr(10), '.')}\)")
+
+
+def test_the_state_of_a_training_among_the_weights_is_let_through(state: State, tmp_path: Path) -> None:
+    extra = {
+        "shape": torch.Size([1, 2]), "device": torch.device("cpu"), "dtype": torch.float16, "seen": {1, 2}, "step": nn.Parameter(torch.zeros(1)),
+        "counted": torch.zeros(2, dtype=torch.int64), "half": torch.zeros(2, dtype=torch.bfloat16),
+    }  # fmt: skip
+    for zipped in (True, False):
+        torch.save({"state_dict": state, "optimizer": extra}, tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
+        import_weights(tmp_path / "weights.pt", tmp_path / "model.safetensors", MEAN, STD, overwrite=True)
+
+
+def test_a_model_is_told_by_its_content(tmp_path: Path) -> None:
+    spread_model().save(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.pt")
+    assert load_model(tmp_path / "model.pt", "cpu").normalisation == NORMALISATION
+
+
+@pytest.mark.parametrize("open_it", [load_model, lambda path: import_weights(path, path.with_suffix(".safetensors"), MEAN, STD)])
+def test_a_file_without_permission(open_it: Callable[[Path], object], state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "weights.pt")
+    with forbidden(tmp_path / "weights.pt"), pytest.raises(InputError, match=r"weights.pt cannot be opened .*; check its permissions"):
+        open_it(tmp_path / "weights.pt")
+
+
 def test_no_file_and_a_bomb(state: State, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere.pt", "does not exist")
+    (tmp_path / "folder.pt").mkdir()
+    refused(tmp_path / "folder.pt", "is no file; give a file of weights")
     torch.save(state, tmp_path / "plain.pt")
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
         for member in plain.infolist():

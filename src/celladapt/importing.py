@@ -1,5 +1,6 @@
 """Weights of the paper's U-Net that another program saved with torch, made a model; the one place where such a file is opened, and nothing in it is run."""
 
+import pickletools
 import re
 import warnings
 import zipfile
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and the like put before every name."""
 SAVE = "where it was trained, save the weights alone: torch.save(model.state_dict(), FILE)"
+_PICKLES = 5
+"""At the beginning of a file that torch.save did not zip: a mark, a version, the machine, what was saved, and the names of its storages."""
+_NEEDED = {
+    "collections.OrderedDict", "torch.Size", "torch.device", "torch.nn.parameter.Parameter", "__builtin__.set", "builtins.set",
+    *(f"torch._utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "parameter", "parameter_with_state")),
+}  # fmt: skip
+"""Of what torch's weights-only loader would call, what checkpoints need and what reserves no memory by a number in the file, beside types of numbers."""
 _COUNTER = "num_batches_tracked"  # which prediction does not use and old files lack
 
 
@@ -101,9 +109,14 @@ def _opened(path: Path) -> object:
             f"{path} is not opened: with torch {torch.__version__} such a file could run code (CVE-2025-32434, CVE-2026-24747); install torch 2.10 or newer."
         )
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a file of weights that torch.save wrote.")
+        raise InputError(f"{path} {'is no file' if path.exists() else 'does not exist'}; give a file of weights that torch.save wrote.")
     try:
-        if zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            zipped = file.read(4) == b"PK\3\4"  # by which torch tells it too
+            file.seek(0)
+            for _ in range(0 if zipped else _PICKLES):
+                _only_needed(path, file)
+        if zipped or zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as packed:
                 if any(name.endswith("/constants.pkl") for name in packed.namelist()):
                     raise InputError(f"{path} is refused, as it is a TorchScript archive, which is a program; {SAVE}.")
@@ -111,12 +124,32 @@ def _opened(path: Path) -> object:
                     raise InputError(
                         f"{path} is compressed, as torch.save never does and a decompression bomb would be; give the file as it was saved."
                     )
+                for member in packed.infolist():
+                    if member.filename.endswith(".pkl"):
+                        with packed.open(member) as pickled:
+                            _only_needed(path, pickled)
         with _nothing_allowed(), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}); check its permissions.") from error
     except Exception as error:  # of the unpickler, of zip, of the system: dozens of types
         raise InputError(_why_not(path, str(error))) from None
+
+
+def _only_needed(path: Path, pickled: IO[bytes]) -> None:
+    """Read the steps of one pickle without taking any; raises InputError where one is to call what weights do not need."""
+    for step, argument, _ in pickletools.genops(pickled):
+        name = str(argument).replace(" ", ".")
+        if step.name == "GLOBAL" and name not in _NEEDED and not _is_kind(name):
+            raise InputError(_why_not(path, f"GLOBAL {name}"))
+
+
+def _is_kind(name: str) -> bool:
+    """Whether it is a kind of number, or of storage, of torch's."""
+    module, _, kind = name.rpartition(".")
+    return module in ("torch", "torch.cuda") and (kind.endswith("Storage") or isinstance(getattr(torch, kind, None), torch.dtype))
 
 
 def _why_not(path: Path, message: str) -> str:

@@ -266,7 +266,8 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
         path = path / "model.safetensors"
     if _is_pickle(path):
         raise InputError(
-            f"{path} is a pickle, which can run code and so is not opened here; `celladapt import {path} --out model.safetensors` makes a model of its weights."
+            f"{path} is a pickle, which can run code and so is not opened here; `celladapt import {path} --out model.safetensors "
+            "--mean R,G,B --std R,G,B` makes a model of its weights, with the mean and standard deviation of its training images."
         )
     tensors, about = checkpoint.load(path)
     width, normalisation = _from_header(about, path)
@@ -281,12 +282,17 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file is one of torch.save or a plain pickle, by its name or its beginning."""
+    """Whether a file is one of torch.save or a plain pickle, by its beginning, or where that says nothing by its name."""
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        head = file.read(9)
-    begins = head.startswith((b"PK", b"\x80")) and head[8:] != b"{"  # where the header of a .safetensors file begins, after its length
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}); check its permissions.") from error
+    if head[8:] == b"{":  # the header of a .safetensors file, after its length
+        return False
+    begins = head.startswith((b"PK", b"\x80"))
     return path.suffix.lower() in (".pt", ".pth", ".ckpt", ".pkl", ".pickle") or (begins and path.suffix.lower() != ".zip")
 
 

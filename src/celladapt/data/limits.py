@@ -53,5 +53,5 @@ def too_large(path: Path, pixels: int) -> FileError:
         path,
         f"has {needed} megapixels, more than the {most:g} that an image read whole may have",
         f"cut it into tiles, or save it as a pyramidal TIFF, which `celladapt predict` reads in parts, or, where there are about "
-        f"{max(1, math.ceil(pixels * _BYTES_A_PIXEL / 1e9))} GB of memory free, give --max-megapixels {needed}",
+        f"{max(1, math.ceil(pixels * _BYTES_A_PIXEL / 1e9))} GB of memory free and the command has the option, give --max-megapixels {needed}",
     )

@@ -4,10 +4,11 @@ OpenSlide reads what it knows (SVS, NDPI, MRXS, ...), tifffile any other TIFF, w
 """
 
 import html
+import json
 import math
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -295,7 +296,10 @@ def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], flo
     if math.prod(page.chunks[:2]) <= _LARGEST_PIECE:
         arrays = [zarr.open_array(tif.aszarr(series=0, level=k), mode="r") for k in range(len(series.levels))]
     elif page.is_memmappable:
-        arrays = [tifffile.memmap(path, series=0, level=k, mode="r") for k in range(len(series.levels))]
+        # Not by tifffile.memmap, which would open the file anew, with whatever others it names.
+        kinds = [np.dtype(f"{tif.byteorder}{np.dtype(level.dtype).char}") for level in series.levels]
+        places = [int(level.dataoffset) for level in series.levels]  # type: ignore[arg-type]  # of planes that lie apart None, which is refused
+        arrays = [np.memmap(path, kind, "r", at, level.shape) for kind, at, level in zip(kinds, places, series.levels, strict=True)]
     else:
         raise FileError(path, "is compressed in one piece, which would have to be unpacked for each region", "save it as a tiled TIFF")
     planes = [_plane(path, array, level.axes) for array, level in zip(arrays, series.levels, strict=True)]
@@ -310,6 +314,7 @@ def _with_tifffile(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], flo
 
 def _with_zarr(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float | None, ReadLevel]:
     zarr = optional("zarr", f"Reading {path}", "slides")
+    _no_pickle(path, [path / ".zmetadata", path / "zarr.json"])
     group = zarr.open_group(path, mode="r")
     attributes = group.attrs.get("ome", group.attrs)
     if "multiscales" not in attributes:
@@ -322,6 +327,7 @@ def _with_zarr(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float |
     axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales.get("axes", ())]
     planes = []
     for data in scales["datasets"]:
+        _no_pickle(path, [path / data["path"] / ".zarray", path / data["path"] / "zarr.json"])
         try:
             array = group[data["path"]]
         except KeyError:
@@ -330,6 +336,14 @@ def _with_zarr(path: Path, files: ExitStack) -> tuple[tuple[Level, ...], float |
     unit = next((_MICRONS.get(axis.get("unit", "")) for axis in scales.get("axes", ()) if isinstance(axis, dict) and axis["name"] == "x"), None)
     moved = [step["scale"][-1] for step in scales["datasets"][0].get("coordinateTransformations", ()) if step["type"] == "scale"]
     return *_pyramid(planes, unit * float(moved[0]) if unit and moved else None), lambda level, y, x, h, w: planes[level][1](y, x, h, w)
+
+
+def _no_pickle(path: Path, descriptions: list[Path]) -> None:
+    """Raise FileError where one of the descriptions names numcodecs' pickle, whose decoding can run code."""
+    for description in descriptions:
+        with suppress(OSError):
+            if re.search(r'"(id|name)": "(numcodecs\.)?pickle"', json.dumps(json.loads(description.read_bytes()))):
+                raise FileError(path, "holds pickles, which can run code and so are not opened here", "export it again with another codec")
 
 
 Plane = tuple[tuple[int, int], Callable[[int, int, int, int], NDArray[Any]]]

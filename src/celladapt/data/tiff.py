@@ -24,8 +24,16 @@ _MOST_TAGS = 4096  # of a page; tifffile takes more for damage
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
+class _OneTiff(tifffile.TiffFile):  # type: ignore[misc]  # said to be final, but it has no option for this
+    is_mmstack = False
+    is_ndtiff = False
+    """Both look for other files; what such a file says of its own planes it says as OME or ImageJ too."""
+
+
 def open_tiff(path: Path) -> tifffile.TiffFile:
     """A TIFF, opened once it is known that its chain of pages ends; tifffile would follow one that leads back without end.
+
+    Of an image in several files only this one is opened: it could name any file as the next.
 
     Raises:
         FileError: it leads back.
@@ -47,7 +55,7 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
                     break
                 file.seek(tags * tag, os.SEEK_CUR)
                 (following,) = struct.unpack(order + place, file.read(struct.calcsize(place)))
-    return tifffile.TiffFile(path)
+    return _OneTiff(path, _multifile=False)
 
 
 def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:

@@ -182,9 +182,9 @@ def _cell(path: Path, row: dict[str, Any]) -> Cell:
     folder, pair, method, seed = path.parent, row["pair"], row["method"], row.get("seed") or "0"
     error = (row.get("error") or "").strip()
     candidates = [Path(row.get("run") or "."), Path(pair, method, f"seed{seed}")]
-    # Never another folder's run, whatever the table says.
+    # Never another folder's run, whatever the table says or a symbolic link does.
     below = [folder / at for at in candidates if at.parts and not at.is_absolute() and ".." not in at.parts]
-    place = next((at for at in below if (at / "run.json").is_file()), None)
+    place = next((at for at in below if at.resolve().is_relative_to(folder.resolve()) and (at / "run.json").is_file()), None)
     try:
         run = read_run(place) if place else None
     except InputError:

@@ -31,6 +31,9 @@ _HEADER_BYTES = 2**10 * MOST_MEMBERS
 _DAMAGED = ("is damaged or cut short", "download it again")
 _NOT_TRUSTED = "do not use it; download it from the data set's home page"
 _BY_HAND = "if you trust it unpack it by hand and name the folder"
+_OF_MACOS = (".DS_Store", "Icon\r")
+_ODD = re.compile(r"[\x00-\x1f\x7f:]")
+"""Line ends, what steers a terminal, and the colon, which on Windows leads to a hidden stream of a file."""
 _WRONG_BYTES = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError, IndexError, KeyError,
     struct.error, OverflowError, UnicodeError, ValueError,
@@ -45,9 +48,17 @@ class _Member(NamedTuple):
     name: str
     size: int
     kind: str = "file"
-    """file, folder, link, or special."""
+    """file, folder, copy (a hard link), link, or special."""
     target: str = ""
     """Where a link leads, from the top of the archive."""
+
+
+class _Planned(NamedTuple):
+    """A file to write: the bytes of a member, or a copy of what was written before."""
+
+    member: _Member
+    path: Path
+    copied: Path | None = None
 
 
 def is_archive(path: Path) -> bool:
@@ -61,29 +72,36 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, destination: Path | None = None) -> None:
     """Unpack the files of a zip or tar archive into ``folder``, which is made; their rights, owners and times are not taken over.
 
+    Of a file that a tar holds twice under one name the last counts, as tar has it; a hard link to an earlier file becomes a copy of it.
+
     All headers are looked at before the first file is written, and no more is written than they promised. What is left on an error is whole files inside
-    ``folder``.
+    ``folder``. A disk that is too full is told as that of ``destination``, where ``folder`` is no place that a person has named.
 
     Raises:
-        FileError: no archive, damaged, encrypted; a member that leads out of the folder, is no plain file, or is named twice; a decompression bomb.
+        FileError: no archive, damaged, encrypted; a member that leads out of the folder, is no plain file, has a name that not every system can store or that of
+            another; a decompression bomb.
         InputError: more bytes than the disk has left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
-                for member, path in _checked(archive, folder, _in_zip(archive, packed)):
+                for member, path, _ in _checked(archive, folder, destination or folder, _in_zip(archive, packed)):
                     with packed.open(member.entry) as source:
                         _write(archive, path, source, member.size)
         else:
             with _open_tar(archive) as (tar, spared):
-                plan = _checked(archive, folder, _in_tar(tar))
+                plan = _checked(archive, folder, destination or folder, _in_tar(tar))
                 spared.left = None  # the headers are behind us
-                for member, path in plan:
-                    with closing(cast(IO[bytes], tar.extractfile(member.entry))) as source:
+                written: set[Path] = set()
+                for member, path, copied in plan:
+                    if path in written:
+                        path.unlink()
+                    written.add(path)
+                    with closing(open(copied, "rb") if copied else cast(IO[bytes], tar.extractfile(member.entry))) as source:
                         _write(archive, path, source, member.size)
     except InputError:
         raise
@@ -99,7 +117,8 @@ def unpack(archive: Path, folder: Path) -> None:
 def _in_zip(archive: Path, packed: zipfile.ZipFile) -> Iterator[_Member]:
     for entry in packed.infolist():
         mode = stat.S_IFMT(entry.external_attr >> 16)
-        kind = "folder" if entry.is_dir() else {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}.get(mode, "special")
+        slashed = entry.orig_filename.endswith("\\") and not entry.file_size  # so old tools of Windows name a folder
+        kind = "folder" if entry.is_dir() or slashed else {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}.get(mode, "special")
         if entry.flag_bits & 1:
             raise FileError(archive, "is encrypted", "unpack it by hand and name the folder")
         yield _Member(entry, entry.orig_filename, entry.file_size, kind, "/")
@@ -108,59 +127,67 @@ def _in_zip(archive: Path, packed: zipfile.ZipFile) -> Iterator[_Member]:
 def _in_tar(tar: tarfile.TarFile) -> Iterator[_Member]:
     for entry in tar:
         special = entry.issparse() or not (entry.isreg() or entry.isdir() or entry.issym() or entry.islnk())
-        kind = "special" if special else "folder" if entry.isdir() else "file" if entry.isreg() else "link"
+        kind = "special" if special else "folder" if entry.isdir() else "file" if entry.isreg() else "copy" if entry.islnk() else "link"
         target = f"{PurePosixPath(entry.name).parent}/{entry.linkname}" if entry.issym() and entry.linkname[:1] != "/" else entry.linkname
         yield _Member(entry, entry.name, entry.size, kind, target)
 
 
-def _checked(archive: Path, folder: Path, members: Iterator[_Member]) -> list[tuple[_Member, Path]]:
-    """The files to write, each with its place; raises as ``unpack`` where one of the archive's members is not what a data set has."""
-    plan: list[tuple[_Member, Path]] = []
-    files: set[str] = set()
+def _checked(archive: Path, folder: Path, destination: Path, members: Iterator[_Member]) -> list[_Planned]:
+    """What to write; raises as ``unpack`` where one of the archive's members is not what a data set has."""
+    plan: list[_Planned] = []
+    files: dict[str, _Member] = {}
     total, packed, free = 0, archive.stat().st_size, shutil.disk_usage(folder).free
     for number, member in enumerate(members, 1):
         shown = repr(member.name[:100])
         if number > MOST_MEMBERS:
             raise FileError(archive, f"has more than {MOST_MEMBERS} members, as a decompression bomb", _NOT_TRUSTED)
-        place = _inside(member.name)
-        if place is None or (member.kind == "link" and _inside(member.target) is None):
-            raise FileError(archive, f"would write outside its folder, or under a name that no file should have ({shown})", _NOT_TRUSTED)
-        if member.kind in ("link", "special"):
+        if member.kind == "folder" and not PurePosixPath(member.name.strip("/\\")).parts:
+            continue  # the folder itself
+        place, target = _inside(member.name), _inside(member.target)
+        if place is None or (member.kind in ("link", "copy") and target is None):
+            raise FileError(archive, f"would write outside its folder ({shown})", _NOT_TRUSTED)
+        if place.name in _OF_MACOS:
+            continue
+        if len(member.name) > 1000 or _ODD.search(member.name):
+            raise FileError(archive, f"has a name that not every system can store ({shown})", _BY_HAND)
+        first = files.get(_alike(target)) if member.kind == "copy" and target else None
+        if member.kind in ("link", "special") or (member.kind == "copy" and (first is None or first.name != member.target)):
             raise FileError(archive, f"has a member that is no plain file but a link, a device, a pipe or sparse ({shown})", _BY_HAND)
         if member.size < 0:
             raise FileError(archive, *_DAMAGED)
+        if first is not None:
+            member = member._replace(size=first.size)
         total += member.size
         if total > free:
             raise InputError(
-                f"{archive} unpacks to {total / 1e9:.1f} GB or more but {folder.parent} has {free / 1e9:.1f} GB left; free space or choose another disk."
+                f"{archive} unpacks to {total / 1e9:.1f} GB or more but the disk of {destination} has {free / 1e9:.1f} GB left; "
+                f"free space or choose another disk."
             )
         if total > max(HARMLESS_BYTES, LARGEST_RATIO * packed):
             raise FileError(
                 archive, f"unpacks to more than {LARGEST_RATIO} times its size, as a decompression bomb", f"{_NOT_TRUSTED}, or {_BY_HAND}"
             )
-        if member.kind == "folder" or place.parts[0] == "__MACOSX" or place.name == ".DS_Store":
+        if member.kind == "folder" or place.parts[0] == "__MACOSX" or (first is not None and target == place):
             continue
-        same = _alike(place)
-        if same in files:
-            raise FileError(archive, f"has {shown} twice, or in small and capital letters", f"{_NOT_TRUSTED}, or {_BY_HAND}")
-        files.add(same)
-        plan.append((member, folder / place))
-    for member, path in plan:
+        before = files.setdefault(_alike(place), member)
+        if before is not member and not (isinstance(member.entry, tarfile.TarInfo) and before.name == member.name):
+            raise FileError(archive, f"has {shown} twice, or in small and capital letters", _BY_HAND)
+        files[_alike(place)] = member
+        plan.append(_Planned(member, folder / place, folder / target if first is not None and target else None))
+    for member, path, _ in plan:
         if any(_alike(PurePosixPath(parent)) in files for parent in list(PurePosixPath(path.relative_to(folder).as_posix()).parents)[:-1]):
-            raise FileError(archive, f"has a file and a folder of one name (above {member.name[:100]!r})", _NOT_TRUSTED)
+            raise FileError(archive, f"has a file and a folder of one name (above {member.name[:100]!r})", _BY_HAND)
     return plan
 
 
 def _inside(name: str) -> PurePosixPath | None:
-    """The place of a member below the folder; None where it has none on some system, or no name that can be shown."""
+    """The place of a member below the folder; None where on some system it has none."""
     name = name.replace("\\", "/")
     place = PurePosixPath(name)
     bad = (
         place.is_absolute()
-        or ":" in name  # a drive, or on Windows a hidden stream of another file
+        or re.match("[a-zA-Z]:", name)  # a drive
         or not place.parts
-        or len(name) > 1000
-        or re.search(r"[\x00-\x1f\x7f]", name)
         or any(not part.strip(". ") for part in place.parts)  # .., and what Windows makes of ". ." and the like
     )
     return None if bad else place
@@ -176,13 +203,18 @@ def _write(archive: Path, path: Path, source: IO[bytes], size: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     left = size
     with open(path, "xb") as plain:
-        while piece := source.read(_PIECE):
-            left -= len(piece)
-            if left < 0:
-                break
-            plain.write(piece)
-    if left:
-        raise FileError(archive, *_DAMAGED)
+        try:
+            while piece := source.read(_PIECE):
+                left -= len(piece)
+                if left < 0:
+                    break
+                plain.write(piece)
+            if left:
+                raise FileError(archive, *_DAMAGED)
+        except BaseException:
+            plain.close()
+            path.unlink()
+            raise
 
 
 class _Sparing:

@@ -45,7 +45,7 @@ def convert_sources(name: str, chosen: PublicSet, sources: list[Path], dst: Path
             raise InputError(f"{source} is neither a folder nor a zip or tar archive; name what was downloaded from {chosen.homepage}.")
     with _staging(dst) as (unpacked, made):
         try:
-            domains = _write(name, chosen, _items(name, chosen, sources, unpacked), made, shown)
+            domains = _write(name, chosen, _items(name, chosen, sources, unpacked, dst), made, shown)
         except InputError as error:  # name the files where the person has them
             home = sources[0] if sources[0].is_dir() else sources[0].parent
             raise InputError(str(error).replace(str(unpacked), str(home)).replace(str(made), str(dst))) from error
@@ -70,8 +70,8 @@ def _staging(dst: Path) -> Iterator[tuple[Path, Path]]:
         raise InputError(f"{dst} cannot be written ({error.strerror}); choose another folder, free space or change its permissions.") from error
 
 
-def _items(name: str, chosen: PublicSet, sources: list[Path], unpacked: Path) -> list[Item]:
-    """The images of the sources.
+def _items(name: str, chosen: PublicSet, sources: list[Path], unpacked: Path, dst: Path) -> list[Item]:
+    """The images of the sources, for ``dst``.
 
     Raises:
         InputError: none of them has the published layout.
@@ -84,7 +84,7 @@ def _items(name: str, chosen: PublicSet, sources: list[Path], unpacked: Path) ->
             return items
         archives = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_archive(path))
     for archive in archives:
-        unpack(archive, unpacked / archive.name)
+        unpack(archive, unpacked / archive.name, dst)
     items = chosen.read(unpacked) if archives else []
     if not items:
         where = ", ".join(map(str, sources))
