@@ -40,6 +40,8 @@ def compile_lock(lock: Path, source: str, *options: str) -> None:
 def add_cpu_builds() -> None:
     """PyTorch's own index has CPU builds, which PyPI has not; where pip is offered one it takes it, and finds its hash in the lock.
 
+    Of the hashes in torch-cpu.sha256 that for Python 3.11 on x86-64 was computed here; the others are as published, and pip refuses what does not fit.
+
     Raises:
         SystemExit: no hash of a CPU build of the locked version is known.
     """
