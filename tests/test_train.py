@@ -616,3 +616,12 @@ def test_a_model_of_a_later_step_than_the_checkpoint_is_replaced_by_the_next(tin
     write_json(run.path / "run.json", {**run.record, "finished": None})
     again = celladapt.resume(run.path)
     assert again.record["selected"]["step"] == load(again.path / "model.safetensors")[1]["step"] == 12
+
+    (run.path / "model.safetensors").unlink()  # as when the first validation was not reached
+    checkpoint.save(run.path / "last.safetensors", tensors, {**about, "step": 8, "picked": {}})
+    write_json(run.path / "run.json", {**again.record, "finished": None})
+    assert celladapt.resume(run.path).record["selected"]["step"] == 12
+    checkpoint.save(run.path / "last.safetensors", tensors, {"step": 8, "seconds": 1.0})
+    write_json(run.path / "run.json", {**again.record, "finished": None})
+    with pytest.raises(InputError, match=r"no training state \('picked'\).*delete it"):
+        celladapt.resume(run.path)

@@ -292,9 +292,8 @@ class Trainer:
             follow(self.average, self.method.networks["S"], 0.0, 0)
         self.step, self.seconds, self.picked = about
         if self._model_step() > self.picked.step:
-            self.picked.score = (
-                None  # the model there won after this checkpoint, and may not win again by rounding: the next one is kept, whichever it is
-            )
+            # The model there won after this checkpoint, and may not win again by rounding: the next one is kept, whichever it is.
+            self.picked.score = None
         if self.step < self.config.steps and parallel.rank() == 0:
             say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")
 
