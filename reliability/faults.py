@@ -379,6 +379,7 @@ def carry_out(campaign: Campaign, kills: int) -> list[str]:
 def _celladapt(arguments: list[str], log: Path, rights: bool) -> None:
     """In a fork: run the command line."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
     log.parent.mkdir(exist_ok=True)
     into = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
