@@ -7,8 +7,9 @@ SBOM := dist/celladapt-sbom.cdx.json
 .PHONY: install demo test check science bench faults faults-long endurance fuzz lock licences sbom clean
 
 # The lock first, then the project itself with the locked setuptools, so that nothing is fetched that is not in the lock.
-.venv/installed: pyproject.toml supply/test.lock supply/cuda.lock
+.venv/installed: pyproject.toml supply/cpu.lock supply/test.lock supply/cuda.lock
 	$(PYTHON) -m venv .venv
+	$(PIP) --requirement supply/cpu.lock 2>/dev/null || true  # PyTorch's CPU build, where pip is offered one
 	$(PIP) --requirement supply/test.lock
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) --requirement supply/cuda.lock  # PyPI's torch for Linux cannot be imported without
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

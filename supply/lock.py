@@ -51,6 +51,8 @@ def add_cpu_builds() -> None:
     hashes = [digest for digest, name in listed if name.startswith(f"torch-{version}+cpu-")]
     if not hashes:
         raise SystemExit(f"supply/torch-cpu.sha256 has no CPU build of torch {version}: add the lines of its wheels (sha256sum).")
+    # Of its own as well: pip prefers files whose hash it is told beforehand, and of a folder of wheels it is not.
+    (HERE / "cpu.lock").write_text(HEAD + f"torch=={version}" + "".join(f" \\\n    --hash=sha256:{digest}" for digest in hashes) + "\n")
     TEST.write_text(text.replace(pin, pin + "".join(f"    --hash=sha256:{digest} \\\n" for digest in hashes if digest not in text)))
 
 
