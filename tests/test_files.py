@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from celladapt.errors import InputError
-from celladapt.files import atomic, write_json, write_text
+from celladapt.files import atomic, staged, write_json, write_text
 
 
 def test_writes_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -126,3 +126,20 @@ def test_the_one_before_stays_until_the_new_one_is_on_the_disk(tmp_path: Path, m
         save("4")
     assert (path.read_text(), previous.read_text()) == ("3", "2")
     assert sorted(tmp_path.iterdir()) == [path, previous]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, replace = tmp_path / "a.zarr", os.replace
+    out.mkdir()
+    (out / "c").write_text("mine")
+
+    def fail(source: Path, target: Path) -> None:
+        if ".part" in source.name:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match="Input/output error"), staged(out, replace=True) as folder:
+        (folder / "c").write_text("new")
+    assert (out / "c").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [out]

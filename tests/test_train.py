@@ -241,18 +241,21 @@ def test_without_a_compiler_the_cure_is_named_before_anything_is_written(tiny_do
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from celladapt import train
-
+def interrupt_at(patch: pytest.MonkeyPatch, number: int, by: signal.Signals) -> None:
+    """Send this process ``by`` as it begins its step ``number``."""
     step, calls = train.take_step, []
 
     def interrupted(*arguments: Any) -> dict[str, float]:
         calls.append(1)
-        if len(calls) == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+        if len(calls) == number:
+            os.kill(os.getpid(), by)
         return step(*arguments)
 
-    monkeypatch.setattr(train, "take_step", interrupted)
+    patch.setattr(train, "take_step", interrupted)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 5, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as stop:
         celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
     assert stop.value.args == (tmp_path / "run",), "the folder to resume, for the person"
@@ -279,16 +282,8 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, cut = celladapt.adapt(*tiny_domains, out=tmp_path / "whole", **TINY).path, tmp_path / "cut"
-    step, calls = train.take_step, []
-
-    def interrupted(*arguments: Any) -> dict[str, float]:
-        calls.append(1)
-        if len(calls) == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "take_step", interrupted)
+        interrupt_at(patch, 7, signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             celladapt.adapt(*tiny_domains, out=cut, **TINY)
     assert [load(cut / f"{name}.safetensors")[1]["step"] for name in ("previous", "last")] == [6, 7]

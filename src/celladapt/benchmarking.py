@@ -15,7 +15,7 @@ from rich.table import Table
 
 from celladapt import methods as known
 from celladapt.adaptation import baseline_of, make_splits, prepare
-from celladapt.cells import as_cell, of_cell
+from celladapt.cells import as_cell, read_cells
 from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
 from celladapt.config import Config, MethodSpec, preset_options, with_options
@@ -24,7 +24,7 @@ from celladapt.data.limits import at_most
 from celladapt.data.split import group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
-from celladapt.files import write_text
+from celladapt.files import staged, write_text
 from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import Prediction
@@ -92,16 +92,12 @@ class Benchmark:
                 about = {"pair": cell.pair, "method": cell.method, "seed": cell.seed, "seconds": cell.run.record["seconds"] if finished else ""}
                 rows.append({**about, **scores, "run": self._place(cell), "error": cell.failure.sentence if cell.failure else ""})
         here = {self._place(cell) for cell in self.cells}
-        earlier = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))) if file.exists() else []
+        earlier = read_cells(io.StringIO(file.read_text(encoding="utf-8"))) if file.exists() else []
         text = io.StringIO()
         writer = csv.DictWriter(text, ["pair", "method", "seed", *MEASURES, "seconds", "run", "error"], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        kept = [
-            row
-            for row in ({key: of_cell(value) for key, value in row.items() if isinstance(value, str)} for row in earlier)
-            if row.get("run") not in here
-        ]
-        writer.writerows({key: as_cell(value) if isinstance(value, str) else value for key, value in row.items()} for row in [*rows, *kept])
+        kept = (row for row in earlier if row.get("run") not in here)
+        writer.writerows({key: as_cell(value) for key, value in row.items()} for row in [*rows, *kept])
         write_text(file, text.getvalue())
 
     def _place(self, cell: Cell) -> str:
@@ -228,10 +224,8 @@ def _lend_baselines(borrowers: Mapping[str, Run], lenders: Mapping[str, Run]) ->
         if borrower.config.baseline and not borrower.baseline.path.exists():
             same = [run for run in finished if run.config == baseline_of(borrower.config) and run.splits == borrower.splits]
             if same:
-                temporary = borrower.path / "baseline.part"
-                shutil.rmtree(temporary, ignore_errors=True)
-                shutil.copytree(same[0].path, temporary)
-                temporary.rename(borrower.baseline.path)
+                with staged(borrower.baseline.path) as folder:
+                    shutil.copytree(same[0].path, folder, dirs_exist_ok=True)
 
 
 def _begin(cell: Cell) -> None:

@@ -121,9 +121,7 @@ def load_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
     tensors, about = load(path)
     try:
         states = {name: _state(optimizer, _below(tensors, f"optimizer.{name}.")) for name, optimizer in optimizers.items()}
-        before = torch.get_rng_state()
-        torch.set_rng_state(tensors["random.cpu"])
-        torch.set_rng_state(before)
+        torch.Generator().set_state(tensors["random.cpu"])  # or it raises
     except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise Damaged(f"{path} is damaged or no training state of this method ({error}); use another copy of it.") from None
     fill(networks, _below(tensors, "network."), path)

@@ -123,7 +123,7 @@ def predict(
     threshold: float = 0.5,
     min_size: str = "20",
     tile: int = 2048,
-    max_megapixels: float = 537,
+    max_megapixels: float = Config.max_megapixels,
     overwrite: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
@@ -196,7 +196,9 @@ def predict(
 
 
 @app.command
-def evaluate(predictions: Path, masks: Path, *, json: Path | None = None, csv: Path | None = None, max_megapixels: float = 537) -> None:
+def evaluate(
+    predictions: Path, masks: Path, *, json: Path | None = None, csv: Path | None = None, max_megapixels: float = Config.max_megapixels
+) -> None:
     """Compare predictions with annotated masks: IoU, Dice, AJI, PQ and detection F1 for each image, mean and spread.
 
     Parameters
@@ -233,7 +235,7 @@ def suggest(
     k: Annotated[int, Parameter(name="-k")] = 5,
     out: Path,
     tile: int = 512,
-    max_megapixels: float = 537,
+    max_megapixels: float = Config.max_megapixels,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Choose what to annotate first: typical and different images of the target, or tiles of large ones, of which the model is unsure.
@@ -432,7 +434,7 @@ def methods() -> None:
 
 
 @data.command
-def check(*folders: Path, max_megapixels: float = 537) -> None:
+def check(*folders: Path, max_megapixels: float = Config.max_megapixels) -> None:
     """Print what data folders hold, and every fault in them at once: unreadable files, masks without image, sizes that differ, duplicates ...
 
     Parameters

@@ -266,9 +266,10 @@ def _check_value(name: str, value: Any) -> None:
 def _is_utf8(text: str) -> bool:
     """Whether it can be written to a file of options; names from disk need not be UTF-8."""
     try:
-        return bool(text.encode()) or not text
+        text.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -82,10 +82,12 @@ def staged(out: Path, replace: bool = False) -> Iterator[Path]:
                 os.replace(target, before) if replace else target.rmdir()
             os.replace(staging, target)
         finally:
+            if before.exists() and not target.exists():  # the new one could not take its place
+                os.replace(before, target)
             for folder in (staging, before):
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out, free space or change its permissions.") from error
+        raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder, free space or change its permissions.") from error
 
 
 def write_text(path: Path, text: str) -> None:

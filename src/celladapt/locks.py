@@ -1,6 +1,5 @@
 """Who works on a folder: one process at a time; what a killed one left half-written there is removed."""
 
-import json
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from celladapt.errors import InputError
 from celladapt.files import HOST, TEMPORARY, now, write_json
+from celladapt.records import read_json
 
 LOCK, HOLDER = ".lock", ".lock.json"
 """Files in a folder that a process holds: what the system locks, and who holds it."""
@@ -59,10 +59,9 @@ def alone(folder: Path) -> Iterator[None]:
 def _holder(folder: Path) -> dict[str, Any]:
     """Who holds a folder, or held it until killed: ``pid``, ``host``, ``since``; empty where nobody is known to."""
     try:
-        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / HOLDER)
+    except InputError:
         return {}
-    return holder if isinstance(holder, dict) else {}
 
 
 def _refusal(folder: Path) -> str:

@@ -67,13 +67,9 @@ def carry_out_all(runs: Mapping[str, Run], jobs: int) -> Iterator[tuple[str, Fai
                     try:
                         active[name] = _Worker(name, run, free[0], jobs, heard)
                     except OSError as error:
-                        yield (
-                            name,
-                            Failure(
-                                f"{run.path} cannot be written, or no process be started for it ({error.strerror}); check its permissions, the disk and the memory.",
-                                ours=False,
-                            ),
-                        )
+                        cure = "check its permissions, the disk and the memory"
+                        sentence = f"{run.path} cannot be written, or no process be started for it ({error.strerror}); {cure}."
+                        yield name, Failure(sentence, ours=False)
                     else:
                         free.pop(0)
                 if not active:

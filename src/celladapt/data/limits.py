@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from celladapt.config import Config
 from celladapt.errors import FileError, InputError
 
-MAX_MEGAPIXELS = 537.0
+MAX_MEGAPIXELS = Config.max_megapixels
 """Of an image that is read whole, unless ``at_most`` says otherwise: about 23,000 x 23,000 pixels."""
 MAX_CHANNELS = 4
 

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 from urllib.parse import quote
 
-from celladapt.cells import of_cell
+from celladapt.cells import read_cells
 from celladapt.errors import InputError
 from celladapt.reporting.reading import SOURCE_ONLY, Run, number, read_run
 from celladapt.reporting.rendering import METRICS
@@ -166,7 +166,7 @@ def read_grid(folder: Path) -> Grid:
     path = Path(folder) / "cells.csv"
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as handle:
-            rows = [{key: of_cell(value) for key, value in row.items() if isinstance(value, str)} for row in csv.DictReader(handle)]
+            rows = read_cells(handle)
     except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table ({error}); run the comparison again.") from error
     cells = [_cell(path, row) for row in rows if row.get("pair") and row.get("method")]

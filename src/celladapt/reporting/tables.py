@@ -211,7 +211,7 @@ def _comparison_rows(comparisons: Comparisons) -> list[list[object]]:
 def _csv(rows: list[list[object]]) -> str:
     """With an empty field for None."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([as_cell(value) if isinstance(value, str) else value for value in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(map(as_cell, row) for row in rows)
     return text.getvalue()
 
 

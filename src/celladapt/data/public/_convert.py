@@ -1,10 +1,7 @@
 """From the items of a data set to domain folders that appear when they are whole."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,7 @@ from celladapt.data.images import write_image
 from celladapt.data.public._archive import is_archive, unpack
 from celladapt.data.public._set import Item, PublicSet
 from celladapt.errors import FileError, InputError
-from celladapt.files import write_text
+from celladapt.files import staged, write_text
 from celladapt.progress import Bar
 
 
@@ -43,31 +40,14 @@ def convert_sources(name: str, chosen: PublicSet, sources: list[Path], dst: Path
             raise InputError(f"{source} does not exist; name the folder or archive of {name}.")
         if not source.is_dir() and not is_archive(source):
             raise InputError(f"{source} is neither a folder nor a zip or tar archive; name what was downloaded from {chosen.homepage}.")
-    with _staging(dst) as (unpacked, made):
+    with staged(dst) as made, TemporaryDirectory(prefix=f".{dst.absolute().name}.", suffix=".part", dir=made.parent) as folder:  # both on one disk
+        unpacked = Path(folder)
         try:
             domains = _write(name, chosen, _items(name, chosen, sources, unpacked, dst), made, shown)
         except InputError as error:  # name the files where the person has them
             home = sources[0] if sources[0].is_dir() else sources[0].parent
             raise InputError(str(error).replace(str(unpacked), str(home)).replace(str(made), str(dst))) from error
     return [dst / domain for domain in domains]
-
-
-@contextmanager
-def _staging(dst: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder for unpacked archives and one that becomes ``dst`` on a clean exit; both are beside ``dst``, on its disk."""
-    target = dst.absolute()
-    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        try:
-            (staging / "made").mkdir(parents=True)
-            yield staging / "unpacked", staging / "made"
-            if target.exists():
-                target.rmdir()
-            os.replace(staging / "made", target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{dst} cannot be written ({error.strerror}); choose another folder, free space or change its permissions.") from error
 
 
 def _items(name: str, chosen: PublicSet, sources: list[Path], unpacked: Path, dst: Path) -> list[Item]:
