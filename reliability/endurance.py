@@ -24,6 +24,7 @@ import numpy as np
 
 from celladapt.data.images import write_image
 from celladapt.files import atomic, write_json
+from reliability.contents import left_behind
 
 EVERY_SECONDS = 0.5
 MAY_GROW = 0.02, 10.0
@@ -142,20 +143,20 @@ def train(folder: Path, steps: int, every: float = EVERY_SECONDS) -> tuple[list[
     for name, seed in (("source", 1), ("target", 2)):
         draw(folder / name, 12, seed, masks=True)
     run = folder / "run"
-    options = {"steps": steps, "width": 4, "crop": 32, "batch-size": 2, "validate-every": 100, "checkpoint-every": 100, "method": "weakuda"}
-    command = [
-        "adapt",
-        "--source",
-        str(folder / "source"),
-        "--target",
-        str(folder / "target"),
-        "--preset",
-        "fast",
-        "--no-baseline",
-        "--out",
-        str(run),
-    ]
-    samples = watch([*command, *(f"--{name}={value}" for name, value in options.items())], lambda: _last_step(run / "log.jsonl"), every)
+    options = {
+        "preset": "fast",
+        "steps": steps,
+        "width": 4,
+        "crop": 32,
+        "batch-size": 2,
+        "validate-every": 100,
+        "checkpoint-every": 100,
+        "method": "weakuda",
+    }
+    folders = ["--source", str(folder / "source"), "--target", str(folder / "target"), "--out", str(run)]
+    samples = watch(
+        ["adapt", *folders, "--no-baseline", *(f"--{name}={value}" for name, value in options.items())], lambda: _last_step(run / "log.jsonl"), every
+    )
     samples = [sample for sample in samples if sample.done < steps]  # the final evaluation and the report are another matter
     names = ("log.jsonl", "validation.jsonl", "events", "last.safetensors", "model.safetensors", ".")
     left = {name if name != "." else "whole folder": size(run / name) for name in names}
@@ -164,7 +165,7 @@ def train(folder: Path, steps: int, every: float = EVERY_SECONDS) -> tuple[list[
         "bytes": left,
         "bytes_per_step": per_step,
         "events_files": len(list((run / "events").iterdir())),
-        "half_written": _half_written(run),
+        "half_written": left_behind(run),
     }
 
 
@@ -179,10 +180,6 @@ def _last_step(log: Path) -> int:
         return 0
 
 
-def _half_written(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if ".part" in path.name)
-
-
 def segment(folder: Path, images: int, every: float = EVERY_SECONDS) -> tuple[list[Sample], dict[str, Any]]:
     """Watch a prediction of ``images`` images by the model in ``folder``/run: samples, and what it left on disk."""
     draw(folder / "new", images, 3, masks=False)
@@ -194,7 +191,7 @@ def segment(folder: Path, images: int, every: float = EVERY_SECONDS) -> tuple[li
 
     samples = watch(["predict", str(folder / "run"), str(folder / "new"), "--out", str(out), "--save", SAVE], done, every)
     samples = [sample for sample in samples if sample.done < images]
-    return samples, {"bytes": {"whole folder": size(out)}, "files": sum(1 for _ in out.iterdir()), "half_written": _half_written(out)}
+    return samples, {"bytes": {"whole folder": size(out)}, "files": sum(1 for _ in out.iterdir()), "half_written": left_behind(out)}
 
 
 def chart(path: Path, runs: dict[str, list[Sample]]) -> None:
