@@ -164,7 +164,7 @@ def weak_batch(progress: float = 1.0) -> Batch:
 
 
 def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_is_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b: (1.0, 1.0))
+    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b, weak: (1.0, 1.0))
     p = torch.tensor([[0.2, 0.7, 0.6, 0.3]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
 
     def cls(name: str, doubt: float) -> float:
@@ -180,25 +180,40 @@ def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_
     assert cls("weakuda", 1) == pytest.approx(everything, abs=1e-6)
 
 
+def trusted(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """As WeakUDA has it: every image's weak label counts."""
+    return trust(batch, torch.ones(2, dtype=torch.bool))
+
+
 def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
     batch = weak_batch()
-    assert trust(batch) == (1, 0)  # r = 1/3
-    assert trust(replace(batch, teacher_t=batch.classical_t)) == (1, 1)
+    assert trusted(batch) == (1, 0)  # r = 1/3
+    assert trusted(replace(batch, teacher_t=batch.classical_t)) == (1, 1)
     some = replace(batch, teacher_t=torch.tensor([0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.9, 0.9]).view(2, 1, 1, 4))
-    assert trust(some) == (1, 1)  # r = 3/4
+    assert trusted(some) == (1, 1)  # r = 3/4
     some = replace(some, classical_t=torch.tensor([0.0, 1, 1, 1, 0, 0, 1, 1]).view(2, 1, 1, 4))
-    assert float(trust(some)[1]) == pytest.approx((3 / 5 - 0.4) / 0.3, abs=1e-5)
-    assert trust(replace(batch, teacher_t=batch.classical_t, progress=0.1)) == (1, 0), "the source teaches first"
+    assert float(trusted(some)[1]) == pytest.approx((3 / 5 - 0.4) / 0.3, abs=1e-5)
+    assert trusted(replace(batch, teacher_t=batch.classical_t, progress=0.1)) == (1, 0), "the source teaches first"
     nothing = torch.zeros_like(batch.classical_t)
-    assert trust(replace(batch, teacher_t=nothing, classical_t=nothing)) == (1, 0)
+    assert trusted(replace(batch, teacher_t=nothing, classical_t=nothing)) == (1, 0)
 
 
-def test_an_image_where_the_classical_segmentation_is_not_plausible_has_no_part_in_the_trust() -> None:
+def test_an_image_where_the_classical_segmentation_is_not_plausible_has_no_part_in_the_trusted() -> None:
     batch = replace(weak_batch(), teacher_t=weak_batch().classical_t, plausible_t=torch.tensor([True, False]))
-    assert trust(batch) == (0.5, 1), "one image of two is heard, and agreed with"
+    assert trusted(batch) == (0.5, 1), "one image of two is heard, and agreed with"
     other = replace(batch, classical_t=torch.cat([batch.classical_t[:1], 1 - batch.classical_t[1:]]))
-    assert trust(other) == (0.5, 1)
-    assert trust(replace(batch, plausible_t=torch.zeros(2, dtype=torch.bool))) == (0, 0)
+    assert trusted(other) == (0.5, 1)
+    assert trusted(replace(batch, plausible_t=torch.zeros(2, dtype=torch.bool))) == (0, 0)
+
+
+def test_images_that_have_a_mask_have_no_part_in_the_trust() -> None:
+    batch = replace(weak_batch(), teacher_t=weak_batch().classical_t)
+    denied = replace(batch, teacher_t=torch.cat([batch.teacher_t[:1], 1 - batch.teacher_t[1:]]))
+    first, neither = torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool)
+    assert trust(denied, first) == trust(batch, first) == (1, 1)
+    assert trusted(denied) == (1, 0), "the comparison can fail"
+    assert trust(replace(batch, plausible_t=torch.tensor([False, True])), first) == (0, 0)
+    assert trust(batch, neither) == (0, 0)
 
 
 def test_where_the_classical_segmentation_is_silent_s_learns_from_the_nuclei_of_its_teacher() -> None:

@@ -16,8 +16,8 @@ from celladapt.instances import to_instances
 
 SOLID = 0.85
 """Solidity from which on a piece is taken for a nucleus; 97 to 100 % of the area of hand-drawn masks is in such pieces."""
-CRUMB = 0.2
-"""Share of the usual nucleus's area below which a piece is no nucleus."""
+CRUMB, GIANT = 0.2, 5
+"""Shares of the usual nucleus's area below which a piece is no nucleus, and above which it may be several, or the lumen of a gland."""
 
 
 def solidity(labels: NDArray[Any]) -> float:
@@ -41,8 +41,8 @@ def usual_area(areas: NDArray[Any]) -> float:
 def cleaned(p: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """What of a prediction can be learned from, in the images that are wanted.
 
-    Holes are filled, as nuclei have none. Pieces that are solid are nuclei; crumbs, by their share of the usual area or below 20 px², are background; of ragged
-    pieces nothing is known.
+    Holes are filled, as nuclei have none. Solid pieces about as large as most of the solid ones are nuclei; crumbs, by their share of that area or below 20 px²,
+    are background. Of ragged pieces nothing is known, nor of very large ones and of crumbs at the border, which may be nuclei that are cut there.
 
     Args:
         p: [B, 1, H, W] in [0, 1].
@@ -62,8 +62,16 @@ def _cleaned(p: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool
 
     nuclei, known = np.zeros(p.shape, bool), np.ones(p.shape, bool)
     pieces = regionprops(to_instances(ndimage.binary_fill_holes(p >= 0.5)))  # type: ignore[no-untyped-call]
-    least = CRUMB * usual_area(np.array([piece.area for piece in pieces]))
+    usual = usual_area(np.array([piece.area for piece in pieces if piece.solidity >= SOLID]))
     for piece in pieces:
-        if piece.area >= least:
-            (nuclei if piece.solidity >= SOLID else known)[tuple(piece.coords.T)] = piece.solidity >= SOLID
+        place = tuple(piece.coords.T)
+        if piece.area < CRUMB * usual:
+            known[place] = not _touches_border(piece.bbox, p.shape)
+        else:
+            nuclei[place] = known[place] = piece.solidity >= SOLID and piece.area <= GIANT * usual
     return nuclei, known
+
+
+def _touches_border(bbox: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
+    top, left, bottom, right = bbox
+    return top == 0 or left == 0 or bottom == shape[0] or right == shape[1]

@@ -72,9 +72,9 @@ class WeakUDA(Method):
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
         """L_seg + n · w(r) · lambda_cls · L_cls + (1 - n) · v · lambda_self · L_self"""
-        n, w = trust(b)
-        v = float(b.progress >= ON_ITS_OWN)
         weak = self.weakly_taught(b)
+        n, w = trust(b, weak)
+        v = float(b.progress >= ON_ITS_OWN)
         believed = (_as_plane(weak & b.plausible_t) & ((b.teacher_t - b.classical_t).abs() <= self.options.doubt)).to(p_t.dtype)
         nuclei, known = (plane.to(p_t.dtype) for plane in cleaned(b.teacher_t, weak & ~b.plausible_t & (v > 0)))
         return {
@@ -92,14 +92,15 @@ class WeakUDA(Method):
         return soft_dice_loss(p_s, b.mask_s, sum_over_processes)
 
 
-def trust(b: Batch) -> tuple[Tensor, Tensor]:
-    """n and w(r), scalars in [0, 1], over every image of the batch whether it has a mask or not; w is 0 during the warm-up."""
-    taught, classical, plausible = b.teacher_t >= 0.5, b.classical_t >= 0.5, _as_plane(b.plausible_t)
-    counts = [(plausible & taught & classical).sum(), (plausible & (taught | classical)).sum(), plausible.sum(), torch.ones_like(plausible).sum()]
-    both, either, heard, images = sum_over_processes(torch.stack(counts).to(b.classical_t.dtype))
+def trust(b: Batch, weak: Tensor) -> tuple[Tensor, Tensor]:
+    """n and w(r), scalars in [0, 1], over the images [B] bool whose weak label counts; w is 0 during the warm-up."""
+    heard = weak & b.plausible_t
+    taught, classical, here = b.teacher_t >= 0.5, b.classical_t >= 0.5, _as_plane(heard)
+    counts = [(here & taught & classical).sum(), (here & (taught | classical)).sum(), heard.sum(), weak.sum()]
+    both, either, plausible, images = sum_over_processes(torch.stack(counts).to(b.classical_t.dtype))
     r = both / either.clamp(min=1)
     w = ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
-    return heard / images, w if b.progress >= WARM_UP else torch.zeros_like(w)
+    return plausible / images.clamp(min=1), w if b.progress >= WARM_UP else torch.zeros_like(w)
 
 
 def _as_plane(flags: Tensor) -> Tensor:
