@@ -141,7 +141,7 @@ def forbidden(path: Path) -> Iterator[None]:
             raise PermissionError(13, "Permission denied", str(path))
         return before(file, *arguments, **options)
 
-    builtins.open = io.open = refuse  # type: ignore[assignment]
+    builtins.open = io.open = refuse
     try:
         yield
     finally:
@@ -531,7 +531,7 @@ _IMAGES: list[tuple[str, Make, str | Check | NDArray[Any]]] = [
     ("1x100000", file(".png", lambda: pillow(np.tile(GREY[:1], (1, 4000))[:, :100_000])), three(np.tile(GREY[:1], (1, 4000))[:, :100_000])),
     ("100000x1", file(".tif", lambda: tiff(np.tile(GREY[:, :1], (5000, 1)))), three(np.tile(GREY[:, :1], (5000, 1)))),
     ("16-bit PNG", file(".png", lambda: pillow(DEEP)), stretched(DEEP)),
-    ("16-bit colour PNG", file(".png", lambda: imagecodecs.png_encode(np.dstack([DEEP] * 3))), stretched(np.dstack([DEEP] * 3))),
+    ("16-bit colour PNG", file(".png", lambda: bytes(imagecodecs.png_encode(np.dstack([DEEP] * 3)))), stretched(np.dstack([DEEP] * 3))),
     ("32-bit whole numbers", file(".tif", lambda: tiff(DEEP.astype(np.int32) - 2000)), stretched(DEEP)),
     ("64-bit whole numbers", file(".tif", lambda: tiff(DEEP.astype(np.uint64))), stretched(DEEP)),
     ("8-bit with sign", file(".tif", lambda: tiff((DEEP // 40).astype(np.int8))), stretched((DEEP // 40).astype(np.int8))),

@@ -125,7 +125,7 @@ def seeds_of(reader: str, corpus: Any, folder: Path) -> list[bytes]:
 def placed(reader: str, corpus: Any, folder: Path) -> Callable[[bytes], Path]:
     """Input -> the file or folder to read: its first byte chooses the suffix, or the file of a run folder."""
     if reader == "run":
-        home = corpus.run_folder(folder, "run")
+        home: Path = corpus.run_folder(folder, "run")
         whole = {name: (home / name).read_bytes() for name in RUN_FILES}
 
         def in_run(content: bytes) -> Path:

@@ -13,8 +13,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SILENT = {"atheris": "Apache-2.0", "bioimageio-core": "MIT", "bioimageio-spec": "MIT"}
-"""Packages whose metadata says nothing: read in the LICENSE file that each brings."""
+SILENT = {
+    "atheris": "Apache-2.0",
+    "bioimageio-core": "MIT",
+    "bioimageio-spec": "MIT",
+    "cuda-toolkit": "none stated (a list of packages, without files of its own)",
+}
+"""Packages whose metadata says nothing: read in the LICENSE file that each brings, or seen to bring nothing that could have one."""
 REFUSED = re.compile(r"AGPL|Affero|SSPL|Server Side Public|Commons Clause|Business Source|BUSL|non-?commercial", re.IGNORECASE)
 COPYLEFT = re.compile(r"(?<![A-Z])L?GPL|General Public|Lesser", re.IGNORECASE)
 

@@ -4,6 +4,7 @@ Only times and places may differ: ``seconds`` in the header of last.safetensors,
 """
 
 import csv
+import locale
 import os
 import random
 import subprocess
@@ -26,12 +27,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # Wide enough for Winograd's convolutions in one layer, which numba computes.
 OPTIONS: dict[str, Any] = {"method": "weakuda", "preset": "fast", "steps": 3, "width": 8, "crop": 32, "batch_size": 4, "validate_every": 3, "checkpoint_every": 2, "baseline": False}  # fmt: skip
 CHILD = """
-import sys, torch
+import locale, sys, torch
+locale.setlocale(locale.LC_ALL, "")
 from celladapt import adaptation, conclusion
 conclusion.report = lambda *_: None
 source, target, out = sys.argv[1:4]
 adaptation.adapt(source, target, out=out, **eval(sys.argv[4]))
-print(torch.get_num_threads(), sys.getfilesystemencoding(), hash("a"))
+print(torch.get_num_threads(), sys.getfilesystemencoding(), hash("a"), locale.localeconv()["decimal_point"])
 """
 
 
@@ -98,16 +100,41 @@ def test_neither_loader_threads_nor_the_order_of_folders_change_a_bit(
     assert not differing(run, other)
 
 
-def test_no_language_time_zone_hash_seed_or_folder_changes_a_bit(run: Run, domains: tuple[Path, Path], tmp_path: Path) -> None:
+def installed(language: str) -> bool:
+    before = locale.setlocale(locale.LC_NUMERIC)
+    try:
+        locale.setlocale(locale.LC_NUMERIC, language)
+    except locale.Error:
+        return False
+    finally:
+        locale.setlocale(locale.LC_NUMERIC, before)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("language", "comma"), [("C", "."), *(pytest.param(f"{name}.UTF-8", ",", marks=pytest.mark.slow) for name in ("de_DE", "tr_TR"))]
+)
+def test_no_language_time_zone_hash_seed_or_folder_changes_a_bit(
+    language: str, comma: str, run: Run, domains: tuple[Path, Path], tmp_path: Path
+) -> None:
     """In a process of its own, which loads numba in the middle of the run, as one does that a person starts."""
+    if not installed(language):
+        pytest.skip(f"the language {language} is not installed")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8", "PYTHONHASH", "NUMBA"))}
-    environment |= {"LC_ALL": "C", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {
+        "LC_ALL": language,
+        "TZ": "Asia/Kathmandu",
+        "PYTHONHASHSEED": "12345",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     arguments = [str(path) for path in domains]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments, "run", repr(OPTIONS)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    threads, encoding, hashed = done.stdout.split()
+    threads, encoding, hashed, point = done.stdout.split()
+    assert point == comma
     assert (threads, encoding) == ("1", "utf-8"), "numba's start leaves torch's threads as they are"
     assert int(hashed) != hash("a")
     assert not differing(run, Run(tmp_path / "run"))

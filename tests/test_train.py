@@ -28,6 +28,7 @@ from celladapt.data import folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
 from celladapt.files import write_json
+from celladapt.log import Log
 from celladapt.run import Run
 from celladapt.train import follow
 
@@ -324,11 +325,11 @@ def test_of_a_long_run_each_nth_step_is_logged(tmp_path: Path, monkeypatch: pyte
     def write(path: Path, *parts: range) -> None:
         path.mkdir()
         for steps in parts:
-            with train.Log(path, steps.start - 1, 20) as log:
+            with Log(path, steps.start - 1, 20) as log:
                 for step in steps:
                     log.terms(step, {"seg": step / 10})
 
-    monkeypatch.setattr(train, "MOST_LOGGED", 7)
+    monkeypatch.setattr("celladapt.log.MOST_LOGGED", 7)
     write(tmp_path / "whole", range(1, 21))
     write(tmp_path / "cut", range(1, 12), range(8, 15), range(10, 21))
     for name in ("whole", "cut"):
@@ -565,7 +566,7 @@ def test_outside_the_main_thread_the_callers_handlers_stay() -> None:
 def test_a_log_is_cut_back_to_the_checkpoint_and_where_a_kill_cut_it(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\xff\n3\n{"step": "x"}\n[[[\n{"step": 2}\n{"step": 3}\n')
     (tmp_path / "validation.jsonl").write_text('{"step": 1}\n{"st')
-    with train.Log(tmp_path, 2, 3) as log:
+    with Log(tmp_path, 2, 3) as log:
         log.scores(3, {"iou": 0.5})
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
     assert (tmp_path / "validation.jsonl").read_text() == '{"step": 1}\n{"step": 3, "iou": 0.5}\n'
@@ -590,7 +591,7 @@ def test_a_disk_that_is_full_while_the_log_is_written_is_one_sentence(tmp_path: 
         (tmp_path / f"{name}.jsonl").symlink_to("/dev/full")
 
     def write() -> None:
-        with train.Log(tmp_path, 0, 3) as log:
+        with Log(tmp_path, 0, 3) as log:
             log._terms = open("/dev/full", "a")  # noqa: SIM115 (the log closes it)
             log.terms(1, {"seg": 0.5})
             log.flush()
