@@ -38,7 +38,7 @@ def soft_dice_loss(p: Tensor, y: Tensor, total: Callable[[Tensor], Tensor] = _id
     return 1 - (2 * sums[0] + 1) / (sums[1] + 1)
 
 
-def domain_loss(logits: Tensor, domain: Domain) -> Tensor:
+def domain_loss(logits: Tensor, domain: Domain, weights: Tensor | None = None) -> Tensor:
     """BCE(logits, domain), the mean over the logits map of binary cross-entropy against one domain label.
 
     ``domain_loss(D(S(I_t)), Domain.TARGET)`` is D's loss on target predictions; with ``Domain.SOURCE`` it is L_adv, the loss of S for not
@@ -47,13 +47,16 @@ def domain_loss(logits: Tensor, domain: Domain) -> Tensor:
     Args:
         logits: D's output before the sigmoid, any shape.
         domain: the label every logit is held against.
+        weights: [B] >= 0, factors of the images' losses before the mean is taken; 1 by default.
 
     Returns:
         Scalar >= 0.
 
     Source: Haq and Huang 2020, discriminator and adversarial losses.
     """
-    return F.binary_cross_entropy_with_logits(logits, logits.new_full((), float(domain)).expand_as(logits))
+    label = logits.new_full((), float(domain)).expand_as(logits)
+    factors = None if weights is None else weights.to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
+    return F.binary_cross_entropy_with_logits(logits, label, factors)
 
 
 def self_information(p: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from celladapt.batch import Batch
-from celladapt.losses import soft_dice_loss
+from celladapt.losses import Domain, domain_loss, soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
-from celladapt.networks import Segmenter
+from celladapt.networks import Discriminator, Segmenter
 from celladapt.parallel import sum_over_processes
 from celladapt.shape import cleaned
 
@@ -44,6 +44,8 @@ class WeakUDAOptions:
 
     lambda_cls: float = 1.0
     """Weight of the loss against the classical segmentation."""
+    lambda_adv: float = 0.01
+    """Weight of the adversarial loss, where the classical segmentation does not have the shape of nuclei."""
     lambda_self: float = 1.0
     """Weight of the loss against the teacher, where the classical segmentation does not have the shape of nuclei."""
     doubt: float = 0.8
@@ -56,6 +58,9 @@ class WeakUDA(Method):
     Options = WeakUDAOptions
     taught = classical = True
     equations = {
+        "dis_source": "BCE(D(S(I_s)), source): D on source predictions",
+        "dis_target": "BCE(D(S(I_t)), target): D on predictions for target images where the classical segmentation is not plausible",
+        "adv": "L_adv = BCE(D(S(I_t)), source): S passing these as source",
         "seg": "L_seg: soft Dice of S against the masks",
         "cls": "L_cls: soft Dice of S on the target against the classical segmentation, but for pixels that the teacher denies",
         "self": "L_self: soft Dice of S on the target against the nucleus-shaped part of its average, where the classical segmentation is not plausible",
@@ -63,12 +68,20 @@ class WeakUDA(Method):
 
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         self.options = options
-        self.networks = nn.ModuleDict({"S": Segmenter(width)})
+        self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """S alone."""
-        return (Turn(("S",), self.segmenter_terms),)
+        """D, then S."""
+        return Turn(("D",), self.discriminator_terms), Turn(("S",), self.segmenter_terms)
+
+    def discriminator_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
+        """L_D"""
+        D, silent = self.networks["D"], (~b.plausible_t).to(p_t.dtype)
+        return {
+            "dis_source": Term(1.0, silent.mean() * domain_loss(D(p_s), Domain.SOURCE)),
+            "dis_target": Term(1.0, domain_loss(D(p_t), Domain.TARGET, silent)),
+        }
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
         """L_seg + n · w(r) · lambda_cls · L_cls + (1 - n) · v · lambda_self · L_self"""
@@ -80,6 +93,7 @@ class WeakUDA(Method):
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
             "cls": Term(self.options.lambda_cls, n * w * soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)),
+            "adv": Term(self.options.lambda_adv, domain_loss(self.networks["D"](p_t), Domain.SOURCE, (~b.plausible_t).to(p_t.dtype))),
             "self": Term(self.options.lambda_self, (1 - n) * v * soft_dice_loss(p_t * known, nuclei * known, sum_over_processes)),
         }
 
