@@ -45,6 +45,13 @@ def test_an_undecided_discriminator_costs_log_two_either_way() -> None:
     assert domain_loss(zeros, Domain.SOURCE).item() == pytest.approx(math.log(2)) == domain_loss(zeros, Domain.TARGET).item()
 
 
+def test_weights_of_images_are_factors_before_the_mean() -> None:
+    logits = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 3, 3)
+    zero, two = math.log(2), math.log1p(math.exp(2))
+    assert domain_loss(logits, Domain.SOURCE, torch.tensor([1.0, 3.0])).item() == pytest.approx((zero + 3 * two) / 2, rel=1e-6)
+    assert domain_loss(logits, Domain.SOURCE, torch.zeros(2)).item() == 0
+
+
 def test_self_information_by_hand() -> None:
     p = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(1, 1, 1, 4)
     nucleus, background = self_information(p)[0, :, 0]

@@ -1,23 +1,25 @@
-"""WeakUDA: weak target labels, from a classical segmentation or from S itself, where they have the shape of nuclei.
+"""WeakUDA: weak target labels from a classical segmentation where it has the shape of nuclei, an adversary where it has not.
 
-    L = L_seg + n · w(r) · lambda_cls · L_cls + (1 - n) · v · lambda_self · L_self
-        L_seg  = soft Dice of S(I_s) against Y_s
-        L_cls  = soft Dice of S(I_t) against C(I_t), over plausible images and the pixels in them that the teacher does not deny
-        L_self = soft Dice of S(I_t) against the solid pieces of [T(I_t) >= 1/2], holes filled, over the other images and but for ragged pieces
-        n      = share of the images of the batch that are plausible
-        r      = IoU of [T(I_t) >= 1/2] and C(I_t) over these;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
-        v      = 1 in the last three fifths of the training, 0 before
+Per step, first D, then S, with m the share of the target images of the batch in which C is not plausible:
+
+    L_D = m · BCE(D(S(I_s)), source) + m · BCE(D(S(I_t)), target), over these images
+    L   = L_seg + n · w(r) · lambda_cls · L_cls + m · lambda_adv · L_adv
+          L_seg = soft Dice of S(I_s) against Y_s
+          L_cls = soft Dice of S(I_t) against C(I_t), over plausible images and the pixels in them that the teacher does not deny
+          L_adv = BCE(D(S(I_t)), source), over the images that are not plausible
+          n     = share of the images with a weak label in which C is plausible
+          r     = IoU of [T(I_t) >= 1/2] and C(I_t) over these;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
 
 C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). An image is plausible if what C sees in it is as solid
 as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
 itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). C's mistakes are not those of a network trained
 on the source: where two so different witnesses agree, both are likely to be right, and then C's outlines are of the target while S's are of the source. For
-the first fifth of the training w is 0, so that T learns from the source alone what a nucleus is; if C sees something else, r stays low and C teaches nothing. A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. The idea of two views that teach each other where they agree is
-co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
+the first fifth of the training w is 0, so that T learns from the source alone what a nucleus is; if C sees something else, r stays low and C teaches nothing.
+A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. The idea of two views that teach each other where they agree is co-training (Blum and
+Mitchell, COLT 1998); this form of it is ours.
 
-Where C is not plausible S teaches itself, with what of the teacher's masks has the shape of nuclei (``celladapt.shape.cleaned``): pale nuclei of which a
-source-only network marks the rim are filled, crumbs go, and ragged pieces are neither learned nor unlearned. Self-training with all of the teacher's masks
-confirms its mistakes.
+Where C is not plausible nobody has seen the target, and S learns what nuclei of the source look like as masks: the output-space adversary of CellSegUDA (Haq
+and Huang, MIDL 2020), without its reconstruction and with a greater weight, that acts within a few hundred steps.
 """
 
 from dataclasses import dataclass
@@ -30,24 +32,21 @@ from celladapt.losses import Domain, domain_loss, soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.networks import Discriminator, Segmenter
 from celladapt.parallel import sum_over_processes
-from celladapt.shape import cleaned
 
-WARM_UP, ON_ITS_OWN = 0.2, 0.4
-"""Shares of the training after which the classical segmentation and the teacher may teach; before, the source alone does."""
+WARM_UP = 0.2
+"""Share of the training after which the classical segmentation may teach; before, the source alone does."""
 STRANGERS, FRIENDS = 0.4, 0.7
 """Agreement r up to which the classical segmentation is not believed at all, and from which on it is believed fully."""
 
 
 @dataclass(frozen=True)
 class WeakUDAOptions:
-    """Weights of the weak labels, and when the classical segmentation is not believed."""
+    """Weights of the weak labels and of the adversary, and when the classical segmentation is not believed."""
 
     lambda_cls: float = 1.0
     """Weight of the loss against the classical segmentation."""
     lambda_adv: float = 0.01
     """Weight of the adversarial loss, where the classical segmentation does not have the shape of nuclei."""
-    lambda_self: float = 1.0
-    """Weight of the loss against the teacher, where the classical segmentation does not have the shape of nuclei."""
     doubt: float = 0.8
     """A pixel is left out where the teacher is further than this from the classical segmentation; 1 believes it everywhere."""
 
@@ -58,12 +57,11 @@ class WeakUDA(Method):
     Options = WeakUDAOptions
     taught = classical = True
     equations = {
-        "dis_source": "BCE(D(S(I_s)), source): D on source predictions",
-        "dis_target": "BCE(D(S(I_t)), target): D on predictions for target images where the classical segmentation is not plausible",
-        "adv": "L_adv = BCE(D(S(I_t)), source): S passing these as source",
+        "dis_source": "BCE(D(S(I_s)), source): D on source predictions, by the share of images where the classical segmentation is not plausible",
+        "dis_target": "BCE(D(S(I_t)), target): D on target predictions, where the classical segmentation is not plausible",
         "seg": "L_seg: soft Dice of S against the masks",
         "cls": "L_cls: soft Dice of S on the target against the classical segmentation, but for pixels that the teacher denies",
-        "self": "L_self: soft Dice of S on the target against the nucleus-shaped part of its average, where the classical segmentation is not plausible",
+        "adv": "L_adv = BCE(D(S(I_t)), source): S passing target predictions as source, where the classical segmentation is not plausible",
     }
 
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
@@ -84,17 +82,15 @@ class WeakUDA(Method):
         }
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
-        """L_seg + n · w(r) · lambda_cls · L_cls + (1 - n) · v · lambda_self · L_self"""
-        weak = self.weakly_taught(b)
+        """L_seg + n · w(r) · lambda_cls · L_cls + m · lambda_adv · L_adv"""
+        D, c = self.networks["D"], self.options
+        weak, silent = self.weakly_taught(b), (~b.plausible_t).to(p_t.dtype)
         n, w = trust(b, weak)
-        v = float(b.progress >= ON_ITS_OWN)
-        believed = (_as_plane(weak & b.plausible_t) & ((b.teacher_t - b.classical_t).abs() <= self.options.doubt)).to(p_t.dtype)
-        nuclei, known = (plane.to(p_t.dtype) for plane in cleaned(b.teacher_t, weak & ~b.plausible_t & (v > 0)))
+        believed = (_as_plane(weak & b.plausible_t) & ((b.teacher_t - b.classical_t).abs() <= c.doubt)).to(p_t.dtype)
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
-            "cls": Term(self.options.lambda_cls, n * w * soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)),
-            "adv": Term(self.options.lambda_adv, domain_loss(self.networks["D"](p_t), Domain.SOURCE, (~b.plausible_t).to(p_t.dtype))),
-            "self": Term(self.options.lambda_self, (1 - n) * v * soft_dice_loss(p_t * known, nuclei * known, sum_over_processes)),
+            "cls": Term(c.lambda_cls, n * w * soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)),
+            "adv": Term(c.lambda_adv, domain_loss(D(p_t), Domain.SOURCE, silent)),
         }
 
     def weakly_taught(self, b: Batch) -> Tensor:
