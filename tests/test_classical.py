@@ -41,12 +41,12 @@ def test_clouds_have_no_say_about_the_size_of_nuclei(tmp_path: Path) -> None:
     assert look_of(Folder.open(tmp_path)).diameter == 0
 
 
-def test_where_it_is_never_plausible_and_s_does_not_teach_itself_weakuda_is_source_only_to_the_bit(
+def test_where_it_is_never_plausible_weakuda_without_an_adversary_is_source_only_to_the_bit(
     tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairs, "is_plausible", lambda mask: False)
     options = {"preset": "fast", "steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 6, "fallback": False}
-    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", method="weakuda:lambda_self=0", **options)
+    run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", method="weakuda:lambda_adv=0", **options)
     images = sorted((tiny_domains[1] / "images").iterdir())[:3]
     seen = [[model.predict(path).probability for path in images] for model in (run.model, run.baseline.model)]
     np.testing.assert_array_equal(*seen)
