@@ -45,7 +45,7 @@ class WeakUDAOptions:
 
     lambda_cls: float = 1.0
     """Weight of the loss against the classical segmentation."""
-    lambda_adv: float = 0.01
+    lambda_adv: float = 0.03
     """Weight of the adversarial loss, where the classical segmentation does not have the shape of nuclei."""
     doubt: float = 0.8
     """A pixel is left out where the teacher is further than this from the classical segmentation; 1 believes it everywhere."""
