@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from celladapt import parallel
+from celladapt.batch import Batch
 from celladapt.cli import main
+from celladapt.methods import Method
 
 LAYERS = {  # dtype, offset of the mean from zero, momentum
     "float64": (torch.float64, 0.0, 0.1),
@@ -53,34 +56,44 @@ def count_messages() -> list[str]:
     return sent
 
 
-def step_worker(out: str) -> None:
+def unequal_halves(name: str) -> tuple[Method, Batch]:
+    """A method in float64 and a batch in whose two halves different things are known, so that a mean of the halves' means would be wrong."""
+    method = make_method(name)
+    method.networks.double()
+    with torch.no_grad():
+        method.networks["S"].head.bias += 2  # S sees nuclei nearly everywhere, as the classical segmentation below does, so that it is trusted
+    batch = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
+    return method, replace(batch, classical_t=torch.ones_like(batch.mask_t), plausible_t=torch.tensor([False, True, False, False]), progress=0.5)
+
+
+def step_worker(out: str, name: str) -> None:
     """A training step on this process's half of the batch."""
     torch.set_num_threads(1)
     parallel.start()
     rank = parallel.rank()
-    whole = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
+    method, whole = unequal_halves(name)
     half = part(whole, slice(2 * rank, 2 * rank + 2))
-    method = make_method("cellsegssda")
-    method.networks.double()
     sent = count_messages()
     step(method, half)
-    layers = {name: sum(isinstance(module, parallel.BatchNorm2d) for module in method.networks[name].modules()) for name in "SR"}
-    runs = 2 * layers["S"] + layers["R"]  # S on both domains
-    # Each run of a layer sends one message each way, so does each of two Dice losses, and each of two turns sends its gradients.
-    assert sorted(sent) == ["all_gather"] * runs + ["all_reduce"] * (runs + 2 * 2 + 2)
+    layers = {n: sum(isinstance(module, parallel.BatchNorm2d) for module in network.modules()) for n, network in method.networks.items()}
+    runs = 2 * layers["S"] + layers.get("R", 0)  # S on both domains
+    # Each run of a layer sends one message each way, so does each Dice loss, and each of two turns sends its gradients; m, n with r, and the teacher need no way back.
+    dice, ahead, teachers = {"cellsegssda": (2, 0, 0), "weakssda": (3, 2, 1)}[name]
+    assert sorted(sent) == ["all_gather"] * (runs + teachers * layers["S"]) + ["all_reduce"] * (runs + 2 * dice + 2 + ahead)
     save_file({n: p.grad for n, p in method.networks.named_parameters() if p.grad is not None}, f"{out}/rank{rank}.safetensors")
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    method = make_method("cellsegssda")
-    method.networks.double()
-    step(method, make_batch(labelled=(True, False, False, True), dtype=torch.float64))
-    in_two_processes(tmp_path, step_worker, str(tmp_path))
+@pytest.mark.parametrize("name", ["cellsegssda", "weakssda"])
+def test_two_processes_equal_one_with_the_doubled_batch(name: str, tmp_path: Path) -> None:
+    method, batch = unequal_halves(name)
+    terms = step(method, batch)[0]
+    assert all(terms.values()), f"each of {terms} is to be compared"
+    in_two_processes(tmp_path, step_worker, str(tmp_path), name)
     for rank in range(2):
         grads = load_file(tmp_path / f"rank{rank}.safetensors")
-        for name, parameter in method.networks.named_parameters():
+        for weight, parameter in method.networks.named_parameters():
             assert parameter.grad is not None
-            torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-7, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(grads[weight], parameter.grad, rtol=1e-7, atol=1e-12, msg=lambda text, weight=weight: f"{weight}: {text}")
 
 
 def through_layer(layer: str, images: slice, exactly: bool = False) -> dict[str, Tensor]:

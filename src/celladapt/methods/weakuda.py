@@ -31,7 +31,7 @@ from celladapt.batch import Batch
 from celladapt.losses import Domain, domain_loss, soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.networks import Discriminator, Segmenter
-from celladapt.parallel import sum_over_processes
+from celladapt.parallel import sum_over_processes, world_size
 
 WARM_UP = 0.2
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
@@ -76,8 +76,10 @@ class WeakUDA(Method):
     def discriminator_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
         """L_D"""
         D, silent = self.networks["D"], (~b.plausible_t).to(p_t.dtype)
+        # Of all processes: each of their source images weighs the same, wherever the silent ones are.
+        m = sum_over_processes(silent.mean()) / world_size()
         return {
-            "dis_source": Term(1.0, silent.mean() * domain_loss(D(p_s), Domain.SOURCE)),
+            "dis_source": Term(1.0, m * domain_loss(D(p_s), Domain.SOURCE)),
             "dis_target": Term(1.0, domain_loss(D(p_t), Domain.TARGET, silent)),
         }
 
