@@ -39,13 +39,13 @@ def soft_dice_loss(p: Tensor, y: Tensor, total: Callable[[Tensor], Tensor] = _id
 
 
 def domain_loss(logits: Tensor, domain: Domain, weights: Tensor | None = None) -> Tensor:
-    """BCE(logits, domain), the mean over the logits map of binary cross-entropy against one domain label.
+    """BCE(logits, domain), the mean over the logits map of (weights ·) binary cross-entropy against one domain label.
 
     ``domain_loss(D(S(I_t)), Domain.TARGET)`` is D's loss on target predictions; with ``Domain.SOURCE`` it is L_adv, the loss of S for not
     passing as source.
 
     Args:
-        logits: D's output before the sigmoid, any shape.
+        logits: D's output before the sigmoid, any shape; [B, ...] with weights.
         domain: the label every logit is held against.
         weights: [B] >= 0, factors of the images' losses before the mean is taken; 1 by default.
 

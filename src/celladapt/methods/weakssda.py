@@ -8,7 +8,10 @@ from celladapt.methods.weakuda import WeakUDA
 
 
 class WeakSSDA(WeakUDA):
-    """Semi-supervised: L_seg gains the soft Dice loss over the labelled target images of the batch. Without any it is WeakUDA."""
+    """Semi-supervised: L_seg gains the soft Dice loss over the labelled target images of the batch. Without any it is WeakUDA.
+
+    Where the classical segmentation is not plausible images with a mask meet the adversary like those without, as in CellSegSSDA.
+    """
 
     target_masks = True
 
