@@ -18,8 +18,8 @@ the first fifth of the training w is 0, so that T learns from the source alone w
 A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. The idea of two views that teach each other where they agree is co-training (Blum and
 Mitchell, COLT 1998); this form of it is ours.
 
-Where C is not plausible nobody has seen the target, and S learns what nuclei of the source look like as masks: the output-space adversary of CellSegUDA (Haq
-and Huang, MIDL 2020), without its reconstruction and with a greater weight, that acts within a few hundred steps.
+Where C is not plausible D tells S what predictions on the source look like: the output-space adversary of CellSegUDA (Haq and Huang, MIDL 2020), without its
+reconstruction and with a greater weight, that acts within a few hundred steps.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class WeakUDA(Method):
 
     def discriminator_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
         """L_D"""
-        D, silent = self.networks["D"], (~b.plausible_t).to(p_t.dtype)
+        D, silent = self.networks["D"], _silent(b, p_t)
         # Of all processes: each of their source images weighs the same, wherever the silent ones are.
         m = sum_over_processes(silent.mean()) / world_size()
         return {
@@ -86,7 +86,7 @@ class WeakUDA(Method):
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
         """L_seg + n · w(r) · lambda_cls · L_cls + m · lambda_adv · L_adv"""
         D, c = self.networks["D"], self.options
-        weak, silent = self.weakly_taught(b), (~b.plausible_t).to(p_t.dtype)
+        weak, silent = self.weakly_taught(b), _silent(b, p_t)
         n, w = trust(b, weak)
         believed = (_as_plane(weak & b.plausible_t) & ((b.teacher_t - b.classical_t).abs() <= c.doubt)).to(p_t.dtype)
         return {
@@ -113,6 +113,11 @@ def trust(b: Batch, weak: Tensor) -> tuple[Tensor, Tensor]:
     r = both / either.clamp(min=1)
     w = ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
     return plausible / images.clamp(min=1), w if b.progress >= WARM_UP else torch.zeros_like(w)
+
+
+def _silent(b: Batch, p_t: Tensor) -> Tensor:
+    """[B], of the dtype of ``p_t``: 1 for images in which the classical segmentation is not plausible, else 0."""
+    return (~b.plausible_t).to(p_t.dtype)
 
 
 def _as_plane(flags: Tensor) -> Tensor:
