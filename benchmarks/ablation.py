@@ -1,8 +1,9 @@
 """Why does adapting help or not at a small budget? One change at a time, every seed, the last checkpoint, one process a core.
 
-    python -m benchmarks.ablation SOURCE TARGET --out FOLDER
+    python -m benchmarks.ablation SOURCE TARGET --out FOLDER [--rows ROW ...] [--into docs/results.md]
 
-Prints Markdown: mean target test IoU ± sample standard deviation over seeds, and the gain on source-only with as many steps of training, seed by seed.
+Prints Markdown, or puts it into a document: mean target test IoU ± sample standard deviation over seeds, and the gain on another row, seed by seed: of a method on
+source-only with as many steps of training, of WeakUDA without one of its parts on WeakUDA.
 A warm start begins with the segmenter of the finished source-only run, so it has seen twice the steps: it is compared with source-only of 600.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.documents import put
 from celladapt.adaptation import _conclude, prepare
 from celladapt.config import Config, preset_options, with_options
 from celladapt.model import load_model
@@ -26,11 +28,13 @@ from celladapt.run import Run
 STEPS = 300
 PLAIN = {"match": False, "ema": 0.0}
 """The source as it is and the weights of the last step: one change at a time, also to what all methods get by default."""
+USUAL = {"match": Config.match, "ema": Config.ema}
+"""What all methods get by default."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: what differs from ``cellseguda`` at the preset ``fast``."""
+    """One row: what differs from the preset ``fast`` with ``PLAIN``."""
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +54,14 @@ VARIANTS = {
     "cellseguda, λ_adv 0.01": Variant("cellseguda:lambda_adv=0.01"),
     "warm start, λ_adv 0": Variant("cellseguda:lambda_adv=0", GENTLE, warm=True, bar="source_only, 600 steps"),
     "warm start, λ_adv 0.01": Variant("cellseguda:lambda_adv=0.01", GENTLE, warm=True, bar="source_only, 600 steps"),
+    "source_only, as by default": Variant("source_only", USUAL, bar="source_only, as by default"),
+    "weakuda": Variant("weakuda", USUAL, bar="source_only, as by default"),
+    "weakuda, no adversary": Variant("weakuda:lambda_adv=0", USUAL, bar="weakuda"),
+    "weakuda, no weak labels": Variant("weakuda:lambda_cls=0", USUAL, bar="weakuda"),
+    "weakuda, weak labels denied by nobody": Variant("weakuda:doubt=1", USUAL, bar="weakuda"),
+    "weakuda, source as it is": Variant("weakuda", {**USUAL, "match": False}, bar="weakuda"),
+    "weakuda, weights of the last step": Variant("weakuda", {**USUAL, "ema": 0.0}, bar="weakuda"),
+    "weakuda, shared BN": Variant("weakuda", {**USUAL, "batch_norm": "shared"}, bar="weakuda"),
 }
 
 
@@ -80,11 +92,12 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin NAME --> ... <!-- end NAME --> for the folder NAME")
     parser.add_argument(
         "--rows", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="rows to train and print, with those they are compared with"
     )
     a = parser.parse_args()
-    chosen = {name for row in a.rows for name in (row, VARIANTS[row].bar, "source_only")}
+    chosen = {name for row in a.rows for name in (row, VARIANTS[row].bar, VARIANTS[VARIANTS[row].bar].bar)}
     variants = {name: variant for name, variant in VARIANTS.items() if name in chosen}
     workers = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
     with workers as pool:
@@ -93,12 +106,17 @@ def main() -> None:
             for done in as_completed([pool.submit(train, a.source, a.target, a.out, *cell) for cell in plan]):
                 print(done.result(), flush=True)
     iou = {name: [Run.open(folder(a.out, name, seed)).metrics["iou"] for seed in range(a.seeds)] for name in variants}
-    print(f"\n| {a.source.name} → {a.target.name} | IoU | gain | against |\n|---|---|---|---|")
+    lines = [f"| {a.source.name} → {a.target.name} | IoU | gain | against |", "|---|---|---|---|"]
     for name, values in iou.items():
         bar = VARIANTS[name].bar
         gains = [value - reference for value, reference in zip(values, iou[bar], strict=True)]
         spread = [f"{statistics.mean(v):.3f} ± {statistics.stdev(v) if len(v) > 1 else 0:.3f}" for v in (values, gains)]
-        print(f"| {name} | {spread[0]} | {'' if name == bar else spread[1]} | {'' if name == bar else bar} |")
+        lines.append(f"| {name} | {spread[0]} | {'' if name == bar else spread[1]} | {'' if name == bar else bar} |")
+    text = "\n".join(lines) + "\n"
+    if a.into:
+        put(a.into, a.out.name, text)
+    else:
+        print(f"\n{text}", end="")
 
 
 if __name__ == "__main__":
