@@ -1,18 +1,19 @@
-"""How well can the IoU on a target be told without its masks? Fit, and check on targets left out.
+"""How well can the IoU on a target be told without its masks? Fit, and check on what is left out.
 
     celladapt benchmark ... --keep-checkpoints --out GRID
     python -m benchmarks.quality GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md] [--write]
 
-Every kept checkpoint of every run is a point: its criteria on unlabelled validation images, and its mean IoU on the test images. So is each source-only
-model on each domain of ``--elsewhere`` that it has nothing to do with, with statistics and normalisation of that domain: models that fail, too, must be told. A target is left out with
-all pairs that lead to it, the rest is fitted, and the target's checkpoints are predicted. ``--write`` stores the fit to all points as
-``src/celladapt/quality.json``, with the interval's radius from the points left out.
+A point is a model on images: its criteria, which need no mask, and its mean IoU on the same images. There is one for some kept checkpoints of every run on its test
+images, and one for each first seed's source-only and supervised model on each domain of ``--elsewhere`` that it has nothing to do with, with statistics and normalisation of that
+domain: models that fail, too, must be told. In turn each target is left out, with all pairs that lead to it, or each pair; the rest is fitted, and what was left out is predicted. ``--write`` stores
+the fit to all points as ``src/celladapt/quality.json``, with the interval's radius from the targets left out.
 """
 
 import argparse
 import csv
 import json
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -34,15 +35,19 @@ from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run
 
-CRITERIA = ("agreement", "witnessed", "solidity")
-RIDGE = 0.3
+CRITERIA = ("likeness", "solidity", "area", "classical_area")
+RIDGE = 0.05
 COVERED = 0.9
+MOST_IMAGES = 4
+MOST_CHECKPOINTS = 3
+TRAINED = ("source_only", "supervised")
+"""Methods whose models are tried elsewhere: those that learn from one domain alone."""
 FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One checkpoint."""
+    """One model on some images."""
 
     pair: str
     method: str
@@ -57,65 +62,68 @@ class Point:
         return self.pair.split(" → ")[1]
 
 
-def points(grids: list[Path]) -> list[Point]:
-    """Every kept checkpoint of the finished runs of some benchmark folders."""
+def finished_cells(grids: list[Path]) -> list[tuple[Path, dict[str, str]]]:
+    """The rows of some benchmark folders whose runs have kept their checkpoints, each with its folder."""
     cells = []
     for grid in grids:
         with open(grid / "cells.csv", encoding="utf-8") as file:
             cells += [(grid, cell) for cell in csv.DictReader(file) if cell["iou"] and (grid / cell["run"] / "checkpoints").is_dir()]
-    found = []
-    with Bar("scoring checkpoints", len(cells)) as bar:
+    return cells
+
+
+def points(grids: list[Path]) -> list[Point]:
+    """Some checkpoints of every finished run, on test images."""
+    found, cells = [], finished_cells(grids)
+    with Bar("judging checkpoints", len(cells)) as bar:
         for grid, cell in cells:
-            run = Run(grid / cell["run"])
-            found += [Point(cell["pair"], cell["method"], cell["seed"], step, *both) for step, both in trajectory(run).items()]
+            known = judged_checkpoints(Run(grid / cell["run"]))
+            found += [Point(cell["pair"], cell["method"], cell["seed"], step, *both) for step, both in known.items()]
             bar.step()
     return found
 
 
-def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
-    """Step -> scores without masks on validation images, and mean test IoU, of every kept checkpoint; kept beside the run, as it takes a while.
-
-    A run that is older than a criterion is scored anew.
-    """
-    file = run.path / "checkpoints" / "points.json"
+def judged_checkpoints(run: Run) -> dict[int, tuple[dict[str, float], float]]:
+    """Step -> ``judged`` of at most ``MOST_CHECKPOINTS`` of a run on its test images; kept beside them, as it takes a while."""
+    file = run.path / "checkpoints" / "judged.json"
     if file.exists():
-        kept = {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
-        if all(name in scores for scores, _ in kept.values() for name in CRITERIA):
-            return kept
+        return {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
     assert run.config.target
-    folder, split = Folder.open(run.config.target), run.splits[1]
-    held = [folder.images[stem] for stem in evenly(split.val or split.train, run.config.validation_images)]
-    images = [folder.pair(stem) for stem in split.test]
-    logged = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())}
-    known = {}
-    for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
-        step, model = int(path.stem.removeprefix("step_")), load_model(path)
-        scores = logged[step] if all(name in logged[step] for name in CRITERIA) else scores_on(model, held)
-        known[step] = scores, statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
+    folder, stems = Folder.open(run.config.target), run.splits[1].test
+    kept = evenly(sorted((run.path / "checkpoints").glob("step_*.safetensors")), MOST_CHECKPOINTS)
+    known = {int(path.stem.removeprefix("step_")): judged(load_model(path), folder, evenly(stems, MOST_IMAGES)) for path in kept}
     write_json(file, known)
     return known
 
 
-def elsewhere(grids: list[Path], domains: list[Path], most: int = 4) -> list[Point]:
-    """The first seed's source-only models on ``domains`` that are neither their source nor their target, by at most ``most`` images of each."""
-    runs = [Run(path) for grid in grids for path in sorted(grid.glob("*/source_only/seed0")) if Run(path).finished]
+def judged(model: Model, folder: Folder, stems: Sequence[str]) -> tuple[dict[str, float], float]:
+    """The criteria of ``model`` on some images of ``folder``, each cut to its middle, and its mean IoU on just these."""
+    pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
+    return scores_on(model, [folder.images[stem] for stem in stems]), statistics.mean(
+        foreground(model.predict(image).mask, truth).iou for image, truth in pairs
+    )
+
+
+def elsewhere(grids: list[Path], domains: list[Path]) -> list[Point]:
+    """The models of ``TRAINED``, of the first seed, on ``domains`` that are neither their source nor their target."""
+    runs = [Run(grid / cell["run"]) for grid, cell in finished_cells(grids) if cell["method"] in TRAINED and cell["seed"] == "0"]
     found, seen = [], set()
     with Bar("elsewhere", len(runs) * len(domains)) as bar:
         for run, domain in product(runs, domains):
             source, target = run.config.source, run.config.target
             assert source
             assert target
-            if domain.absolute() not in (source, target) and (source, domain) not in seen:
-                seen.add((source, domain))
+            learned = source if run.config.method == "source_only" else target
+            if domain.absolute() not in (source, target) and (learned, domain) not in seen:
+                seen.add((learned, domain))
                 folder = Folder.open(domain)
-                stems = evenly(folder.labelled, most)
+                stems = evenly(folder.labelled, MOST_IMAGES)
                 normalise = Normalisation.of(middle(folder.image(stem), SIDE) for stem in stems)
                 network = with_statistics_of(run.model.network, [normalise(middle(folder.image(stem), SIDE))[None] for stem in stems])
-                model = Model(network, normalise)
-                scores = scores_on(model, [folder.images[stem] for stem in stems])
-                pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
-                iou = statistics.mean(foreground(model.predict(image).mask, truth).iou for image, truth in pairs)
-                found.append(Point(f"{source.name} → {domain.name}", "source_only", "0", run.config.steps, scores, iou))
+                found.append(
+                    Point(
+                        f"{learned.name} → {domain.name}", run.config.method, "0", run.config.steps, *judged(Model(network, normalise), folder, stems)
+                    )
+                )
             bar.step()
     return found
 
@@ -130,7 +138,7 @@ def fit(known: list[Point]) -> dict[str, Any]:
     mean = weight @ x
     scale = np.sqrt(weight @ (x - mean) ** 2) + 1e-9
     z, intercept = (x - mean) / scale, float(weight @ y)
-    gram = z.T @ (weight[:, None] * z) + RIDGE / len(set(pairs)) * np.eye(len(CRITERIA))
+    gram = z.T @ (weight[:, None] * z) + RIDGE * np.eye(len(CRITERIA))
     weights = np.linalg.solve(gram, z.T @ (weight * (y - intercept)))
     criteria = [[name, *map(float, numbers)] for name, *numbers in zip(CRITERIA, mean, scale, x.min(0), x.max(0), strict=True)]
     return {"criteria": criteria, "weights": weights.tolist(), "intercept": intercept}
@@ -141,13 +149,22 @@ def predicted(fitted: dict[str, Any], known: list[Point]) -> NDArray[np.float64]
     return np.array([expected_iou(point.scores, {**fitted, "radius": 0.0}).iou for point in known])
 
 
-def left_out(known: list[Point]) -> NDArray[np.float64]:
-    """Expected IoU of each point by a fit to the points of all other targets."""
+def by_target(point: Point) -> str:
+    """What a user with a new target has none of."""
+    return point.target
+
+
+def by_pair(point: Point) -> str:
+    """Of which other models have been seen on the same target."""
+    return point.pair
+
+
+def left_out(known: list[Point], by: Callable[[Point], str] = by_target) -> NDArray[np.float64]:
+    """Expected IoU of each point by a fit to all others but those that ``by`` names alike."""
     result = np.zeros(len(known))
-    for target in {point.target for point in known}:
-        mine = [i for i, point in enumerate(known) if point.target == target]
-        others = [point for point in known if point.target != target]
-        result[mine] = predicted(fit(others), [known[i] for i in mine])
+    for name in {by(point) for point in known}:
+        mine = [i for i, point in enumerate(known) if by(point) == name]
+        result[mine] = predicted(fit([point for point in known if by(point) != name]), [known[i] for i in mine])
     return result
 
 
@@ -157,24 +174,36 @@ def radius(errors: NDArray[np.float64]) -> float:
     return float(ordered[min(len(ordered) - 1, int(np.ceil(COVERED * (len(ordered) + 1))) - 1)])
 
 
-def table(known: list[Point], guess: NDArray[np.float64]) -> str:
-    """Markdown: for each pair the error of the estimate, and what share of the checkpoints an interval from the other targets covers."""
+def table(known: list[Point]) -> str:
+    """Markdown: for each target how far the estimate is off, and what share of the models an interval from the other targets covers."""
     iou = np.array([point.iou for point in known])
-    lines = ["| pair | checkpoints | IoU | expected | mean absolute error | in the interval | rank correlation |", "|---|--:|--:|--:|--:|--:|--:|"]
-    inside = []
-    radii = {}
-    for target in {point.target for point in known}:  # whose points have a part neither in the fits nor in the errors that make its interval
+    new, other = left_out(known), left_out(known, by_pair)
+    lines = [
+        "| target | pairs | models | IoU | expected | mean absolute error | in the interval | rank correlation | mean absolute error, its other pairs known |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    rows = []
+    for target in dict.fromkeys(point.target for point in known):
+        # A target's points have a part neither in the fits nor in the errors that make its interval.
         others = [point for point in known if point.target != target]
-        radii[target] = radius(left_out(others) - np.array([point.iou for point in others]))
-    for pair in dict.fromkeys(point.pair for point in known):
-        mine = np.array([point.pair == pair for point in known])
-        covered = np.abs(guess - iou)[mine] <= radii[pair.split(" → ")[1]]
-        inside.append(covered.mean())
-        numbers = f"{iou[mine].mean():.3f} | {guess[mine].mean():.3f} | {np.abs(guess - iou)[mine].mean():.3f} | {covered.mean():.0%}"
-        lines.append(f"| {pair} | {mine.sum()} | {numbers} | {_rank_correlation(guess[mine], iou[mine]):.2f} |")
-    errors = [np.abs(guess - iou)[np.array([point.pair == pair for point in known])].mean() for pair in dict.fromkeys(p.pair for p in known)]
-    whole = f"{statistics.mean(errors):.3f} | {statistics.mean(inside):.0%} | {_rank_correlation(guess, iou):.2f}"
-    return "\n".join([*lines, f"| **mean over pairs** | {len(known)} | {iou.mean():.3f} | {guess.mean():.3f} | {whole} |"]) + "\n"
+        within = radius(left_out(others) - np.array([point.iou for point in others]))
+        mine = np.array([point.target == target for point in known])
+        pairs = {point.pair for point in known if point.target == target}
+        errors = [_by_pairs(np.abs(guess - iou), known, pairs) for guess in (new, other)]
+        inside = _by_pairs((np.abs(new - iou) <= within).astype(float), known, pairs)
+        rank = _rank_correlation(new[mine], iou[mine])
+        rows.append((errors[0], inside, rank, errors[1]))
+        level = f"{_by_pairs(iou, known, pairs):.3f} | {_by_pairs(new, known, pairs):.3f}"
+        lines.append(f"| {target} | {len(pairs)} | {mine.sum()} | {level} | {errors[0]:.3f} | {inside:.0%} | {rank:.2f} | {errors[1]:.3f} |")
+    error, inside, rank, known_error = np.nanmean(rows, axis=0)
+    every = {point.pair for point in known}
+    whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
+    return "\n".join([*lines, f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |"]) + "\n"
+
+
+def _by_pairs(values: NDArray[np.float64], known: list[Point], pairs: set[str]) -> float:
+    """Mean over ``pairs`` of the mean of each."""
+    return statistics.mean(float(values[[point.pair == pair for point in known]].mean()) for pair in sorted(pairs))
 
 
 def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -194,17 +223,16 @@ def main() -> None:
     parser.add_argument("grids", type=Path, nargs="+")
     parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin quality --> ... <!-- end quality -->")
     parser.add_argument("--write", action="store_true", help=f"store the fit as {FILE.name}")
-    parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="annotated domains to try the source-only models on")
+    parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="annotated domains to try the models on")
     a = parser.parse_args()
     known = [*points(a.grids), *elsewhere(a.grids, a.elsewhere)]
-    guess = left_out(known)
     if a.into:
-        put(a.into, "quality", table(known, guess))
+        put(a.into, "quality", table(known))
     else:
-        print(table(known, guess), end="")
+        print(table(known), end="")
     if a.write:
-        errors = guess - np.array([point.iou for point in known])
-        rests_on = {"pairs": sorted({point.pair for point in known}), "checkpoints": len(known), "covered": COVERED}
+        errors = left_out(known) - np.array([point.iou for point in known])
+        rests_on = {"pairs": sorted({point.pair for point in known}), "models": len(known), "covered": COVERED}
         write_json(FILE, {**fit(known), "radius": radius(errors), **rests_on})
 
 

@@ -1,15 +1,17 @@
 """How good is a pick without labels, and what does the preset `best` end with? Every kept checkpoint of a benchmark is scored on the test images, afterwards.
 
     celladapt benchmark ... --select last --keep-checkpoints --out GRID
-    python -m benchmarks.selection GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md]
+    python -m benchmarks.selection GRID [GRID ...] [--fit GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md]
 
 Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
 picks; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
 what `best` keeps: the pick of `infomax` among the checkpoints of weakuda, or that among source_only's where `expected` says that adapting did not help.
-`expected` is fitted to the other targets alone (see ``benchmarks.quality``), so no label of a target has a part in what is picked on it.
+`expected` is fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
+on it.
 """
 
 import argparse
+import json
 import math
 import statistics
 from collections.abc import Callable
@@ -17,8 +19,17 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
+from benchmarks import quality
 from benchmarks.documents import put
-from benchmarks.quality import Point, elsewhere, left_out, points
+from benchmarks.quality import Point, elsewhere, finished_cells, fit, points, predicted
+from celladapt.data.folder import Folder
+from celladapt.data.sample import evenly
+from celladapt.expectation import scores_on
+from celladapt.files import write_json
+from celladapt.metrics import foreground
+from celladapt.model import load_model
+from celladapt.progress import Bar
+from celladapt.run import Run
 
 CRITERIA = ("expected", "agreement", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
 ADAPTED, BAR, BOUND = "weakuda", "source_only", "supervised"
@@ -29,11 +40,48 @@ Runs = dict[tuple[str, str], dict[str, list[Point]]]
 """(pair, method) -> seed -> checkpoints in order."""
 
 
-def with_expected(known: list[Point], more: list[Point] | None = None) -> Runs:
-    """The checkpoints by run, each with the IoU that a fit to other targets, and ``more`` of them, expects of it."""
+def checkpoints(grids: list[Path]) -> list[Point]:
+    """Every kept checkpoint of every finished run, with the scores of its validation and its mean IoU on all test images."""
+    found, cells = [], finished_cells(grids)
+    with Bar("scoring checkpoints", len(cells)) as bar:
+        for grid, cell in cells:
+            run = Run(grid / cell["run"])
+            found += [Point(cell["pair"], cell["method"], cell["seed"], step, *both) for step, both in trajectory(run).items()]
+            bar.step()
+    return found
+
+
+def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
+    """Step -> scores without masks on validation images, and mean test IoU, of every kept checkpoint; kept beside the run, as it takes a while.
+
+    A run that is older than a criterion is scored anew.
+    """
+    needed = set(quality.CRITERIA)
+    file = run.path / "checkpoints" / "points.json"
+    if file.exists():
+        kept = {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
+        if all(scores.keys() >= needed for scores, _ in kept.values()):
+            return kept
+    assert run.config.target
+    folder, split = Folder.open(run.config.target), run.splits[1]
+    held = [folder.images[stem] for stem in evenly(split.val or split.train, run.config.validation_images)]
+    images = [folder.pair(stem) for stem in split.test]
+    logged = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())}
+    known = {}
+    for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
+        step, model = int(path.stem.removeprefix("step_")), load_model(path)
+        scores = logged[step] if logged[step].keys() >= needed else scores_on(model, held)
+        known[step] = scores, statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
+    write_json(file, known)
+    return known
+
+
+def with_expected(known: list[Point], judged: list[Point]) -> Runs:
+    """The checkpoints by run, each with the IoU that a fit to those of ``judged`` that are on other targets expects of it."""
     runs: Runs = {}
-    for point, expected in zip(known, left_out([*known, *(more or [])]), strict=False):
-        point.scores["expected"] = float(expected)
+    fits = {target: fit([point for point in judged if point.target != target]) for target in {point.target for point in known}}
+    for point in known:
+        point.scores["expected"] = float(predicted(fits[point.target], [point])[0])
         runs.setdefault((point.pair, point.method), {}).setdefault(point.seed, []).append(point)
     return runs
 
@@ -96,9 +144,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grids", type=Path, nargs="+")
     parser.add_argument("--into", type=Path, help="Markdown file with parts <!-- begin selection --> and <!-- begin kept -->")
+    parser.add_argument("--fit", type=Path, nargs="+", default=[], metavar="GRID", help="more benchmark folders for the fit of `expected`")
     parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="as benchmarks.quality takes it")
     a = parser.parse_args()
-    runs = with_expected(points(a.grids), elsewhere(a.grids, a.elsewhere))
+    to_fit = [*a.grids, *a.fit]
+    runs = with_expected(checkpoints(a.grids), [*points(to_fit), *elsewhere(to_fit, a.elsewhere)])
     for part, text in (("selection", regrets(runs)), ("kept", kept(runs))):
         if a.into:
             put(a.into, part, text)

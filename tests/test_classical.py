@@ -8,8 +8,8 @@ from conftest import blobs
 from scipy.ndimage import gaussian_filter
 
 import celladapt
-from celladapt.classical import classical_mask, is_plausible, witness
-from celladapt.data import pairs
+from celladapt import classical
+from celladapt.classical import Witness, classical_mask, witness
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, write_image
 from celladapt.data.look import look_of
@@ -28,11 +28,20 @@ def cloudy(seed: int, side: int = 96) -> np.ndarray:
 
 def test_discs_are_plausible_and_clouds_are_not() -> None:
     discs = np.where(blobs(np.random.default_rng(0), 96, 20) > 0, 200, 20).astype(np.uint8)
-    assert (witness(discs) == classical_mask(discs)).all()
-    assert witness(discs).any()
-    assert classical_mask(cloudy(0)).any()
-    assert not witness(cloudy(0)).any()
-    assert not is_plausible(np.zeros((40, 40), bool)), "nothing is no nucleus"
+    found = witness(discs)
+    assert (found.mask == classical_mask(discs)).all()
+    assert found.plausible
+    assert witness(cloudy(0)).mask.any()
+    assert not witness(cloudy(0)).plausible
+    nothing = Witness.of(np.zeros((40, 40), bool))
+    assert (nothing.solidity, nothing.area, nothing.plausible) == (0, 0, False)
+
+
+def test_the_area_of_what_it_sees_is_that_of_the_piece_of_the_median_pixel() -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[5:15, 5:15] = mask[5:25, 30:50] = mask[40:43, 40:43] = True  # 100, 400 and 9 px²
+    assert Witness.of(mask).area == 400
+    assert Witness.of(mask).solidity == pytest.approx(1)
 
 
 def test_clouds_have_no_say_about_the_size_of_nuclei(tmp_path: Path) -> None:
@@ -44,7 +53,7 @@ def test_clouds_have_no_say_about_the_size_of_nuclei(tmp_path: Path) -> None:
 def test_where_it_is_never_plausible_weakuda_without_an_adversary_is_source_only_to_the_bit(
     tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pairs, "is_plausible", lambda mask: False)
+    monkeypatch.setattr(classical, "PLAUSIBLE", 1.1)
     options = {"preset": "fast", "steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 6, "fallback": False}
     run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", method="weakuda:lambda_adv=0", **options)
     images = sorted((tiny_domains[1] / "images").iterdir())[:3]
@@ -64,7 +73,7 @@ def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path)
         folder = Folder.open(shared_data / domain)
         pairs = [(middle(read_image(folder.images[stem]), 600), middle(folder.mask(stem), 600) > 0) for stem in evenly(list(folder.masks), 6)]
         found = [(classical_mask(image), truth) for image, truth in pairs]
-        better += [(is_plausible(mask), foreground(mask, truth).iou) for mask, truth in found]
+        better += [(Witness.of(mask).plausible, foreground(mask, truth).iou) for mask, truth in found]
     heard, unheard = ([iou for plausible, iou in better if plausible is which] for which in (True, False))
     assert len(heard) > len(unheard) > 4
     assert np.mean(heard) > np.mean(unheard) + 0.15

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from celladapt.selection import RING, agreement, consistency, contrast, entropy, infomax, pixel_entropy, scores, snd, solid
+from celladapt.classical import PLAUSIBLE, Witness
+from celladapt.selection import RING, agreement, consistency, contrast, entropy, infomax, likeness, pixel_entropy, scores, snd, solid
 
 
 def maps(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
@@ -111,13 +113,21 @@ def disc(side: int = 64, radius: float = 12) -> Tensor:
 def test_agreement_is_the_mean_iou_with_the_witness() -> None:
     p = torch.tensor([[0.9, 0.6, 0.1, 0.2]])
     c = torch.tensor([[True, False, False, False]])
-    assert agreement([p, p], [c, p >= 0.5]) == pytest.approx((0.5 + 1) / 2)
+    assert agreement([p, p], [seen(c), seen(p >= 0.5)]) == pytest.approx((0.5 + 1) / 2)
+    assert likeness([p, p], [seen(c, 0.9), seen(p >= 0.5, 0.4)]) == pytest.approx((0.5 * 0.9 + 1 * 0.4) / 2)
 
 
-def test_where_the_witness_sees_nothing_it_speaks_for_no_prediction() -> None:
+def seen(mask: Tensor, solidity: float = 1.0) -> Witness:
+    return Witness(mask.numpy(), solidity, 0.0)
+
+
+def test_a_witness_that_is_not_plausible_speaks_for_no_prediction() -> None:
     empty, p = torch.zeros(1, 4), torch.tensor([[0.9, 0.6, 0.1, 0.2]])
-    assert agreement([empty], [empty > 0]) == 0, "or an empty prediction would be held right"
-    assert agreement([p, empty], [p >= 0.5, empty > 0]) == agreement([p, p], [p >= 0.5, empty > 0]) == 0.5
+    nothing = Witness.of(empty.numpy() > 0)
+    for criterion in (agreement, likeness):
+        assert criterion([empty], [nothing]) == 0, "or an empty prediction would be held right"
+        assert criterion([p, empty], [seen(p >= 0.5), nothing]) == criterion([p, p], [seen(p >= 0.5), nothing]) == 0.5
+    assert agreement([p], [seen(p >= 0.5, PLAUSIBLE - 0.01)]) == 0
 
 
 def test_contrast_by_hand() -> None:
@@ -147,12 +157,15 @@ def test_every_criterion_of_a_segmenter_that_sees_brightness() -> None:
     images = [disc().expand(3, -1, -1), disc(40, 8).expand(3, -1, -1)]
 
     def found_by(predict: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        return scores([predict(x) for x in images], predict, images, [image[0] > 0.5 for image in images])
+        return scores([predict(x) for x in images], predict, images, [Witness.of((image[0] > 0.5).numpy()) for image in images])
 
     found = found_by(lambda x: x[0].clamp(0.02, 0.98))
-    assert set(found) == {"infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity", "witnessed"}
+    criteria = {"infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity"}
+    assert set(found) == criteria | {"likeness", "area", "classical_area"}
     assert found["solidity"] > 0.9
-    assert found["witnessed"] == 1
+    assert found["likeness"] > 0.9
+    assert found["area"] == int(disc().sum()), "the larger of the two, which has most of the pixels"
+    assert found["classical_area"] == (int(disc().sum()) + int(disc(40, 8).sum())) / 2
     assert found["agreement"] == 1
     assert found["zoom"] > 0.97
     assert found["contrast"] == pytest.approx(1)
@@ -163,7 +176,7 @@ def test_every_criterion_of_a_segmenter_that_sees_brightness() -> None:
 
 def test_solidity_counts_every_pixel_of_the_predictions_alike() -> None:
     """A square is its own convex hull; a right-angled L of three squares is 3/3.5 of its hull."""
-    square, ell = torch.zeros(64, 64), torch.zeros(64, 64)
+    square, ell = np.zeros((64, 64), np.int32), np.zeros((64, 64), np.int32)
     square[10:20, 10:20] = 1
     ell[10:50, 10:30] = ell[30:50, 10:50] = 1
     of_ell = solid([ell])

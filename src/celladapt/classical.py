@@ -4,13 +4,14 @@ Stain or intensity, smoothed, split by the threshold of Otsu (IEEE Trans. SMC 19
 are on is found from the image itself. ``to_instances`` then tells touching nuclei apart. Whether what was found are nuclei at all is told by its shape.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.instances import to_instances
-from celladapt.shape import solidity
+from celladapt.shape import solidity, usual_area
 
 SMOOTHING = 1.0  # px, sigma
 PLAUSIBLE = 0.86
@@ -43,15 +44,32 @@ def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
     return above if polarity or above.mean() <= 0.5 else ~above
 
 
-def is_plausible(mask: NDArray[np.bool_]) -> bool:
-    """Whether what is seen in an image, (H, W) boolean, has the shape of nuclei; no mask is needed to tell."""
-    return solidity(to_instances(mask)) >= PLAUSIBLE
+@dataclass(frozen=True)
+class Witness:
+    """What the classical segmentation sees in an image, and by its shape how far to believe it; no mask is needed to tell."""
+
+    mask: NDArray[np.bool_]
+    """(H, W)."""
+    solidity: float
+    """Of its pieces, in [0, 1]."""
+    area: float
+    """px² of the piece that its median pixel lies in: of nuclei if it sees nuclei, far more where it sees tissue."""
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> "Witness":
+        """Judge ``mask``, (H, W)."""
+        labels = to_instances(mask)
+        return cls(mask, solidity(labels), usual_area(np.bincount(labels.ravel())[1:]))
+
+    @property
+    def plausible(self) -> bool:
+        """Whether what it sees has the shape of nuclei."""
+        return self.solidity >= PLAUSIBLE
 
 
-def witness(image: NDArray[Any]) -> NDArray[np.bool_]:
-    """``classical_mask`` where it is plausible, else nothing: all false."""
-    found = classical_mask(image)
-    return found if is_plausible(found) else np.zeros_like(found)
+def witness(image: NDArray[Any]) -> Witness:
+    """``classical_mask`` of ``image``, judged."""
+    return Witness.of(classical_mask(image))
 
 
 def nuclear_channel(image: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -49,7 +48,7 @@ def scores_on(model: Predictor, paths: Iterable[Path], pixel_size: float | None 
         InputError: an image cannot be read.
     """
     images = [_part(path, pixel_size, at or model.pixel_size) for path in paths]
-    held = Held([model.normalisation(image) for image in images], classical=[torch.from_numpy(witness(image)) for image in images])
+    held = Held([model.normalisation(image) for image in images], classical=[witness(image) for image in images])
     return Validator(Held([]), held, model.device, partial(arithmetic, model.precision, model.device))(model.network)
 
 

@@ -210,5 +210,5 @@ def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop
         if mask is not None:
             held.masks.append(torch.from_numpy(mask > 0))
         if classical:
-            held.classical.append(torch.from_numpy(witness(image)))
+            held.classical.append(witness(image))
     return held

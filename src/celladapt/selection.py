@@ -6,30 +6,37 @@ Each is a function of the probability maps of unlabelled images, some also of th
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from celladapt.classical import Witness
 from celladapt.instances import to_instances
 from celladapt.metrics import foreground
-from celladapt.shape import solidity
+from celladapt.shape import solidity, usual_area
 
 ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with
 
 
-def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequence[Tensor], classical: Sequence[Tensor]) -> dict[str, float]:
+Labels = NDArray[np.int32]
+
+
+def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequence[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
     """Every criterion by name.
 
     Args:
         maps: what ``predict`` gives for ``images``.
         predict: image [3, H, W], normalised -> probability map [H, W] in [0, 1], on the CPU; of any size.
         images: [3, H, W] each, normalised.
-        classical: [H, W] bool each, what ``celladapt.classical.witness`` sees in each image.
+        classical: what the classical segmentation sees in each image.
 
-    Beside the criteria stands ``witnessed``, which is the images' alone: the share of them in which the witness has a say, and with it how much ``agreement``
-    is worth.
+    Beside the criteria stand three numbers that ``celladapt.quality`` reads together with ``solidity``: ``likeness``, and the sizes ``area`` and
+    ``classical_area``, which by themselves are neither good nor bad.
     """
+    labels = [to_instances(p.numpy()) for p in maps]
     return {
         "infomax": infomax(maps),
         "snd": snd(maps),
@@ -38,8 +45,10 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
         "zoom": consistency(maps, [_resized(predict(_resized(x, ZOOM)), x.shape[-2:]) for x in images]),
         "agreement": agreement(maps, classical),
         "contrast": contrast(maps, images),
-        "solidity": solid(maps),
-        "witnessed": sum(bool(c.any()) for c in classical) / max(1, len(classical)),
+        "solidity": solid(labels),
+        "likeness": likeness(maps, classical),
+        "area": area(labels),
+        "classical_area": sum(c.area for c in classical) / max(1, len(classical)),
     }
 
 
@@ -121,17 +130,29 @@ def consistency(maps: list[Tensor], perturbed: list[Tensor]) -> float:
     return float(torch.stack(scores).mean())
 
 
-def agreement(maps: list[Tensor], classical: Sequence[Tensor]) -> float:
+def agreement(maps: list[Tensor], classical: Sequence[Witness]) -> float:
     """Mean IoU of the predicted masks with a segmentation that learns nothing: a witness that shares no mistake with a network trained elsewhere.
 
-    An image in which the witness sees nothing counts 0 whatever is predicted, or an empty prediction would be held right.
+    An image in which what the witness sees is not plausible counts 0 whatever is predicted.
 
     Args:
         maps: probability maps [H, W] in [0, 1].
-        classical: [H, W] bool each.
+        classical: one for each.
     """
-    overlaps = [foreground((p >= 0.5).numpy(), c.numpy()).iou for p, c in zip(maps, classical, strict=True) if c.any()]
+    overlaps = [foreground((p >= 0.5).numpy(), c.mask).iou for p, c in zip(maps, classical, strict=True) if c.plausible]
     return sum(overlaps) / max(1, len(classical))
+
+
+def likeness(maps: list[Tensor], classical: Sequence[Witness]) -> float:
+    """Mean IoU of the predicted masks with the classical segmentation, in each image times the solidity of that: it is worth the less the less it has the shape
+    of nuclei. Where it sees nothing its solidity is 0, or an empty prediction would be held right.
+
+    Args:
+        maps: probability maps [H, W] in [0, 1].
+        classical: one for each.
+    """
+    overlaps = [foreground((p >= 0.5).numpy(), c.mask).iou * c.solidity for p, c in zip(maps, classical, strict=True)]
+    return sum(overlaps) / max(1, len(overlaps))
 
 
 def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
@@ -159,8 +180,12 @@ def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
     return sum(ratios) / len(ratios)
 
 
-def solid(maps: list[Tensor]) -> float:
-    """Whether the predicted nuclei have the shape of nuclei: their mean solidity, each pixel of them counting alike; 0 where there are none."""
-    labels = [to_instances(p.numpy()) for p in maps]
+def area(labels: Sequence[Labels]) -> float:
+    """px² of the nucleus that the median pixel of all predicted nuclei lies in; 0 where there is none. Labels are [H, W] each."""
+    return usual_area(np.concatenate([np.bincount(some.ravel())[1:] for some in labels]))
+
+
+def solid(labels: Sequence[Labels]) -> float:
+    """Whether the predicted nuclei, [H, W] labels each, have the shape of nuclei: their mean solidity, each pixel counting alike; 0 where there are none."""
     areas = [int((some > 0).sum()) for some in labels]
     return sum(area * solidity(some) for area, some in zip(areas, labels, strict=True)) / max(1, sum(areas))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from celladapt import selection
+from celladapt.classical import Witness
 from celladapt.metrics import foreground
 from celladapt.quality import expected_iou
 
@@ -22,8 +23,8 @@ class Held:
     """[3, H, W] each, normalised."""
     masks: list[Tensor] = field(default_factory=list)
     """[H, W] bool each, or none at all."""
-    classical: list[Tensor] = field(default_factory=list)
-    """[H, W] bool each, what the witness sees (``celladapt.classical``); for the target."""
+    classical: list[Witness] = field(default_factory=list)
+    """What the classical segmentation sees in each; for the target."""
 
 
 @dataclass(frozen=True)

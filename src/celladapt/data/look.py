@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from celladapt.classical import classical_mask, is_plausible
+from celladapt.classical import witness
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly, middle
 from celladapt.instances import to_instances
@@ -101,10 +101,10 @@ def look_of(folder: Folder) -> Look:
             labels = mask if np.count_nonzero(np.unique(mask)) > 1 else to_instances(mask > 0)
         else:
             image = middle(folder.image(stem), SIDE)
-            found = classical_mask(image)
-            labels = to_instances(found)
+            found = witness(image)
+            labels = to_instances(found.mask)
         grey = grey and np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2])
-        if stem in folder.masks or is_plausible(found):
+        if stem in folder.masks or found.plausible:
             areas.append(np.bincount(labels.ravel())[1:])
         inside, light = labels > 0, image.mean(2)
         if 0 < inside.sum() < inside.size:

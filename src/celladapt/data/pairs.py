@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celladapt.batch import Batch
-from celladapt.classical import classical_mask, is_plausible
+from celladapt.classical import witness
 from celladapt.data.augment import AUGMENTATIONS, crop
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
@@ -48,9 +48,9 @@ class Cache:
             mask[..., 0] = labels > 0
         if self.classical:
             if stem not in self._opinions:
-                opinion = classical_mask(image)
-                self._plausible[stem] = is_plausible(opinion)
-                self._opinions[stem] = np.packbits(opinion)
+                opinion = witness(image)
+                self._plausible[stem] = opinion.plausible
+                self._opinions[stem] = np.packbits(opinion.mask)
             mask[..., 1] = np.unpackbits(self._opinions[stem], count=mask[..., 1].size).reshape(image.shape[:2])
         with self._lock:
             if stem not in self._held:
