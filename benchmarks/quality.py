@@ -15,6 +15,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ MOST_IMAGES = 4
 MOST_CHECKPOINTS = 3
 TRAINED = ("source_only", "supervised")
 """Methods whose models are tried elsewhere: those that learn from one domain alone."""
+Judgement = tuple[dict[str, float], float]
+"""The criteria of a model on some images, and its mean IoU on them."""
 FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"
 
 
@@ -76,31 +79,14 @@ def points(grids: list[Path]) -> list[Point]:
     found, cells = [], finished_cells(grids)
     with Bar("judging checkpoints", len(cells)) as bar:
         for grid, cell in cells:
-            known = judged_checkpoints(Run(grid / cell["run"]))
-            found += [Point(cell["pair"], cell["method"], cell["seed"], step, *both) for step, both in known.items()]
+            run = Run(grid / cell["run"])
+            assert run.config.target
+            folder, stems = Folder.open(run.config.target), evenly(run.splits[1].test, MOST_IMAGES)
+            for path in evenly(sorted((run.path / "checkpoints").glob("step_*.safetensors")), MOST_CHECKPOINTS):
+                both = _kept_beside(path, "test images", partial(judged, path, folder, stems))
+                found.append(Point(cell["pair"], cell["method"], cell["seed"], int(path.stem.removeprefix("step_")), *both))
             bar.step()
     return found
-
-
-def judged_checkpoints(run: Run) -> dict[int, tuple[dict[str, float], float]]:
-    """Step -> ``judged`` of at most ``MOST_CHECKPOINTS`` of a run on its test images; kept beside them, as it takes a while."""
-    file = run.path / "checkpoints" / "judged.json"
-    if file.exists():
-        return {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
-    assert run.config.target
-    folder, stems = Folder.open(run.config.target), run.splits[1].test
-    kept = evenly(sorted((run.path / "checkpoints").glob("step_*.safetensors")), MOST_CHECKPOINTS)
-    known = {int(path.stem.removeprefix("step_")): judged(load_model(path), folder, evenly(stems, MOST_IMAGES)) for path in kept}
-    write_json(file, known)
-    return known
-
-
-def judged(model: Model, folder: Folder, stems: Sequence[str]) -> tuple[dict[str, float], float]:
-    """The criteria of ``model`` on some images of ``folder``, each cut to its middle, and its mean IoU on just these."""
-    pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
-    return scores_on(model, [folder.images[stem] for stem in stems]), statistics.mean(
-        foreground(model.predict(image).mask, truth).iou for image, truth in pairs
-    )
 
 
 def elsewhere(grids: list[Path], domains: list[Path]) -> list[Point]:
@@ -115,17 +101,39 @@ def elsewhere(grids: list[Path], domains: list[Path]) -> list[Point]:
             learned = source if run.config.method == "source_only" else target
             if domain.absolute() not in (source, target) and (learned, domain) not in seen:
                 seen.add((learned, domain))
-                folder = Folder.open(domain)
-                stems = evenly(folder.labelled, MOST_IMAGES)
-                normalise = Normalisation.of(middle(folder.image(stem), SIDE) for stem in stems)
-                network = with_statistics_of(run.model.network, [normalise(middle(folder.image(stem), SIDE))[None] for stem in stems])
-                found.append(
-                    Point(
-                        f"{learned.name} → {domain.name}", run.config.method, "0", run.config.steps, *judged(Model(network, normalise), folder, stems)
-                    )
-                )
+                last = max((run.path / "checkpoints").glob("step_*.safetensors"))
+                both = _kept_beside(last, str(domain), partial(transferred, last, domain))
+                found.append(Point(f"{learned.name} → {domain.name}", run.config.method, "0", run.config.steps, *both))
             bar.step()
     return found
+
+
+def transferred(path: Path, domain: Path) -> Judgement:
+    """A checkpoint on another domain, with statistics and normalisation of that."""
+    folder = Folder.open(domain)
+    stems = evenly(folder.labelled, MOST_IMAGES)
+    normalise = Normalisation.of(middle(folder.image(stem), SIDE) for stem in stems)
+    network = with_statistics_of(load_model(path).network, [normalise(middle(folder.image(stem), SIDE))[None] for stem in stems])
+    return judged(Model(network, normalise), folder, stems)
+
+
+def judged(model: Model | Path, folder: Folder, stems: Sequence[str]) -> Judgement:
+    """A model, or a checkpoint, on some images of ``folder``, each cut to its middle: its criteria, and its mean IoU on just these."""
+    model = load_model(model) if isinstance(model, Path) else model
+    scores = scores_on(model, [folder.images[stem] for stem in stems])
+    pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
+    return scores, statistics.mean(foreground(model.predict(image).mask, truth).iou for image, truth in pairs)
+
+
+def _kept_beside(path: Path, where: str, judge: Callable[[], Judgement]) -> Judgement:
+    """What ``judge`` says of a checkpoint on the images ``where``, from the file beside it if that has it with all criteria: judging takes a while."""
+    file = path.with_suffix(".judged.json")
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if where not in known or not known[where][0].keys() >= set(CRITERIA):
+        known[where] = judge()
+        write_json(file, known)
+    scores, iou = known[where]
+    return scores, iou
 
 
 def fit(known: list[Point]) -> dict[str, Any]:
