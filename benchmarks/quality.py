@@ -14,7 +14,7 @@ import csv
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,7 +27,7 @@ from benchmarks.documents import put
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
 from celladapt.data.sample import evenly, middle
-from celladapt.expectation import SIDE, scores_on
+from celladapt.expectation import SIDE, clues_on
 from celladapt.files import write_json
 from celladapt.metrics import foreground
 from celladapt.model import Model, load_model
@@ -43,8 +43,8 @@ MOST_IMAGES = 4
 MOST_CHECKPOINTS = 3
 TRAINED = ("source_only", "supervised")
 """Methods whose models are tried elsewhere: those that learn from one domain alone."""
-Judgement = tuple[dict[str, float], float]
-"""The criteria of a model on some images, and its mean IoU on them."""
+Judgement = tuple[dict[str, float], float, tuple[dict[str, float], float]]
+"""The criteria of a model on some images, its mean IoU on them, and both for the first of them alone."""
 FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"
 
 
@@ -58,6 +58,8 @@ class Point:
     step: int
     scores: dict[str, float]
     iou: float
+    alone: tuple[dict[str, float], float] | None = None
+    """The same of the first of the images alone."""
 
     @property
     def target(self) -> str:
@@ -120,9 +122,9 @@ def transferred(path: Path, domain: Path) -> Judgement:
 def judged(model: Model | Path, folder: Folder, stems: Sequence[str]) -> Judgement:
     """A model, or a checkpoint, on some images of ``folder``, each cut to its middle: its criteria, and its mean IoU on just these."""
     model = load_model(model) if isinstance(model, Path) else model
-    scores = scores_on(model, [folder.images[stem] for stem in stems])
     pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
-    return scores, statistics.mean(foreground(model.predict(image).mask, truth).iou for image, truth in pairs)
+    iou = [foreground(model.predict(image).mask, truth).iou for image, truth in pairs]
+    return clues_on(model, [image for image, _ in pairs]), statistics.mean(iou), (clues_on(model, [pairs[0][0]]), iou[0])
 
 
 def _kept_beside(path: Path, where: str, judge: Callable[[], Judgement]) -> Judgement:
@@ -132,8 +134,8 @@ def _kept_beside(path: Path, where: str, judge: Callable[[], Judgement]) -> Judg
     if where not in known or not known[where][0].keys() >= set(CRITERIA):
         known[where] = judge()
         write_json(file, known)
-    scores, iou = known[where]
-    return scores, iou
+    scores, iou, (scores_alone, iou_alone) = known[where]
+    return scores, iou, (scores_alone, iou_alone)
 
 
 def fit(known: list[Point]) -> dict[str, Any]:
@@ -176,6 +178,15 @@ def left_out(known: list[Point], by: Callable[[Point], str] = by_target) -> NDAr
     return result
 
 
+def first_alone(known: list[Point]) -> list[tuple[dict[str, Any], list[Point]]]:
+    """For each target the fit to all others, and the points of the first image alone of each model on it."""
+    found = []
+    for target in {point.target for point in known}:
+        mine = [replace(point, scores=point.alone[0], iou=point.alone[1]) for point in known if point.target == target and point.alone]
+        found.append((fit([point for point in known if point.target != target]), mine))
+    return found
+
+
 def radius(errors: NDArray[np.float64]) -> float:
     """The split-conformal quantile of absolute errors."""
     ordered = np.sort(np.abs(errors))
@@ -206,7 +217,19 @@ def table(known: list[Point]) -> str:
     error, inside, rank, known_error = np.nanmean(rows, axis=0)
     every = {point.pair for point in known}
     whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
-    return "\n".join([*lines, f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |"]) + "\n"
+    lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |")
+    return "\n".join([*lines, "", *_of_single_images(known)]) + "\n"
+
+
+def _of_single_images(known: list[Point]) -> list[str]:
+    """A sentence, where single images were judged."""
+    errors = [np.abs(predicted(fitted, of) - [point.iou for point in of]) for fitted, of in first_alone(known) if of]
+    if len(errors) < 2:
+        return []
+    within = [radius(np.concatenate(errors[:i] + errors[i + 1 :])) for i in range(len(errors))]
+    inside = statistics.mean(float((mine <= most).mean()) for mine, most in zip(errors, within, strict=True))
+    off = statistics.mean(float(mine.mean()) for mine in errors)
+    return [f"Of a single image, by fits to the other targets: mean absolute error {off:.3f}, {inside:.0%} in the interval (means over targets)."]
 
 
 def _by_pairs(values: NDArray[np.float64], known: list[Point], pairs: set[str]) -> float:
@@ -240,8 +263,9 @@ def main() -> None:
         print(table(known), end="")
     if a.write:
         errors = left_out(known) - np.array([point.iou for point in known])
+        first = np.concatenate([predicted(fitted, of) - [point.iou for point in of] for fitted, of in first_alone(known)])
         rests_on = {"pairs": sorted({point.pair for point in known}), "models": len(known), "covered": COVERED}
-        write_json(FILE, {**fit(known), "radius": radius(errors), **rests_on})
+        write_json(FILE, {**fit(known), "radius": radius(errors), "radius_alone": radius(first), **rests_on})
 
 
 if __name__ == "__main__":

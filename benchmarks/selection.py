@@ -24,7 +24,7 @@ from benchmarks.documents import put
 from benchmarks.quality import Point, elsewhere, finished_cells, fit, points, predicted
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
-from celladapt.expectation import scores_on
+from celladapt.expectation import clues_on, part
 from celladapt.files import write_json
 from celladapt.metrics import foreground
 from celladapt.model import load_model
@@ -64,13 +64,13 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
             return kept
     assert run.config.target
     folder, split = Folder.open(run.config.target), run.splits[1]
-    held = [folder.images[stem] for stem in evenly(split.val or split.train, run.config.validation_images)]
+    held = [part(folder.images[stem]) for stem in evenly(split.val or split.train, run.config.validation_images)]
     images = [folder.pair(stem) for stem in split.test]
     logged = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())}
     known = {}
     for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
         step, model = int(path.stem.removeprefix("step_")), load_model(path)
-        scores = logged[step] if logged[step].keys() >= needed else scores_on(model, held)
+        scores = logged[step] if logged[step].keys() >= needed else {**logged[step], **clues_on(model, held)}
         known[step] = scores, statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
     write_json(file, known)
     return known
@@ -149,9 +149,9 @@ def main() -> None:
     a = parser.parse_args()
     to_fit = [*a.grids, *a.fit]
     runs = with_expected(checkpoints(a.grids), [*points(to_fit), *elsewhere(to_fit, a.elsewhere)])
-    for part, text in (("selection", regrets(runs)), ("kept", kept(runs))):
+    for name, text in (("selection", regrets(runs)), ("kept", kept(runs))):
         if a.into:
-            put(a.into, part, text)
+            put(a.into, name, text)
         else:
             print(text)
 

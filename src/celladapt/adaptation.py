@@ -23,7 +23,7 @@ from celladapt.data.limits import at_most
 from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
-from celladapt.expectation import MOST_IMAGES, scores_on
+from celladapt.expectation import MOST_IMAGES, clues_on, part
 from celladapt.files import atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.locks import alone
@@ -235,7 +235,8 @@ def _expectation(run: Run, step: int) -> Expectation:
     if not scores.keys() >= {name for name, *_ in calibration()["criteria"]}:  # a run that is older than a criterion
         assert run.config.target
         held, (_, split) = Folder.open(run.config.target), run.splits
-        scores = scores_on(load_model(run.path, run.config.device), [held.images[stem] for stem in evenly(split.val or split.train, MOST_IMAGES)])
+        stems = evenly(split.val or split.train, MOST_IMAGES)
+        scores = clues_on(load_model(run.path, run.config.device), [part(held.images[stem]) for stem in stems])
     return expected_iou(scores)
 
 

@@ -1,11 +1,11 @@
 """What to expect of a model on images without masks, before anybody looks at them."""
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -13,12 +13,11 @@ from celladapt.classical import witness
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import is_slide, open_slide, overview, view_at
-from celladapt.hardware import arithmetic
 from celladapt.model import Predictor
 from celladapt.prediction import find_images
 from celladapt.quality import Expectation, expected_iou
+from celladapt.selection import clues
 from celladapt.tissue import find_tissue
-from celladapt.validate import Held, Validator
 
 MOST_IMAGES = 8
 SIDE = 512  # px: of a larger image its middle is looked at
@@ -38,22 +37,21 @@ def expected_quality(
     Raises:
         InputError: there is no image, or one of those chosen cannot be read.
     """
-    return expected_iou(scores_on(model, evenly(find_images(inputs), MOST_IMAGES), pixel_size, at))
+    return expected_iou(clues_on(model, [part(path, pixel_size, at or model.pixel_size) for path in evenly(find_images(inputs), MOST_IMAGES)]))
 
 
-def scores_on(model: Predictor, paths: Iterable[Path], pixel_size: float | None = None, at: float | None = None) -> dict[str, float]:
-    """What validation would find on these images, each cut to its middle, or the densest tissue of a slide: every score that needs no mask.
+def clues_on(model: Predictor, images: Iterable[NDArray[Any]]) -> dict[str, float]:
+    """``selection.clues`` of what ``model`` predicts for images (H, W, 3), uint8 or uint16."""
+    images = list(images)
+    return clues([torch.from_numpy(model.predict(image).probability) for image in images], [witness(image) for image in images])
+
+
+def part(path: Path, pixel_size: float | None = None, at: float | None = None) -> NDArray[Any]:
+    """At most ``SIDE`` pixels square of an image, to judge it by: its middle, or the densest tissue of a slide.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: it cannot be read.
     """
-    images = [_part(path, pixel_size, at or model.pixel_size) for path in paths]
-    held = Held([model.normalisation(image) for image in images], classical=[witness(image) for image in images])
-    return Validator(Held([]), held, model.device, partial(arithmetic, model.precision, model.device))(model.network)
-
-
-def _part(path: Path, pixel_size: float | None, at: float | None) -> NDArray[Any]:
-    """At most ``SIDE`` pixels square of an image, to judge it by."""
     if not is_slide(path):
         return middle(read_image(path), SIDE)
     with open_slide(path, pixel_size) as slide:

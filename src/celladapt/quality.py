@@ -1,6 +1,6 @@
 """How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the criteria of ``selection`` alone.
 
-A ridge regression from the criteria to the logit of the IoU, fitted to checkpoints of many runs on pairs of annotated domains (``benchmarks.quality`` writes
+A ridge regression from the criteria to the logit of the IoU, fitted to many models on many annotated domains (``benchmarks.quality`` writes
 ``quality.json``). The interval reaches as far as the estimate was off for nine checkpoints in ten on targets left out of the fit, as in split conformal prediction
 (Vovk et al. 2005; Lei et al. 2018); checkpoints of one run are alike, so with few targets nine in ten is what was seen, and no guarantee.
 """
@@ -32,12 +32,13 @@ class Expectation:
         return text + (": low, look at the masks before using them" if self.iou < LOW else "")
 
 
-def expected_iou(scores: Mapping[str, float], fitted: Mapping[str, Any] | None = None) -> Expectation:
-    """What IoU to expect where ``selection.scores`` gave ``scores``.
+def expected_iou(scores: Mapping[str, float], fitted: Mapping[str, Any] | None = None, alone: bool = False) -> Expectation:
+    """What IoU to expect where ``selection.clues`` gave ``scores``.
 
     Args:
         scores: criterion -> score.
         fitted: as ``calibration``, which is taken by default.
+        alone: of a single image, for which the interval is wider than for the mean of several.
 
     Raises:
         KeyError: a criterion is missing.
@@ -47,10 +48,11 @@ def expected_iou(scores: Mapping[str, float], fitted: Mapping[str, Any] | None =
         return Expectation(0.0, 0.0, 1.0)  # a network that is broken
     x = [(min(max(scores[name], low), high) - mean) / scale for name, mean, scale, low, high in c["criteria"]]
     iou = 1 / (1 + math.exp(-(c["intercept"] + sum(w * v for w, v in zip(c["weights"], x, strict=True)))))
-    return Expectation(iou, max(0.0, iou - c["radius"]), min(1.0, iou + c["radius"]))
+    radius = c["radius_alone" if alone else "radius"]
+    return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius))
 
 
 @cache
 def calibration() -> dict[str, Any]:
-    """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` of the interval, and what they rest on."""
+    """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals, and what they rest on."""
     return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

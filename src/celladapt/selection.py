@@ -33,10 +33,8 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
         images: [3, H, W] each, normalised.
         classical: what the classical segmentation sees in each image.
 
-    Beside the criteria stand three numbers that ``celladapt.quality`` reads together with ``solidity``: ``likeness``, and the sizes ``area`` and
-    ``classical_area``, which by themselves are neither good nor bad.
+    The clues are among them.
     """
-    labels = [to_instances(p.numpy()) for p in maps]
     return {
         "infomax": infomax(maps),
         "snd": snd(maps),
@@ -45,8 +43,21 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
         "zoom": consistency(maps, [_resized(predict(_resized(x, ZOOM)), x.shape[-2:]) for x in images]),
         "agreement": agreement(maps, classical),
         "contrast": contrast(maps, images),
-        "solidity": solid(labels),
+        **clues(maps, classical),
+    }
+
+
+def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
+    """What ``celladapt.quality`` tells the IoU by. The sizes ``area`` and ``classical_area`` are by themselves neither good nor bad.
+
+    Args:
+        maps: probability maps [H, W] in [0, 1].
+        classical: what the classical segmentation sees in each image.
+    """
+    labels = [to_instances(p.numpy()) for p in maps]
+    return {
         "likeness": likeness(maps, classical),
+        "solidity": solid(labels),
         "area": area(labels),
         "classical_area": sum(c.area for c in classical) / max(1, len(classical)),
     }
