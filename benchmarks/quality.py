@@ -218,18 +218,18 @@ def table(known: list[Point]) -> str:
     every = {point.pair for point in known}
     whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
     lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |")
-    return "\n".join([*lines, "", *_of_single_images(known)]) + "\n"
+    return "\n".join([*lines, *_of_single_images(known)]) + "\n"
 
 
 def _of_single_images(known: list[Point]) -> list[str]:
-    """A sentence, where single images were judged."""
+    """A paragraph, where single images were judged."""
     errors = [np.abs(predicted(fitted, of) - [point.iou for point in of]) for fitted, of in first_alone(known) if of]
     if len(errors) < 2:
         return []
     within = [radius(np.concatenate(errors[:i] + errors[i + 1 :])) for i in range(len(errors))]
     inside = statistics.mean(float((mine <= most).mean()) for mine, most in zip(errors, within, strict=True))
     off = statistics.mean(float(mine.mean()) for mine in errors)
-    return [f"Of a single image, by fits to the other targets: mean absolute error {off:.3f}, {inside:.0%} in the interval (means over targets)."]
+    return ["", f"Of a single image, by fits to the other targets: mean absolute error {off:.3f}, {inside:.0%} in the interval (means over targets)."]
 
 
 def _by_pairs(values: NDArray[np.float64], known: list[Point], pairs: set[str]) -> float:

@@ -77,6 +77,7 @@ def test_two_folders_to_scores(tiny_domains: tuple[Path, Path], tmp_path: Path, 
         (["adapt", "--source", "a", "--target", "b", "--preset", "slow"], "fast"),
         (["adapt", "--resume", "a", "--steps", "3"], "--resume"),
         (["predict", "no-model", "x.png", "--out", "o"], "x.png names no image"),
+        (["review", "no-model", "x.png", "--out", "o"], "no-model"),
         (["evaluate", "nothing", "nowhere"], "nowhere"),
         (["report", "nothing"], "nothing"),
         (["export", "no-model", "--to", "onnx", "--out", "o.onnx"], "no-model"),
@@ -120,7 +121,7 @@ def test_help_comes_from_the_options(capsys: pytest.CaptureFixture[str]) -> None
     for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
     assert "Channels of the first" in text
-    for command in ("predict", "evaluate", "suggest", "export", "report", "demo", "methods", "benchmark"):
+    for command in ("predict", "review", "evaluate", "suggest", "export", "report", "demo", "methods", "benchmark"):
         assert main([command, "--help"]) == 0
         assert "Usage" in capsys.readouterr().out
 

@@ -38,7 +38,7 @@ def test_the_readmes_commands_are_commands(capsys: pytest.CaptureFixture[str]) -
 
     words = set(
         re.findall(
-            r"celladapt (adapt|predict|evaluate|suggest|benchmark|data|methods|demo|report|export)\b",
+            r"celladapt (adapt|predict|review|evaluate|suggest|benchmark|data|methods|demo|report|export)\b",
             (ROOT / "README.md").read_text(encoding="utf-8"),
         )
     )

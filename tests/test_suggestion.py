@@ -297,7 +297,7 @@ def test_a_failure_while_writing_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("celladapt.worklist._draw", full)
+    monkeypatch.setattr("celladapt.contact_sheet.draw", full)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"out cannot be written \(No space left on device\)"):
         suggest(model, tiny_domains[1], tmp_path / "out")

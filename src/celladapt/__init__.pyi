@@ -20,6 +20,8 @@ from .model import load_model as load_model
 from .prediction import SomeFailed as SomeFailed
 from .prediction import predict as predict
 from .reporting import report as report
+from .reviewing import Review as Review
+from .reviewing import review as review
 from .run import Run as Run
 from .suggestion import suggest as suggest
 from .worklist import Suggestions as Suggestions

@@ -228,6 +228,51 @@ def evaluate(
 
 
 @app.command
+def review(
+    model: Path,
+    *inputs: str,
+    out: Path,
+    at: float | None = None,
+    pixel_size: float | None = None,
+    max_megapixels: float = Config.max_megapixels,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["auto", "float32", "bf16"] = "auto",
+) -> None:
+    """Say of each image what IoU to expect, without a mask, the lowest first: which masks to look at before using them.
+
+    Writes review.csv, and lowest.png with the outlines of what the model takes for nuclei. Of a large image the middle is judged, of a slide the densest tissue.
+
+    Parameters
+    ----------
+    model
+        Run folder of `celladapt adapt`, a model.safetensors from one, or a .onnx file of `celladapt export`.
+    inputs
+        Images, slides, folders of them, or quoted globs.
+    out
+        Folder for the table and the picture.
+    at
+        µm per pixel at which slides are seen; by default that of the model's training images.
+    pixel_size
+        µm per pixel of the inputs at full resolution, for files that do not say it or say it wrong.
+    max_megapixels
+        Largest image that is read, in millions of pixels.
+    device
+        auto, cpu or cuda.
+    precision
+        auto (bf16 where the hardware has it), float32 or bf16.
+    """
+    from celladapt import reviewing
+    from celladapt.data.limits import at_most
+    from celladapt.model import loaded_model
+
+    if not inputs:
+        raise InputError("Name at least one image, slide, folder or glob to review.")
+    with at_most(max_megapixels):
+        done = reviewing.review(loaded_model(model, device, precision), inputs, out, pixel_size, at)
+    _print(done.table(), done.words, f"look    {out / 'lowest.png'}", f"table   {out / 'review.csv'}")
+
+
+@app.command
 def suggest(
     *,
     model: Path,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celladapt import contact_sheet
 from celladapt.cells import as_cell
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
-from celladapt.data.normalise import to_unit
 from celladapt.files import atomic, write_text
 from celladapt.model import Model
 from celladapt.run import Run
@@ -109,30 +109,9 @@ def write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> N
             write_image(out / "images" / f"{item.name}{suffix}", np.ascontiguousarray(pixels[..., 0] if grey else pixels))
         write_image(out / "masks" / f"{item.name}.png", np.zeros((item.height, item.width), np.uint16))
     write_text(out / "suggestions.csv", text.getvalue())
-    _draw(out / "overview.png", items[:SHOWN], folder, model)
-
-
-def _draw(path: Path, items: list[Suggestion], folder: Folder, model: Model) -> None:
-    """A contact sheet: each suggestion with its rank, name, and the outline of what the model takes for nuclei."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(items))
-    rows = -(-len(items) // columns)
-    with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(4 * columns, 4.3 * rows), dpi=100, layout="constrained")
-        for number, item in enumerate(items, start=1):
-            axes = figure.add_subplot(rows, columns, number)
-            axes.set_axis_off()
-            axes.set_title(f"{item.rank}   {item.name[-40:]}", parse_math=False)
-            pixels = cut(folder.image(item.image.stem), item.box)
-            axes.imshow(to_unit(pixels))
-            prediction = model.predict(np.ascontiguousarray(pixels))
-            if prediction.mask.any() and not prediction.mask.all():
-                for colour, width in (("black", 2.2), ("#ffe34d", 1.1)):  # cased, to be seen on stained tissue and on black alike
-                    axes.contour(prediction.probability, [prediction.threshold], colors=colour, linewidths=width)
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format="png")
+    shown = items[:SHOWN]
+    pictures = ((f"{item.rank}   {item.name[-40:]}", cut(folder.image(item.image.stem), item.box)) for item in shown)
+    contact_sheet.draw(out / "overview.png", len(shown), pictures, model)
 
 
 def next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | None) -> list[str]:
