@@ -1,5 +1,6 @@
 """What is promised of a model without masks: falling back to source-only, and what `predict` says."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,18 @@ def test_the_expectation_reads_no_mask_and_names_a_broken_image(tiny_domains: tu
     next((target / "images").iterdir()).write_bytes(b"no image")
     with pytest.raises(InputError, match="target"):
         expected_quality(run.model, target)
+
+
+def test_a_run_that_is_older_than_a_clue_is_judged_anew(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    run = celladapt.adapt(*tiny_domains, method="source_only", out=tmp_path / "run", **TINY)
+    expected, file = run.expected, run.path / "validation.jsonl"
+    assert expected
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    file.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "likeness"}) + "\n" for line in lines), encoding="utf-8")
+    assert adaptation._expectation(run, run.selected_step).iou == pytest.approx(expected.iou, abs=0.01)
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"validation\.jsonl is damaged"):
+        adaptation._expectation(run, run.selected_step)
 
 
 def test_of_a_large_image_the_middle_is_looked_at(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
