@@ -45,7 +45,7 @@ class Review:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("image", "expected IoU", "", title=f"The lowest of {len(self.items)}" if len(self.items) > SHOWN else None)
+        table = Table("image", "expected IoU", "interval", title=f"The lowest of {len(self.items)}" if len(self.items) > SHOWN else None)
         for item in self.items[:SHOWN]:
             iou, low, high = (f"{value:.2f}" for value in (item.expected.iou, item.expected.low, item.expected.high))
             table.add_row(Text(item.image.name), iou, f"{low} to {high}")
