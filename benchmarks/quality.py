@@ -36,7 +36,7 @@ from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run
 
-CRITERIA = ("likeness", "solidity", "area", "classical_area")
+CRITERIA = ("likeness", "classical_recall", "solidity", "area", "classical_area")
 RIDGE = 0.05
 COVERED = 0.9
 MOST_IMAGES = 4

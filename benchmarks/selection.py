@@ -144,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grids", type=Path, nargs="+")
     parser.add_argument("--into", type=Path, help="Markdown file with parts <!-- begin selection --> and <!-- begin kept -->")
+    parser.add_argument("--suffix", default="", help="of the names of these parts")
     parser.add_argument("--fit", type=Path, nargs="+", default=[], metavar="GRID", help="more benchmark folders for the fit of `expected`")
     parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="as benchmarks.quality takes it")
     a = parser.parse_args()
@@ -151,7 +152,7 @@ def main() -> None:
     runs = with_expected(checkpoints(a.grids), [*points(to_fit), *elsewhere(to_fit, a.elsewhere)])
     for name, text in (("selection", regrets(runs)), ("kept", kept(runs))):
         if a.into:
-            put(a.into, name, text)
+            put(a.into, name + a.suffix, text)
         else:
             print(text)
 

@@ -9,7 +9,20 @@ import torch
 from torch import Tensor
 
 from celladapt.classical import PLAUSIBLE, Witness
-from celladapt.selection import RING, agreement, consistency, contrast, entropy, infomax, likeness, pixel_entropy, scores, snd, solid
+from celladapt.selection import (
+    RING,
+    agreement,
+    classical_recall,
+    consistency,
+    contrast,
+    entropy,
+    infomax,
+    likeness,
+    pixel_entropy,
+    scores,
+    snd,
+    solid,
+)
 
 
 def maps(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
@@ -117,6 +130,13 @@ def test_agreement_is_the_mean_iou_with_the_witness() -> None:
     assert likeness([p, p], [seen(c, 0.9), seen(p >= 0.5, 0.4)]) == pytest.approx((0.5 * 0.9 + 1 * 0.4) / 2)
 
 
+def test_classical_recall_by_hand() -> None:
+    p = torch.tensor([[0.9, 0.6, 0.1, 0.2]])
+    c = torch.tensor([[True, False, True, True]])
+    assert classical_recall([p, p], [seen(c), seen(p >= 0.5)]) == pytest.approx((1 / 3 + 1) / 2)
+    assert classical_recall([p], [seen(p > 2)]) == 0
+
+
 def seen(mask: Tensor, solidity: float = 1.0) -> Witness:
     return Witness(mask.numpy(), solidity, 0.0)
 
@@ -161,7 +181,7 @@ def test_every_criterion_of_a_segmenter_that_sees_brightness() -> None:
 
     found = found_by(lambda x: x[0].clamp(0.02, 0.98))
     criteria = {"infomax", "snd", "entropy", "consistency", "zoom", "agreement", "contrast", "solidity"}
-    assert set(found) == criteria | {"likeness", "area", "classical_area"}
+    assert set(found) == criteria | {"likeness", "classical_recall", "area", "classical_area"}
     assert found["solidity"] > 0.9
     assert found["likeness"] > 0.9
     assert found["area"] == int(disc().sum()), "the larger of the two, which has most of the pixels"

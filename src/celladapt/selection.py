@@ -57,6 +57,7 @@ def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
     labels = [to_instances(p.numpy()) for p in maps]
     return {
         "likeness": likeness(maps, classical),
+        "classical_recall": classical_recall(maps, classical),
         "solidity": solid(labels),
         "area": area(labels),
         "classical_area": sum(c.area for c in classical) / max(1, len(classical)),
@@ -164,6 +165,17 @@ def likeness(maps: list[Tensor], classical: Sequence[Witness]) -> float:
     """
     overlaps = [foreground((p >= 0.5).numpy(), c.mask).iou * c.solidity for p, c in zip(maps, classical, strict=True)]
     return sum(overlaps) / max(1, len(overlaps))
+
+
+def classical_recall(maps: list[Tensor], classical: Sequence[Witness]) -> float:
+    """Mean share of the pixels that the classical segmentation takes for nuclei which are predicted too; 0 in an image in which it sees nothing.
+
+    Args:
+        maps: probability maps [H, W] in [0, 1].
+        classical: one for each.
+    """
+    shares = [float(((p >= 0.5).numpy() & c.mask).sum() / max(1, c.mask.sum())) for p, c in zip(maps, classical, strict=True)]
+    return sum(shares) / max(1, len(shares))
 
 
 def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
