@@ -3,8 +3,8 @@
     celladapt benchmark ... --keep-checkpoints --out GRID
     python -m benchmarks.quality GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md] [--write]
 
-A point is a model on images: its criteria, which need no mask, and its mean IoU on the same images. There is one for some kept checkpoints of every run on its test
-images, and one for each first seed's source-only and supervised model on each domain of ``--elsewhere`` that it has nothing to do with, with statistics and normalisation of that
+A point is a model on images: its clues, which need no mask, and its mean IoU on the same images. There is one for some kept checkpoints of every run on its test
+images, and one for each first seed's source-only and supervised model on each domain of ``--elsewhere`` that it has not seen, with statistics and normalisation of that
 domain: models that fail, too, must be told. In turn each target is left out, with all pairs that lead to it, or each pair; the rest is fitted, and what was left out is predicted. ``--write`` stores
 the fit to all points as ``src/celladapt/quality.json``, with the interval's radius from the targets left out.
 """
@@ -14,20 +14,21 @@ import csv
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.documents import put
+from celladapt.classical import witness
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
 from celladapt.data.sample import evenly, middle
-from celladapt.expectation import SIDE, clues_on
+from celladapt.expectation import SIDE
 from celladapt.files import write_json
 from celladapt.metrics import foreground
 from celladapt.model import Model, load_model
@@ -35,17 +36,25 @@ from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run
+from celladapt.selection import clues
 
-CRITERIA = ("likeness", "classical_recall", "solidity", "area", "classical_area")
+CLUES = ("likeness", "classical_recall", "solidity", "area", "classical_area")
 RIDGE = 0.05
 COVERED = 0.9
 MOST_IMAGES = 4
 MOST_CHECKPOINTS = 3
 TRAINED = ("source_only", "supervised")
 """Methods whose models are tried elsewhere: those that learn from one domain alone."""
-Judgement = tuple[dict[str, float], float, tuple[dict[str, float], float]]
-"""The criteria of a model on some images, its mean IoU on them, and both for the first of them alone."""
 FILE = Path(__file__).parents[1] / "src" / "celladapt" / "quality.json"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A model on some images: its clues and its mean IoU on them, and both for each image alone."""
+
+    scores: dict[str, float]
+    iou: float
+    alone: list[tuple[dict[str, float], float]]
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,14 @@ class Point:
     """One model on some images."""
 
     pair: str
+    """What it has learned from masks of, an arrow, and what it is judged on."""
     method: str
     seed: str
     step: int
     scores: dict[str, float]
     iou: float
-    alone: tuple[dict[str, float], float] | None = None
-    """The same of the first of the images alone."""
+    alone: Sequence[tuple[dict[str, float], float]] = ()
+    """The same of each of the images alone."""
 
     @property
     def target(self) -> str:
@@ -84,63 +94,69 @@ def points(grids: list[Path]) -> list[Point]:
             run = Run(grid / cell["run"])
             assert run.config.target
             folder, stems = Folder.open(run.config.target), evenly(run.splits[1].test, MOST_IMAGES)
+            pair = f"{_learned(run).name} → {run.config.target.name}"
             for path in evenly(sorted((run.path / "checkpoints").glob("step_*.safetensors")), MOST_CHECKPOINTS):
-                both = _kept_beside(path, "test images", partial(judged, path, folder, stems))
-                found.append(Point(cell["pair"], cell["method"], cell["seed"], int(path.stem.removeprefix("step_")), *both))
+                known = _kept_beside(path, folder, stems, lambda path=path, folder=folder, stems=stems: judged(load_model(path), folder, stems))
+                found.append(Point(pair, cell["method"], cell["seed"], int(path.stem.removeprefix("step_")), known.scores, known.iou, known.alone))
             bar.step()
     return found
 
 
 def elsewhere(grids: list[Path], domains: list[Path]) -> list[Point]:
-    """The models of ``TRAINED``, of the first seed, on ``domains`` that are neither their source nor their target."""
+    """The models of ``TRAINED``, of the first seed, on ``domains`` that they have not seen, each with statistics and normalisation of that domain."""
     runs = [Run(grid / cell["run"]) for grid, cell in finished_cells(grids) if cell["method"] in TRAINED and cell["seed"] == "0"]
-    found, seen = [], set()
+    found, done = [], set()
     with Bar("elsewhere", len(runs) * len(domains)) as bar:
-        for run, domain in product(runs, domains):
-            source, target = run.config.source, run.config.target
-            assert source
-            assert target
-            learned = source if run.config.method == "source_only" else target
-            if domain.absolute() not in (source, target) and (learned, domain) not in seen:
-                seen.add((learned, domain))
-                last = max((run.path / "checkpoints").glob("step_*.safetensors"))
-                both = _kept_beside(last, str(domain), partial(transferred, last, domain))
-                found.append(Point(f"{learned.name} → {domain.name}", run.config.method, "0", run.config.steps, *both))
+        for run, domain in product(runs, map(Path.absolute, domains)):
+            learned = _learned(run)
+            if domain not in (learned, run.config.target) and (learned, domain) not in done:
+                done.add((learned, domain))
+                folder, last = Folder.open(domain), max((run.path / "checkpoints").glob("step_*.safetensors"))
+                stems = evenly(folder.labelled, MOST_IMAGES)
+                known = _kept_beside(last, folder, stems, lambda last=last, folder=folder, stems=stems: transferred(load_model(last), folder, stems))
+                pair = f"{learned.name} → {domain.name}"
+                found.append(Point(pair, run.config.method, "0", run.config.steps, known.scores, known.iou, known.alone))
             bar.step()
     return found
 
 
-def transferred(path: Path, domain: Path) -> Judgement:
-    """A checkpoint on another domain, with statistics and normalisation of that."""
-    folder = Folder.open(domain)
-    stems = evenly(folder.labelled, MOST_IMAGES)
+def _learned(run: Run) -> Path:
+    """The domain of whose masks a run has learned."""
+    domain = run.config.target if run.config.method == "supervised" else run.config.source
+    assert domain
+    return domain
+
+
+def transferred(model: Model, folder: Folder, stems: Sequence[str]) -> Judgement:
+    """``judged``, with statistics and normalisation of these images."""
     normalise = Normalisation.of(middle(folder.image(stem), SIDE) for stem in stems)
-    network = with_statistics_of(load_model(path).network, [normalise(middle(folder.image(stem), SIDE))[None] for stem in stems])
+    network = with_statistics_of(model.network, [normalise(middle(folder.image(stem), SIDE))[None] for stem in stems])
     return judged(Model(network, normalise), folder, stems)
 
 
-def judged(model: Model | Path, folder: Folder, stems: Sequence[str]) -> Judgement:
-    """A model, or a checkpoint, on some images of ``folder``, each cut to its middle: its criteria, and its mean IoU on just these."""
-    model = load_model(model) if isinstance(model, Path) else model
+def judged(model: Model, folder: Folder, stems: Sequence[str]) -> Judgement:
+    """A model on some images of ``folder``, each cut to its middle."""
     pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
-    iou = [foreground(model.predict(image).mask, truth).iou for image, truth in pairs]
-    return clues_on(model, [image for image, _ in pairs]), statistics.mean(iou), (clues_on(model, [pairs[0][0]]), iou[0])
+    seen, opinions = [model.predict(image) for image, _ in pairs], [witness(image) for image, _ in pairs]
+    iou = [foreground(some.mask, truth).iou for some, (_, truth) in zip(seen, pairs, strict=True)]
+    maps = [torch.from_numpy(some.probability) for some in seen]
+    alone = [clues([p], [opinion]) for p, opinion in zip(maps, opinions, strict=True)]
+    return Judgement(clues(maps, opinions), statistics.mean(iou), list(zip(alone, iou, strict=True)))
 
 
-def _kept_beside(path: Path, where: str, judge: Callable[[], Judgement]) -> Judgement:
-    """What ``judge`` says of a checkpoint on the images ``where``, from the file beside it if that has it with all criteria: judging takes a while."""
-    file = path.with_suffix(".judged.json")
+def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callable[[], Judgement]) -> Judgement:
+    """What ``judge`` says of a checkpoint on some images, from the file beside it if that has it with all clues: judging takes a while."""
+    file, where = path.with_suffix(".judged.json"), f"{folder.root.resolve()}: {', '.join(stems)}"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if where not in known or not known[where][0].keys() >= set(CRITERIA):
-        known[where] = judge()
+    if where not in known or not known[where]["scores"].keys() >= set(CLUES):
+        known[where] = asdict(judge())
         write_json(file, known)
-    scores, iou, (scores_alone, iou_alone) = known[where]
-    return scores, iou, (scores_alone, iou_alone)
+    return Judgement(**known[where])
 
 
 def fit(known: list[Point]) -> dict[str, Any]:
     """Ridge regression of the logit of the IoU on standardised criteria; each pair weighs the same, however many checkpoints it has."""
-    x = np.array([[point.scores[name] for name in CRITERIA] for point in known])
+    x = np.array([[point.scores[name] for name in CLUES] for point in known])
     y = _logit(np.array([point.iou for point in known]))
     pairs = [point.pair for point in known]
     weight = np.array([1 / pairs.count(pair) for pair in pairs])
@@ -148,9 +164,9 @@ def fit(known: list[Point]) -> dict[str, Any]:
     mean = weight @ x
     scale = np.sqrt(weight @ (x - mean) ** 2) + 1e-9
     z, intercept = (x - mean) / scale, float(weight @ y)
-    gram = z.T @ (weight[:, None] * z) + RIDGE * np.eye(len(CRITERIA))
+    gram = z.T @ (weight[:, None] * z) + RIDGE * np.eye(len(CLUES))
     weights = np.linalg.solve(gram, z.T @ (weight * (y - intercept)))
-    criteria = [[name, *map(float, numbers)] for name, *numbers in zip(CRITERIA, mean, scale, x.min(0), x.max(0), strict=True)]
+    criteria = [[name, *map(float, numbers)] for name, *numbers in zip(CLUES, mean, scale, x.min(0), x.max(0), strict=True)]
     return {"criteria": criteria, "weights": weights.tolist(), "intercept": intercept}
 
 
@@ -178,24 +194,33 @@ def left_out(known: list[Point], by: Callable[[Point], str] = by_target) -> NDAr
     return result
 
 
-def first_alone(known: list[Point]) -> list[tuple[dict[str, Any], list[Point]]]:
-    """For each target the fit to all others, and the points of the first image alone of each model on it."""
-    found = []
+def radius(errors: NDArray[np.float64], known: list[Point]) -> float:
+    """The conformal quantile of the absolute errors of ``known``, in which each pair weighs the same, however many models it has."""
+    pairs = [point.pair for point in known]
+    weight = np.array([1 / pairs.count(pair) for pair in pairs]) / (len(set(pairs)) + 1)
+    order = np.argsort(np.abs(errors), kind="stable")
+    reached = np.flatnonzero(np.cumsum(weight[order]) >= COVERED - 1e-9)
+    return float(np.abs(errors)[order][reached[0] if len(reached) else -1])
+
+
+def singly(known: list[Point]) -> list[Point]:
+    """A point for each image alone."""
+    return [replace(point, scores=scores, iou=iou, alone=()) for point in known for scores, iou in point.alone]
+
+
+def left_out_singly(known: list[Point]) -> NDArray[np.float64]:
+    """Expected IoU of each of ``singly(known)``, by fits to several images of all other targets."""
+    images = singly(known)
+    result = np.zeros(len(images))
     for target in {point.target for point in known}:
-        mine = [replace(point, scores=point.alone[0], iou=point.alone[1]) for point in known if point.target == target and point.alone]
-        found.append((fit([point for point in known if point.target != target]), mine))
-    return found
-
-
-def radius(errors: NDArray[np.float64]) -> float:
-    """The split-conformal quantile of absolute errors."""
-    ordered = np.sort(np.abs(errors))
-    return float(ordered[min(len(ordered) - 1, int(np.ceil(COVERED * (len(ordered) + 1))) - 1)])
+        mine = [i for i, point in enumerate(images) if point.target == target]
+        result[mine] = predicted(fit([point for point in known if point.target != target]), [images[i] for i in mine])
+    return result
 
 
 def table(known: list[Point]) -> str:
     """Markdown: for each target how far the estimate is off, and what share of the models an interval from the other targets covers."""
-    iou = np.array([point.iou for point in known])
+    iou = _iou(known)
     new, other = left_out(known), left_out(known, by_pair)
     lines = [
         "| target | pairs | models | IoU | expected | mean absolute error | in the interval | rank correlation | mean absolute error, its other pairs known |",
@@ -205,7 +230,7 @@ def table(known: list[Point]) -> str:
     for target in dict.fromkeys(point.target for point in known):
         # A target's points have a part neither in the fits nor in the errors that make its interval.
         others = [point for point in known if point.target != target]
-        within = radius(left_out(others) - np.array([point.iou for point in others]))
+        within = radius(left_out(others) - _iou(others), others)
         mine = np.array([point.target == target for point in known])
         pairs = {point.pair for point in known if point.target == target}
         errors = [_by_pairs(np.abs(guess - iou), known, pairs) for guess in (new, other)]
@@ -218,18 +243,40 @@ def table(known: list[Point]) -> str:
     every = {point.pair for point in known}
     whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
     lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |")
-    return "\n".join([*lines, *_of_single_images(known)]) + "\n"
+    return "\n".join([*lines, "", *_more(known, new)]) + "\n"
 
 
-def _of_single_images(known: list[Point]) -> list[str]:
-    """A paragraph, where single images were judged."""
-    errors = [np.abs(predicted(fitted, of) - [point.iou for point in of]) for fitted, of in first_alone(known) if of]
-    if len(errors) < 2:
-        return []
-    within = [radius(np.concatenate(errors[:i] + errors[i + 1 :])) for i in range(len(errors))]
-    inside = statistics.mean(float((mine <= most).mean()) for mine, most in zip(errors, within, strict=True))
-    off = statistics.mean(float(mine.mean()) for mine in errors)
-    return ["", f"Of a single image, by fits to the other targets: mean absolute error {off:.3f}, {inside:.0%} in the interval (means over targets)."]
+def _more(known: list[Point], new: NDArray[np.float64]) -> list[str]:
+    """What the mean over targets hides, as a list: good models, adapted ones, single images."""
+    iou = _iou(known)
+    lines = []
+    for words, which in (
+        ("models of which an IoU of 0.5 or more is expected", new >= 0.5),
+        ("adapted models", np.array([point.method not in TRAINED for point in known])),
+    ):
+        if which.any():
+            error, bias = np.abs(new - iou)[which].mean(), (new - iou)[which].mean()
+            lines.append(f"- Of {which.sum()} {words}, on targets left out: mean absolute error {error:.3f}, mean error {bias:+.3f}.")
+    images = singly(known)
+    if images:
+        guess, truth = left_out_singly(known), _iou(images)
+        inside = []
+        for target in sorted({point.target for point in known}):
+            others = [point for point in known if point.target != target]
+            within = radius(left_out_singly(others) - _iou(singly(others)), singly(others))
+            mine = np.array([point.target == target for point in images])
+            inside.append(float((np.abs(guess - truth)[mine] <= within).mean()))
+        ends = np.cumsum([len(point.alone) for point in known])[:-1]
+        rank = [_rank_correlation(*both) for both in zip(np.split(guess, ends), np.split(truth, ends), strict=True)]
+        lines.append(
+            f"- Of {len(images)} single images, on targets left out: mean absolute error {np.abs(guess - truth).mean():.3f}, {statistics.mean(inside):.0%} in the interval "
+            f"(mean over targets; least {min(inside):.0%}); rank correlation among the images of one model on one target {np.nanmean(rank):.2f} on average."
+        )
+    return lines
+
+
+def _iou(known: list[Point]) -> NDArray[np.float64]:
+    return np.array([point.iou for point in known])
 
 
 def _by_pairs(values: NDArray[np.float64], known: list[Point], pairs: set[str]) -> float:
@@ -262,10 +309,10 @@ def main() -> None:
     else:
         print(table(known), end="")
     if a.write:
-        errors = left_out(known) - np.array([point.iou for point in known])
-        first = np.concatenate([predicted(fitted, of) - [point.iou for point in of] for fitted, of in first_alone(known)])
+        images = singly(known)
+        whole, alone = radius(left_out(known) - _iou(known), known), radius(left_out_singly(known) - _iou(images), images)
         rests_on = {"pairs": sorted({point.pair for point in known}), "models": len(known), "covered": COVERED}
-        write_json(FILE, {**fit(known), "radius": radius(errors), "radius_alone": radius(first), **rests_on})
+        write_json(FILE, {**fit(known), "radius": whole, "radius_alone": alone, **rests_on})
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
 
     A run that is older than a criterion is scored anew.
     """
-    needed = set(quality.CRITERIA)
+    needed = set(quality.CLUES)
     file = run.path / "checkpoints" / "points.json"
     if file.exists():
         kept = {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
