@@ -151,7 +151,8 @@ def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callab
     if where not in known or not known[where]["scores"].keys() >= set(CLUES):
         known[where] = asdict(judge())
         write_json(file, known)
-    return Judgement(**known[where])
+    found = known[where]
+    return Judgement(found["scores"], found["iou"], [(scores, iou) for scores, iou in found["alone"]])
 
 
 def fit(known: list[Point]) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import quality, selection
-from benchmarks.quality import CRITERIA, Point, by_pair, elsewhere, fit, left_out, points, predicted, radius, table
+from benchmarks.quality import CLUES, Point, by_pair, elsewhere, fit, left_out, points, predicted, radius, table
 from benchmarks.selection import kept, picked, regrets, with_expected
 
 import celladapt
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
-NAMES = (*CRITERIA, "agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
+NAMES = (*CLUES, "agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
 
 
 def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
@@ -39,9 +39,15 @@ def test_a_relation_that_is_there_is_found_on_targets_left_out() -> None:
     assert rows[2].startswith("| t0 | 1 | 12 |")
     (mean,) = [row for row in rows if row.startswith("| **mean over targets** | 6 | 72 |")]
     assert float(mean.split("|")[6]) < 0.1
-    assert "single image" not in table(known), "none was judged"
-    alone = table([replace(point, alone=(point.scores, point.iou)) for point in known]).splitlines()[-1]
-    assert alone.startswith(f"Of a single image, by fits to the other targets: mean absolute error {mean.split('|')[6].strip()}"), "the same, here"
+    assert "single images" not in table(known), "none was judged"
+    twice = [
+        replace(point, alone=[(point.scores, point.iou), (other.scores, other.iou)])
+        for point, other in zip(known, known[1:] + known[:1], strict=True)
+    ]
+    alone = table(twice).splitlines()[-1]
+    assert alone.startswith("- Of 144 single images")
+    assert float(alone.split("mean absolute error ")[1].split(",")[0]) < 0.1
+    assert float(alone.split("on one target ")[1].split()[0]) > 0.9, "the relation orders images too"
 
 
 def test_the_labels_of_a_target_have_no_part_in_what_is_expected_on_it() -> None:
@@ -73,9 +79,16 @@ def test_pairs_weigh_alike_however_many_checkpoints_they_have() -> None:
     assert predicted(fit(more), known) == pytest.approx(predicted(fit(known), known), abs=1e-9)
 
 
-def test_the_radius_is_the_conformal_quantile() -> None:
-    assert radius(np.arange(1, 11) / 100) == pytest.approx(0.1)  # ceil(0.9 · 11) = the 10th of 10
-    assert radius(-np.arange(1, 101) / 100) == pytest.approx(0.91)  # ceil(0.9 · 101) = the 91st of 100
+def test_the_radius_is_the_conformal_quantile_over_pairs() -> None:
+    def some(pairs: list[str]) -> list[Point]:
+        return [Point(pair, "source_only", "0", 1, {}, 0.5) for pair in pairs]
+
+    names = [f"s → t{n}" for n in range(100)]
+    assert radius(np.arange(1, 11) / 100, some(names[:10])) == pytest.approx(0.1)  # ceil(0.9 · 11) = the 10th of 10
+    assert radius(-np.arange(1, 101) / 100, some(names)) == pytest.approx(0.91)  # ceil(0.9 · 101) = the 91st of 100
+    many = np.concatenate([np.arange(1, 101) / 100, np.full(500, 0.001)])
+    assert radius(many, some([*names, *names[:1] * 500])) == pytest.approx(0.91), "one pair with many models is one pair"
+    assert radius(np.array([0.2, 0.1]), some(names[:2])) == 0.2, "of two the larger, though no share of them is nine in ten"
 
 
 def test_picks_and_regrets() -> None:
@@ -116,7 +129,7 @@ def test_the_points_of_a_benchmark(tiny_domains: tuple[Path, Path], tmp_path: Pa
         known = found([grid.path])
         assert [(point.pair, point.method, point.step) for point in known] == [("source → target", "source_only", step) for step in (2, 4)]
         assert known[-1].iou == pytest.approx(run.metrics["iou"]), "the last checkpoint is what the run scored"
-        assert set(CRITERIA) <= known[0].scores.keys()
+        assert set(CLUES) <= known[0].scores.keys()
         with monkeypatch.context() as patch:
             patch.setattr(quality, "load_model", never)
             patch.setattr(selection, "load_model", never)
@@ -126,4 +139,4 @@ def test_the_points_of_a_benchmark(tiny_domains: tuple[Path, Path], tmp_path: Pa
     abroad = elsewhere([grid.path], [*tiny_domains, other])
     assert [point.pair for point in abroad] == ["source → other"], "but not on its own source and target"
     assert 0 <= abroad[0].iou <= 1
-    assert set(CRITERIA) <= abroad[0].scores.keys()
+    assert set(CLUES) <= abroad[0].scores.keys()

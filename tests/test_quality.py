@@ -7,7 +7,13 @@ import pytest
 from celladapt import quality
 from celladapt.quality import Expectation, expected_iou
 
-PLAIN = {"criteria": [["agreement", 0.5, 0.25, 0.0, 1.0], ["contrast", 0.4, 0.1, 0.2, 0.6]], "weights": [1.0, 0.5], "intercept": 0.2, "radius": 0.1}
+PLAIN = {
+    "criteria": [["agreement", 0.5, 0.25, 0.0, 1.0], ["contrast", 0.4, 0.1, 0.2, 0.6]],
+    "weights": [1.0, 0.5],
+    "intercept": 0.2,
+    "radius": 0.1,
+    "radius_alone": 0.3,
+}
 
 
 @pytest.fixture
@@ -20,6 +26,14 @@ def test_by_hand() -> None:
     found = expected_iou({"agreement": 0.75, "contrast": 0.5, "other": 9.0})
     iou = 1 / (1 + math.exp(-(0.2 + 1.0 * 1 + 0.5 * 1)))
     assert found == Expectation(pytest.approx(iou), pytest.approx(iou - 0.1), pytest.approx(iou + 0.1))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("plain")
+def test_of_a_single_image_less_is_known() -> None:
+    scores = {"agreement": 0.5, "contrast": 0.4}
+    several, alone = expected_iou(scores), expected_iou(scores, alone=True)
+    assert alone.iou == several.iou
+    assert (alone.low, alone.high) == (pytest.approx(several.low - 0.2), pytest.approx(several.high + 0.2))
 
 
 @pytest.mark.usefixtures("plain")
@@ -47,7 +61,7 @@ def test_a_low_one_warns() -> None:
 def test_the_stored_fit_tells_nothing_from_something() -> None:
     """A segmenter that sees nothing is not promised what one that fits the image and the witness is."""
     names = [row[0] for row in quality.calibration()["criteria"]]
-    nothing = expected_iou(dict.fromkeys(names, 0.0) | {"entropy": -0.05})
-    good = expected_iou(dict.fromkeys(names, 0.9) | {"entropy": -0.1, "infomax": 0.4, "snd": 5.0})
+    nothing = expected_iou(dict.fromkeys(names, 0.0))
+    good = expected_iou(dict.fromkeys(names, 0.9) | {"area": 400.0, "classical_area": 400.0})
     assert nothing.iou < 0.3
     assert good.iou > 0.6

@@ -33,6 +33,8 @@ app = App(
 data = App(name="data", help="Look at data folders; get public data sets.")
 app.command(data)
 
+BEGINS_ANEW = ("review", "evaluate", "suggest", "export", "import", "report")
+"""Commands that keep nothing of a call that was interrupted."""
 OF_THE_DISK = {
     getattr(errno, name, None)  # not every system has every one
     for name in (
@@ -235,12 +237,14 @@ def review(
     at: float | None = None,
     pixel_size: float | None = None,
     max_megapixels: float = Config.max_megapixels,
+    overwrite: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["auto", "float32", "bf16"] = "auto",
 ) -> None:
     """Say of each image what IoU to expect, without a mask, the lowest first: which masks to look at before using them.
 
-    Writes review.csv, and lowest.png with the outlines of what the model takes for nuclei. Of a large image the middle is judged, of a slide the densest tissue.
+    Writes review.csv, and lowest.png with the outlines of what the model takes for nuclei. Of an image larger than 512 x 512 pixels the middle is judged, of a
+    slide the densest tissue. Images in which nothing is found are among the lowest: whether nothing is there only a look can tell.
 
     Parameters
     ----------
@@ -253,9 +257,11 @@ def review(
     at
         µm per pixel at which slides are seen; by default that of the model's training images.
     pixel_size
-        µm per pixel of the inputs at full resolution, for files that do not say it or say it wrong.
+        µm per pixel of slides at full resolution, for files that do not say it or say it wrong.
     max_megapixels
         Largest image that is read, in millions of pixels.
+    overwrite
+        Replace an earlier review.
     device
         auto, cpu or cuda.
     precision
@@ -267,9 +273,15 @@ def review(
 
     if not inputs:
         raise InputError("Name at least one image, slide, folder or glob to review.")
+    failure: reviewing.SomeUnread | None = None
     with at_most(max_megapixels):
-        done = reviewing.review(loaded_model(model, device, precision), inputs, out, pixel_size, at)
-    _print(done.table(), done.words, f"look    {out / 'lowest.png'}", f"table   {out / 'review.csv'}")
+        try:
+            done = reviewing.review(loaded_model(model, device, precision), inputs, out, pixel_size, at, overwrite)
+        except reviewing.SomeUnread as error:
+            done, failure = error.done, error
+    _print(done.table(), done.words, f"look    {out / reviewing.PICTURE}", f"table   {out / reviewing.TABLE}")
+    if failure is not None:
+        raise failure
 
 
 @app.command
@@ -567,7 +579,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         again = f"`celladapt adapt --resume {stop.args[0]}`" if stop.args else "the same command"
-        print(f"celladapt: interrupted; {again} goes on where it stopped.", file=sys.stderr)
+        goes_on = "" if [*(sys.argv[1:] if arguments is None else arguments), ""][0] in BEGINS_ANEW else f"; {again} goes on where it stopped"
+        print(f"celladapt: interrupted{goes_on}.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()

@@ -33,10 +33,10 @@ def draw(path: Path, count: int, shown: Iterable[tuple[str, NDArray[Any]]], mode
         for number, (title, pixels) in enumerate(shown, start=1):
             axes = figure.add_subplot(rows, columns, number)
             axes.set_axis_off()
-            axes.set_title(title, parse_math=False)
+            axes.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)  # a file's name may be no text
             axes.imshow(to_unit(pixels))
             prediction = model.predict(np.ascontiguousarray(pixels))
-            if prediction.mask.any() and not prediction.mask.all():
+            if min(pixels.shape[:2]) > 1 and prediction.mask.any() and not prediction.mask.all():
                 for colour, width in (("black", 2.2), ("#ffe34d", 1.1)):  # cased, to be seen on stained tissue and on black alike
                     axes.contour(prediction.probability, [prediction.threshold], colors=colour, linewidths=width)
         with atomic(path) as temporary:

@@ -13,7 +13,7 @@ from celladapt.errors import FileError, InputError
 from celladapt.files import write_json
 from celladapt.outputs import Segmented, check_words, output_path, write
 from celladapt.records import read_json
-from celladapt.units import area_in_pixels
+from celladapt.units import area_in_pixels, check_pixel_size
 
 NOTES = ".celladapt"
 """Folder in the output folder: a note on each image that is done, and what a slide has so far."""
@@ -46,10 +46,8 @@ class Settings:
         if not 0 < self.threshold <= 0.99:
             raise InputError(f"--threshold is {self.threshold}; it must be above 0 and at most 0.99.")
         as_pixels(self.max_megapixels)
-        for name in ("pixel_size", "at"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"--{name.replace('_', '-')} is {value}; give µm per pixel, for example 0.25.")
+        check_pixel_size("--pixel-size", self.pixel_size)
+        check_pixel_size("--at", self.at)
         if self.tile < 128 or self.tile % 64:
             raise InputError(f"--tile is {self.tile}; it must be a multiple of 64 from 128 on.")
         area_in_pixels(self.min_size, 1.0)  # nonsense shows before any work

@@ -87,10 +87,7 @@ def predict(
     chosen = Settings(words, **settings)
     images = find_images(inputs)
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder as --out.")
-    if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:
-        raise InputError(f"{out} holds {among.name}, which is to be segmented; choose another --out, or the outputs would be taken for images.")
+    check_out(images, out)
     if workers < 1 or (workers > 1 and scheduler is not None):
         raise InputError(f"--workers is {workers}; it must be 1 or more, and 1 beside --scheduler, whose workers are others.")
     spread = workers > 1 or scheduler is not None
@@ -187,6 +184,14 @@ def segment(model: Predictor, job: Job, more: Callable[[int], None] = lambda cou
     return _write(job, *_image(model, job))
 
 
+def check_out(images: Sequence[Path], out: Path) -> None:
+    """Raise InputError where ``out`` is a file, or the folder of one of ``images``: outputs would be taken for inputs, or replace them."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder as --out.")
+    if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:
+        raise InputError(f"{out} holds {among.name}, which is to be segmented; choose another --out, or the outputs would be taken for images.")
+
+
 def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
     """Raise InputError where an output exists that is not of an earlier call which was stopped at it."""
     existing = [path for job in jobs for path in job.in_the_way]
@@ -195,22 +200,20 @@ def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
 
 
 @contextmanager
-def _in_one_sentence(job: Job) -> Iterator[None]:
+def in_one_sentence(image: Path, out: Path) -> Iterator[None]:
     """What else than the file can be at fault, as an InputError: memory, a disk, a folder that has gone."""
     try:
         yield
     except OSError as error:
-        raise FileError(
-            job.image, f"could not be segmented ({error})", f"see that it and {job.out} are there, may be written to, and have space"
-        ) from error
+        raise FileError(image, f"could not be segmented ({error})", f"see that it and {out} are there, may be written to, and have space") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no error of its own for that
             raise
-        raise FileError(job.image, "needs more memory than there is", "segment it on its own, a slide with a smaller --tile") from error
+        raise FileError(image, "needs more memory than there is", "segment it on its own, a slide with a smaller --tile") from error
 
 
 def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
-    with _in_one_sentence(job):
+    with in_one_sentence(job.image, job.out):
         require_file(job.image)
         assert job.identity  # taken before the file is read
         size = job.settings.pixel_size or tiff_pixel_size(job.image)
@@ -220,14 +223,14 @@ def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float 
 
 
 def _write(job: Job, image: NDArray[Any], seen: Prediction, size: float | None) -> Written:
-    with _in_one_sentence(job):
+    with in_one_sentence(job.image, job.out):
         areas = np.bincount(seen.instances.ravel())[1:]
         return job.finish(InMemory(image, seen, size), areas.size, float(seen.mask.mean()), float(np.median(areas)) if areas.size else 0.0)
 
 
 def _slide(model: Predictor, job: Job, more: Callable[[int], None], step: Callable[[], None]) -> Written:
     settings = job.settings
-    with _in_one_sentence(job), open_slide(job.image, settings.pixel_size) as slide:
+    with in_one_sentence(job.image, job.out), open_slide(job.image, settings.pixel_size) as slide:
         view = view_at(slide, settings.at or model.pixel_size)
         if view.scale < 1 / _MOST_ENLARGED:
             raise FileError(
@@ -399,8 +402,12 @@ def record_of(folder: Path) -> dict[str, Any]:
     return record if isinstance(seen, list) and all(isinstance(stem, str) for stem in seen) else {}
 
 
-def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
+def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True) -> list[Path]:
     """Images and slides that ``inputs`` (files, folders, globs) name, in order of name, each once.
+
+    Args:
+        inputs: one or more.
+        outputs: whether each is to have outputs of its own name.
 
     Raises:
         InputError: one names nothing, or two files would write the same output.
@@ -429,9 +436,9 @@ def find_images(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
             )
         found |= dict.fromkeys(files)
     if not found:
-        raise InputError("There is nothing to predict; give an image or slide, a folder of them or a glob.")
+        raise InputError("There is no image to look at; give an image or slide, a folder of them or a glob.")
     stems: dict[str, Path] = {}
-    for path in found:
+    for path in found if outputs else ():
         if path.stem in (".", ".."):
             raise InputError(f"{path} has no name that its outputs could have; rename it.")
         if path.stem in stems:

@@ -1,8 +1,8 @@
-"""How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the criteria of ``selection`` alone.
+"""How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the clues of ``selection`` alone.
 
-A ridge regression from the criteria to the logit of the IoU, fitted to many models on many annotated domains (``benchmarks.quality`` writes
-``quality.json``). The interval reaches as far as the estimate was off for nine checkpoints in ten on targets left out of the fit, as in split conformal prediction
-(Vovk et al. 2005; Lei et al. 2018); checkpoints of one run are alike, so with few targets nine in ten is what was seen, and no guarantee.
+A ridge regression from the clues to the logit of the IoU, fitted to many models on many annotated domains (``benchmarks.quality`` writes
+``quality.json``). The interval reaches as far as the estimate was off for nine models in ten on targets left out of the fit, as in split conformal prediction
+(Vovk et al. 2005; Lei et al. 2018); models on one target are alike, so with few targets nine in ten is what was seen, and no guarantee.
 """
 
 import json

@@ -3,25 +3,32 @@
 import csv
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from celladapt import contact_sheet
 from celladapt.cells import as_cell
+from celladapt.classical import witness
 from celladapt.errors import InputError
-from celladapt.expectation import clues_on, part
+from celladapt.expectation import part
 from celladapt.files import write_text
-from celladapt.model import Predictor
-from celladapt.prediction import find_images
+from celladapt.model import Predictor, load_model
+from celladapt.prediction import check_out, find_images, in_one_sentence
 from celladapt.progress import Bar
 from celladapt.quality import LOW, Expectation, expected_iou
+from celladapt.selection import clues
+from celladapt.units import check_pixel_size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN = 12
 """Images in the table and on the picture."""
+TABLE, PICTURE = "review.csv", "lowest.png"
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class Reviewed:
 
     image: Path
     expected: Expectation
+    nuclei: int
+    """Found in the part that was judged. Where there are none the expected IoU is low, though it would be 1 if none are there to be found."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Review:
     """Images in the order in which to look at them, the lowest expected IoU first."""
 
     path: Path
-    """The folder with ``review.csv`` and ``lowest.png``."""
+    """The folder with ``review.csv`` (image, expected_iou and the interval low to high in [0, 1], nuclei found) and ``lowest.png``."""
     items: list[Reviewed]
 
     def table(self) -> "Table":
@@ -45,10 +54,12 @@ class Review:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("image", "expected IoU", "interval", title=f"The lowest of {len(self.items)}" if len(self.items) > SHOWN else None)
+        table = Table(
+            "image", "expected IoU", "interval", "nuclei found", title=f"The lowest of {len(self.items)}" if len(self.items) > SHOWN else None
+        )
         for item in self.items[:SHOWN]:
             iou, low, high = (f"{value:.2f}" for value in (item.expected.iou, item.expected.low, item.expected.high))
-            table.add_row(Text(item.image.name), iou, f"{low} to {high}")
+            table.add_row(Text(item.image.name), iou, f"{low} to {high}", str(item.nuclei))
         return table
 
     @property
@@ -56,53 +67,91 @@ class Review:
         """For people."""
         low = sum(item.expected.iou < LOW for item in self.items)
         mean = sum(item.expected.iou for item in self.items) / len(self.items)
-        return f"{len(self.items)} images, expected IoU {mean:.2f} on average, below {LOW} in {low}; estimated without masks"
+        images = f"{len(self.items)} image{'s' if len(self.items) > 1 else ''}, expected IoU {mean:.2f} on average, estimated without masks"
+        return images + (f": {low} below {LOW}, look at their masks before using them" if low else "")
+
+
+class SomeUnread(InputError):
+    """Images that could not be reviewed, and ``done``, the review of those that could."""
+
+    def __init__(self, sentence: str, done: Review) -> None:
+        super().__init__(sentence)
+        self.done = done
 
 
 def review(
-    model: Predictor, inputs: str | Path | Iterable[str | Path], out: str | Path, pixel_size: float | None = None, at: float | None = None
+    model: Predictor | str | Path,
+    inputs: str | Path | Iterable[str | Path],
+    out: str | Path,
+    pixel_size: float | None = None,
+    at: float | None = None,
+    overwrite: bool = False,
 ) -> Review:
-    """Order images by the IoU that can be expected of ``model`` on each, and write ``review.csv`` and a picture of the lowest, ``lowest.png``.
+    """Order images by the IoU that can be expected of a model on each, and write ``review.csv`` and a picture of the lowest, ``lowest.png``.
 
-    Of an image larger than 512 x 512 pixels the middle is judged, of a slide the densest tissue. No mask is read.
+    Of an image larger than 512 x 512 px the middle is judged, of a slide the densest tissue. No mask is read.
 
     Args:
-        model: any.
+        model: a model, or its run folder or file. What it finds is judged at its probability of 0.5.
         inputs: as ``predict`` takes them.
         out: folder to make or to write into.
         pixel_size: µm per pixel of slides that do not say it.
         at: µm per pixel at which slides are seen; by default the model's own.
+        overwrite: whether to replace an earlier review.
 
     Raises:
-        InputError: there is no image, or some cannot be read: the others have been reviewed then.
+        InputError: there is no model or image, an option makes no sense, ``out`` is a file, the folder of an image, or has a review.
+        SomeUnread: some images cannot be read; the others have been reviewed.
     """
-    out, at = Path(out), at or model.pixel_size
-    images, items, failed = find_images(inputs), [], []
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; choose another --out.")
+    out = Path(out)
+    check_pixel_size("--pixel-size", pixel_size)
+    check_pixel_size("--at", at)
+    images = find_images(inputs, outputs=False)
+    check_out(images, out)
+    if not overwrite and (existing := next((out / name for name in (TABLE, PICTURE) if (out / name).exists()), None)):
+        raise InputError(f"{existing} exists already; choose another --out, or --overwrite to replace it.")
+    loaded = load_model(model) if isinstance(model, str | Path) else model
+    with in_one_sentence(images[0], out):
+        out.mkdir(parents=True, exist_ok=True)
+    at = at or loaded.pixel_size
+    items: list[Reviewed] = []
+    failed: list[str] = []
     with Bar("reviewing", len(images)) as bar:
         for image in images:
             try:
-                items.append(Reviewed(image, expected_iou(clues_on(model, [part(image, pixel_size, at)]), alone=True)))
+                with in_one_sentence(image, out):
+                    items.append(_look(loaded, image, pixel_size, at))
             except InputError as error:
                 failed.append(str(error))
             bar.step(image.name)
     if not items:
+        with suppress(OSError):  # something else is in it
+            out.rmdir()
         raise InputError(failed[0])
     items.sort(key=lambda item: (item.expected.iou, item.image))
+    write_text(out / TABLE, _csv(items))
     lowest = items[:SHOWN]
     shown = ((f"{item.expected.iou:.2f}   {item.image.name[-40:]}", part(item.image, pixel_size, at)) for item in lowest)
-    contact_sheet.draw(out / "lowest.png", len(lowest), shown, model)
-    write_text(out / "review.csv", _csv(items))
+    contact_sheet.draw(out / PICTURE, len(lowest), shown, loaded)
+    done = Review(out, items)
     if failed:
-        raise InputError(f"{len(failed)} of {len(images)} images could not be reviewed; {out} has the others. The first: {failed[0]}")
-    return Review(out, items)
+        raise SomeUnread(f"{len(failed)} of {len(images)} images could not be reviewed: " + " ".join(failed), done)
+    return done
+
+
+def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> Reviewed:
+    pixels = part(image, pixel_size, at)
+    seen = model.predict(pixels)
+    found = clues([torch.from_numpy(seen.probability)], [witness(pixels)])
+    return Reviewed(image, expected_iou(found, alone=True), int(seen.instances.max(initial=0)))
 
 
 def _csv(items: list[Reviewed]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["image", "expected_iou", "low", "high"])
+    rows.writerow(["image", "expected_iou", "low", "high", "nuclei"])
     for item in items:
-        rows.writerow([as_cell(str(item.image)), *(f"{value:.4f}" for value in (item.expected.iou, item.expected.low, item.expected.high))])
+        rows.writerow(
+            [as_cell(str(item.image)), *(f"{value:.4f}" for value in (item.expected.iou, item.expected.low, item.expected.high)), item.nuclei]
+        )
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""Choosing a checkpoint without target labels: criteria on predictions and images alone, higher is better.
+"""Choosing a checkpoint without target labels: criteria on predictions and images alone, higher is better but for the two areas, which are clues only.
 
 Each is a function of the probability maps of unlabelled images, some also of the images or of a segmentation that learns nothing, so none can see a mask.
 """
@@ -22,6 +22,7 @@ RING = 7  # px: width of the surroundings that a nucleus is compared with
 
 
 Labels = NDArray[np.int32]
+"""[H, W], 0 background, nuclei numbered from 1."""
 
 
 def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequence[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
@@ -54,6 +55,8 @@ def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
         maps: probability maps [H, W] in [0, 1].
         classical: what the classical segmentation sees in each image.
     """
+    if not all(torch.isfinite(p).all() for p in maps):  # a network that is broken: NaN would pass for background
+        return dict.fromkeys(("likeness", "classical_recall", "solidity", "area", "classical_area"), math.nan)
     labels = [to_instances(p.numpy()) for p in maps]
     return {
         "likeness": likeness(maps, classical),
@@ -205,7 +208,7 @@ def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
 
 def area(labels: Sequence[Labels]) -> float:
     """px² of the nucleus that the median pixel of all predicted nuclei lies in; 0 where there is none. Labels are [H, W] each."""
-    return usual_area(np.concatenate([np.bincount(some.ravel())[1:] for some in labels]))
+    return usual_area(np.concatenate([np.zeros(0, int), *(np.bincount(some.ravel())[1:] for some in labels)]))
 
 
 def solid(labels: Sequence[Labels]) -> float:

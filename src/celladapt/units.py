@@ -8,6 +8,12 @@ from celladapt.errors import InputError
 _AREA = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>(px|[uµμ]m)(2|\^2|²))?", re.IGNORECASE)  # two signs for micro are in use
 
 
+def check_pixel_size(option: str, value: float | None) -> None:
+    """Raise InputError where ``value``, in µm per pixel, is given and cannot be one."""
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"{option} is {value}; give µm per pixel, for example 0.25.")
+
+
 def area_in_pixels(text: str, pixel_size: float | None = None, option: str = "--min-size") -> int:
     """An area such as ``20``, ``20px2``, ``5um2`` or ``5 µm²`` in px², rounded; without a unit it is in px².
 

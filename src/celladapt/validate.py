@@ -29,7 +29,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Validator:
-    """Scores S on held-out images; higher is better for every key.
+    """Scores S on held-out images; higher is better for every criterion.
 
     Always: what ``selection.scores`` has on the target, ``expected`` (the IoU that they promise), and ``source_iou`` where source masks are at hand.
     ``labelled`` (mean target IoU) only where target masks were handed in, which is the labelled pick.

@@ -34,7 +34,7 @@ CRITERIA = {
     "classical_recall": "Share of what a classical segmentation takes for nuclei that is predicted too. Uses no labels.",
     "area": "Size of the predicted nuclei, in px²: what the median pixel of them lies in. Uses no labels.",
     "classical_area": "Size of what the classical segmentation sees, in px²; the same at every step. Uses no labels.",
-    "expected": "IoU to expect on the target, from all criteria together. Uses no labels.",
+    "expected": "IoU to expect on the target, from five clues together (docs/method.md). Uses no labels.",
     "source_iou": "Foreground IoU on the source validation images.",
     "labelled": "Foreground IoU on the annotated target validation images. Uses target labels.",
 }
