@@ -28,7 +28,7 @@ from celladapt.classical import witness
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
 from celladapt.data.sample import evenly, middle
-from celladapt.expectation import SIDE
+from celladapt.expectation import MOST_IMAGES, SIDE
 from celladapt.files import write_json
 from celladapt.metrics import foreground
 from celladapt.model import Model, load_model
@@ -41,7 +41,6 @@ from celladapt.selection import clues
 CLUES = ("likeness", "classical_recall", "solidity", "area", "classical_area")
 RIDGE = 0.05
 COVERED = 0.9
-MOST_IMAGES = 4
 MOST_CHECKPOINTS = 3
 TRAINED = ("source_only", "supervised")
 """Methods whose models are tried elsewhere: those that learn from one domain alone."""
@@ -256,8 +255,12 @@ def _more(known: list[Point], new: NDArray[np.float64]) -> list[str]:
         ("adapted models", np.array([point.method not in TRAINED for point in known])),
     ):
         if which.any():
-            error, bias = np.abs(new - iou)[which].mean(), (new - iou)[which].mean()
-            lines.append(f"- Of {which.sum()} {words}, on targets left out: mean absolute error {error:.3f}, mean error {bias:+.3f}.")
+            some = [point for point, wanted in zip(known, which, strict=True) if wanted]
+            pairs = {point.pair for point in some}
+            error, bias = (_by_pairs(values[which], some, pairs) for values in (np.abs(new - iou), new - iou))
+            lines.append(
+                f"- Of {which.sum()} {words}, on targets left out, mean over {len(pairs)} pairs: mean absolute error {error:.3f}, mean error {bias:+.3f}."
+            )
     images = singly(known)
     if images:
         guess, truth = left_out_singly(known), _iou(images)
@@ -269,9 +272,13 @@ def _more(known: list[Point], new: NDArray[np.float64]) -> list[str]:
             inside.append(float((np.abs(guess - truth)[mine] <= within).mean()))
         ends = np.cumsum([len(point.alone) for point in known])[:-1]
         rank = [_rank_correlation(*both) for both in zip(np.split(guess, ends), np.split(truth, ends), strict=True)]
+        pairs = {point.pair for point in images}
+        ranked = [point for point, one in zip(known, rank, strict=True) if not np.isnan(one)]
+        order = _by_pairs(np.array(rank)[~np.isnan(rank)], ranked, {point.pair for point in ranked})
         lines.append(
-            f"- Of {len(images)} single images, on targets left out: mean absolute error {np.abs(guess - truth).mean():.3f}, {statistics.mean(inside):.0%} in the interval "
-            f"(mean over targets; least {min(inside):.0%}); rank correlation among the images of one model on one target {np.nanmean(rank):.2f} on average."
+            f"- Of {len(images)} single images, on targets left out, mean over {len(pairs)} pairs: mean absolute error {_by_pairs(np.abs(guess - truth), images, pairs):.3f}; "
+            f"in the interval {statistics.mean(inside):.0%}, mean over targets, the least {min(inside):.0%}; "
+            f"rank correlation of the images of one model on one target {order:.2f}, mean over pairs."
         )
     return lines
 

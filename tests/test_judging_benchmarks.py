@@ -46,8 +46,8 @@ def test_a_relation_that_is_there_is_found_on_targets_left_out() -> None:
     ]
     alone = table(twice).splitlines()[-1]
     assert alone.startswith("- Of 144 single images")
-    assert float(alone.split("mean absolute error ")[1].split(",")[0]) < 0.1
-    assert float(alone.split("on one target ")[1].split()[0]) > 0.9, "the relation orders images too"
+    assert float(alone.split("mean absolute error ")[1].split(";")[0]) < 0.1
+    assert float(alone.split("on one target ")[1].split(",")[0]) > 0.9, "the relation orders images too"
 
 
 def test_the_labels_of_a_target_have_no_part_in_what_is_expected_on_it() -> None:
