@@ -36,9 +36,13 @@ from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
 from celladapt.quality import expected_iou
 from celladapt.run import Run
-from celladapt.selection import clues
+from celladapt.selection import CLUES, clues
 
-CLUES = ("likeness", "classical_recall", "solidity", "area", "classical_area")
+LEVEL = ("likeness", "classical_recall", "solidity", "area", "classical_area")
+"""Clues to the IoU itself."""
+COMPARED = ("agreement", "witnessed", "solidity")
+"""Clues to which of two models on the same images is better: where the classical segmentation does not have the shape of nuclei a model that agrees with it is
+no better for that."""
 RIDGE = 0.05
 COVERED = 0.9
 MOST_CHECKPOINTS = 3
@@ -154,9 +158,9 @@ def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callab
     return Judgement(found["scores"], found["iou"], [(scores, iou) for scores, iou in found["alone"]])
 
 
-def fit(known: list[Point]) -> dict[str, Any]:
-    """Ridge regression of the logit of the IoU on standardised criteria; each pair weighs the same, however many checkpoints it has."""
-    x = np.array([[point.scores[name] for name in CLUES] for point in known])
+def fit(known: list[Point], names: Sequence[str] = LEVEL) -> dict[str, Any]:
+    """Ridge regression of the logit of the IoU on standardised clues; each pair weighs the same, however many checkpoints it has."""
+    x = np.array([[point.scores[name] for name in names] for point in known])
     y = _logit(np.array([point.iou for point in known]))
     pairs = [point.pair for point in known]
     weight = np.array([1 / pairs.count(pair) for pair in pairs])
@@ -164,9 +168,9 @@ def fit(known: list[Point]) -> dict[str, Any]:
     mean = weight @ x
     scale = np.sqrt(weight @ (x - mean) ** 2) + 1e-9
     z, intercept = (x - mean) / scale, float(weight @ y)
-    gram = z.T @ (weight[:, None] * z) + RIDGE * np.eye(len(CLUES))
+    gram = z.T @ (weight[:, None] * z) + RIDGE * np.eye(len(names))
     weights = np.linalg.solve(gram, z.T @ (weight * (y - intercept)))
-    criteria = [[name, *map(float, numbers)] for name, *numbers in zip(CLUES, mean, scale, x.min(0), x.max(0), strict=True)]
+    criteria = [[name, *map(float, numbers)] for name, *numbers in zip(names, mean, scale, x.min(0), x.max(0), strict=True)]
     return {"criteria": criteria, "weights": weights.tolist(), "intercept": intercept}
 
 
@@ -320,7 +324,7 @@ def main() -> None:
         images = singly(known)
         whole, alone = radius(left_out(known) - _iou(known), known), radius(left_out_singly(known) - _iou(images), images)
         rests_on = {"pairs": sorted({point.pair for point in known}), "models": len(known), "covered": COVERED}
-        write_json(FILE, {**fit(known), "radius": whole, "radius_alone": alone, **rests_on})
+        write_json(FILE, {**fit(known), "radius": whole, "radius_alone": alone, "compared": fit(known, COMPARED), **rests_on})
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@
 
 Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
 picks; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
-what `best` keeps: the pick of `infomax` among the checkpoints of weakuda, or that among source_only's where `expected` says that adapting did not help.
-`expected` is fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
+what `best` keeps: the pick of `infomax` among the checkpoints of weakuda, or that among source_only's where that is preferred without masks. Both that and `expected` are fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
 on it.
 """
 
@@ -19,9 +18,8 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from benchmarks import quality
 from benchmarks.documents import put
-from benchmarks.quality import Point, elsewhere, finished_cells, fit, points, predicted
+from benchmarks.quality import COMPARED, LEVEL, Point, elsewhere, finished_cells, fit, points, predicted
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
 from celladapt.expectation import clues_on, part
@@ -30,6 +28,7 @@ from celladapt.metrics import foreground
 from celladapt.model import load_model
 from celladapt.progress import Bar
 from celladapt.run import Run
+from celladapt.selection import CLUES
 
 CRITERIA = ("expected", "agreement", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
 ADAPTED, BAR, BOUND = "weakuda", "source_only", "supervised"
@@ -56,7 +55,7 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
 
     A run that is older than a criterion is scored anew.
     """
-    needed = set(quality.CLUES)
+    needed = set(CLUES)
     file = run.path / "checkpoints" / "points.json"
     if file.exists():
         kept = {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
@@ -77,11 +76,14 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
 
 
 def with_expected(known: list[Point], judged: list[Point]) -> Runs:
-    """The checkpoints by run, each with the IoU that a fit to those of ``judged`` that are on other targets expects of it."""
+    """The checkpoints by run, each with the IoU that a fit to those of ``judged`` that are on other targets expects of it, and with what it is compared by."""
     runs: Runs = {}
-    fits = {target: fit([point for point in judged if point.target != target]) for target in {point.target for point in known}}
+    for target in {point.target for point in known}:
+        others, mine = [point for point in judged if point.target != target], [point for point in known if point.target == target]
+        for name, clues in (("expected", LEVEL), ("preference", COMPARED)):
+            for point, value in zip(mine, predicted(fit(others, clues), mine), strict=True):
+                point.scores[name] = float(value)
     for point in known:
-        point.scores["expected"] = float(predicted(fits[point.target], [point])[0])
         runs.setdefault((point.pair, point.method), {}).setdefault(point.seed, []).append(point)
     return runs
 
@@ -122,7 +124,7 @@ def kept(runs: Runs) -> str:
         if not all((pair, method) in runs for method in (BAR, ADAPTED, BOUND)):
             continue
         before, after, bound = ([picked(run, "infomax") for run in runs[pair, method].values()] for method in (BAR, ADAPTED, BOUND))
-        ends = [max(pick, key=lambda point: point.scores["expected"]) for pick in zip(after, before, strict=True)]
+        ends = [max(pick, key=lambda point: point.scores["preference"]) for pick in zip(after, before, strict=True)]
         iou = [[point.iou for point in some] for some in (before, after, ends, bound)]
         gap = statistics.mean(iou[3]) - statistics.mean(iou[0])
         closed = (statistics.mean(iou[2]) - statistics.mean(iou[0])) / gap if gap >= SMALLEST_GAP else math.nan

@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,9 +31,10 @@ from celladapt.losses import Domain
 from celladapt.model import load_model
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
-from celladapt.quality import Expectation, calibration, expected_iou
+from celladapt.quality import expected_iou, preference
 from celladapt.records import read_json_lines
 from celladapt.run import RESTORE, Run
+from celladapt.selection import CLUES
 from celladapt.train import LAST, Trainer
 
 ADAPTED = "adapted.safetensors"
@@ -203,11 +204,11 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     """Evaluate the selected model, with the R of the same step where the method has one; or source-only's, where that promises more."""
     config = run.config
     assert config.target
-    expected, reconstruct = _expectation(run, trainer.picked.step), _reconstruction(run, trainer)
+    after, reconstruct = _clues(run, trainer.picked.step), _reconstruction(run, trainer)
     # Labels of the target, where they had a part, know better than a criterion that sees none.
     labelled = trainer.picked.uses_target_labels or bool(run.record.get("target_labelled"))
-    before = _expectation(run.baseline, run.baseline.selected_step) if run.baseline.finished and config.fallback and not labelled else None
-    fell_back = before is not None and before.iou > expected.iou
+    before = _clues(run.baseline, run.baseline.selected_step) if run.baseline.finished and config.fallback and not labelled else None
+    fell_back = before is not None and preference(before) > preference(after)
     if before is not None and fell_back:
         model, adapted = run.path / "model.safetensors", run.path / ADAPTED
         if not adapted.exists():  # after a kill here, model is source-only's already
@@ -216,28 +217,33 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
             shutil.copy(run.baseline.path / "model.safetensors", temporary)
         notes = [
             *notes,
-            f"As far as can be told without masks, adapting did not help (expected IoU {expected.iou:.2f} against {before.iou:.2f}), "
-            f"so the SOURCE-ONLY model was kept: it is what is scored and shown here. The adapted one is in {ADAPTED}.",
+            "As far as can be told without masks, adapting did not help, so the SOURCE-ONLY model was kept: it is what is scored and shown here. "
+            f"The adapted one is in {ADAPTED}.",
         ]
-        expected, reconstruct = before, None
+        after, reconstruct = before, None
     loaded = load_model(run.path, config.device, config.precision)
     checkpoint.previous(run.path / LAST).unlink(missing_ok=True)  # which nobody needs once the last step is safe
-    facts = {"seconds": round(trainer.seconds, 1), "selected": asdict(trainer.picked), "expected": asdict(expected), "fell_back": fell_back}
+    facts = {
+        "seconds": round(trainer.seconds, 1),
+        "selected": asdict(trainer.picked),
+        "expected": asdict(expected_iou(after)),
+        "fell_back": fell_back,
+    }
     conclude(run, Folder.open(config.target), loaded.predict, reconstruct, notes, **facts)
 
 
-def _expectation(run: Run, step: int) -> Expectation:
-    """What the criteria promise of the model of ``step``, which is the one that was kept."""
+def _clues(run: Run, step: int) -> Mapping[str, float]:
+    """What is to be told without masks of the model of ``step``, which is the one that was kept."""
     file = run.path / "validation.jsonl"
     scores = next((line for line in read_json_lines(file) if isinstance(line, dict) and line.get("step") == step), None)
     if scores is None or not all(isinstance(score, int | float) for score in scores.values()):
         raise InputError(f"{file} is damaged (it lacks the scores of step {step}, which was chosen); {RESTORE}.")
-    if not scores.keys() >= {name for name, *_ in calibration()["criteria"]}:  # a run that is older than a criterion
+    if not scores.keys() >= set(CLUES):  # a run that is older than a clue
         assert run.config.target
         held, (_, split) = Folder.open(run.config.target), run.splits
         stems = evenly(split.val or split.train, MOST_IMAGES)
         scores = clues_on(load_model(run.path, run.config.device), [part(held.images[stem]) for stem in stems])
-    return expected_iou(scores)
+    return scores
 
 
 def _reconstruction(run: Run, trainer: Trainer) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:

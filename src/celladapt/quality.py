@@ -52,7 +52,20 @@ def expected_iou(scores: Mapping[str, float], fitted: Mapping[str, Any] | None =
     return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius))
 
 
+def preference(scores: Mapping[str, float]) -> float:
+    """Of two models on the same images the one with more is likely to be the better one; in [0, 1].
+
+    Apart from ``expected_iou``, which counts agreement with the classical segmentation also where that does not have the shape of nuclei: that tells how hard
+    the images are, but there a model that agrees more is no better.
+
+    Args:
+        scores: criterion -> score, of ``selection.clues``.
+    """
+    return expected_iou(scores, {**calibration()["compared"], "radius": 0.0}).iou
+
+
 @cache
 def calibration() -> dict[str, Any]:
-    """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals, and what they rest on."""
+    """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals; the first three
+    also under ``compared``, for ``preference``; and what they rest on."""
     return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

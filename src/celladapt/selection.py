@@ -21,6 +21,8 @@ ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with
 
 
+CLUES = ("likeness", "classical_recall", "solidity", "area", "classical_area", "agreement", "witnessed")
+"""What ``clues`` gives."""
 Labels = NDArray[np.int32]
 """[H, W], 0 background, nuclei numbered from 1."""
 
@@ -42,21 +44,23 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
         "entropy": entropy(maps),
         "consistency": consistency(maps, [predict(perturb(x)).flip(-1) for x in images]),
         "zoom": consistency(maps, [_resized(predict(_resized(x, ZOOM)), x.shape[-2:]) for x in images]),
-        "agreement": agreement(maps, classical),
         "contrast": contrast(maps, images),
         **clues(maps, classical),
     }
 
 
 def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
-    """What ``celladapt.quality`` tells the IoU by. The sizes ``area`` and ``classical_area`` are by themselves neither good nor bad.
+    """What ``celladapt.quality`` tells the IoU by, and which of two models is better.
+
+    ``witnessed`` and ``classical_area`` are the images' alone: the share of them in which the witness is plausible, and the size of what it sees. Of ``area``
+    neither more nor less is better.
 
     Args:
         maps: probability maps [H, W] in [0, 1].
         classical: what the classical segmentation sees in each image.
     """
     if not all(torch.isfinite(p).all() for p in maps):  # a network that is broken: NaN would pass for background
-        return dict.fromkeys(("likeness", "classical_recall", "solidity", "area", "classical_area"), math.nan)
+        return dict.fromkeys(CLUES, math.nan)
     labels = [to_instances(p.numpy()) for p in maps]
     return {
         "likeness": likeness(maps, classical),
@@ -64,6 +68,8 @@ def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
         "solidity": solid(labels),
         "area": area(labels),
         "classical_area": sum(c.area for c in classical) / max(1, len(classical)),
+        "agreement": agreement(maps, classical),
+        "witnessed": sum(c.plausible for c in classical) / max(1, len(classical)),
     }
 
 
