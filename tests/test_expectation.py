@@ -16,7 +16,7 @@ from celladapt.cli import main
 from celladapt.data.images import read_image, write_image
 from celladapt.errors import InputError
 from celladapt.expectation import expected_quality
-from celladapt.quality import Expectation
+from celladapt.quality import Expectation, expected_iou
 from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
@@ -25,8 +25,10 @@ TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "b
 
 
 def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, before: float, after: float, **options: Any) -> Run:
-    """A run of which source-only was promised the IoU ``before`` and the adapted model ``after``."""
-    monkeypatch.setattr(adaptation, "_expectation", lambda run, step: Expectation(before if run.config.method == "source_only" else after, 0.1, 0.9))
+    """A run of which source-only has ``before`` to be preferred by, and the adapted model ``after``; either is promised ten times less."""
+    monkeypatch.setattr(adaptation, "_clues", lambda run, step: {"is": before if run.config.method == "source_only" else after})
+    monkeypatch.setattr(adaptation, "preference", lambda clues: clues["is"])
+    monkeypatch.setattr(adaptation, "expected_iou", lambda clues: Expectation(clues["is"] / 10, 0.0, 0.9))
     return celladapt.adapt(*domains, out=out, **{**TINY, "method": "cellseguda", **options})
 
 
@@ -41,7 +43,7 @@ def test_where_adapting_promises_less_source_only_is_kept_and_said(
     assert all((weights[name] == kept[name]).all() for name in kept)
     assert run.metrics == run.baseline.metrics
     assert run.record["fell_back"]
-    assert run.record["expected"] == asdict(Expectation(0.7, 0.1, 0.9))
+    assert run.record["expected"] == asdict(Expectation(0.7 / 10, 0.0, 0.9)), "of the one that was kept"
     page = run.report.read_text(encoding="utf-8")
     assert "SOURCE-ONLY model was kept" in page
     assert "source only kept" in page
@@ -66,7 +68,7 @@ def test_else_the_adapted_model_is(
     run = adapted(tiny_domains, tmp_path / "run", monkeypatch, before=0.7, after=after, fallback=fallback)
     assert load(run.path / "model.safetensors")[1]["method"] == "cellseguda"
     assert not run.record["fell_back"]
-    assert run.record["expected"]["iou"] == after
+    assert run.record["expected"]["iou"] == after / 10
 
 
 def test_in_a_benchmark_methods_are_themselves_unless_asked(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,10 +108,10 @@ def test_a_run_that_is_older_than_a_clue_is_judged_anew(tiny_domains: tuple[Path
     assert expected
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     file.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "likeness"}) + "\n" for line in lines), encoding="utf-8")
-    assert adaptation._expectation(run, run.selected_step).iou == pytest.approx(expected.iou, abs=0.01)
+    assert expected_iou(adaptation._clues(run, run.selected_step)).iou == pytest.approx(expected.iou, abs=0.01)
     file.write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"validation\.jsonl is damaged"):
-        adaptation._expectation(run, run.selected_step)
+        adaptation._clues(run, run.selected_step)
 
 
 def test_of_a_large_image_the_middle_is_looked_at(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

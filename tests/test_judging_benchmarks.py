@@ -14,7 +14,7 @@ import celladapt
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
-NAMES = (*CLUES, "agreement", "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
+NAMES = (*CLUES, "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
 
 
 def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
@@ -105,7 +105,7 @@ def test_picks_and_regrets() -> None:
 
 def test_what_is_kept_is_source_only_where_that_is_expected_to_be_better() -> None:
     known = [
-        replace(point, scores={**point.scores, "likeness": level}, iou=float(1 / (1 + np.exp(-(4 * level - 2)))))
+        replace(point, scores={**point.scores, "agreement": level}, iou=float(1 / (1 + np.exp(-(4 * level - 2)))))
         for point in checkpoints()
         for level in [{"source_only": 0.8 if point.target == "t0" else 0.2, "weakuda": 0.6, "supervised": 0.9}[point.method]]
     ]

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from celladapt import quality
-from celladapt.quality import Expectation, expected_iou
+from celladapt.quality import Expectation, expected_iou, preference
 
 PLAIN = {
     "criteria": [["agreement", 0.5, 0.25, 0.0, 1.0], ["contrast", 0.4, 0.1, 0.2, 0.6]],
@@ -56,6 +56,16 @@ def test_nothing_is_promised_of_a_broken_network() -> None:
 def test_a_low_one_warns() -> None:
     assert "low" in Expectation(0.3, 0.1, 0.5).words
     assert "low" not in Expectation(0.8, 0.7, 0.9).words
+
+
+def test_who_agrees_with_a_witness_that_is_not_plausible_is_no_better_for_that() -> None:
+    """The drawn tissue: source-only marks the stroma that the witness sees too, the adapted model whole nuclei."""
+    silent = {"witnessed": 0.0, "agreement": 0.0, "classical_area": 570.0}
+    before = {**silent, "likeness": 0.49, "classical_recall": 0.63, "solidity": 0.866, "area": 270.0}
+    after = {**silent, "likeness": 0.41, "classical_recall": 0.54, "solidity": 0.898, "area": 420.0}
+    assert preference(after) > preference(before)
+    heard = {"witnessed": 1.0, "solidity": 0.9}
+    assert preference({**heard, "agreement": 0.7}) > preference({**heard, "agreement": 0.5})
 
 
 def test_the_stored_fit_tells_nothing_from_something() -> None:
