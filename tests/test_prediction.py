@@ -348,7 +348,7 @@ def test_inputs_that_name_nothing(images: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="names no image") as caught:
             find_images([images, item])
         assert str(item) in str(caught.value)
-    with pytest.raises(InputError, match="nothing to predict"):
+    with pytest.raises(InputError, match="no image to look at"):
         find_images([])
 
 
