@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measure import clock, wait
 from benchmarks.noise import domain, pairs
 from celladapt.batch import Batch
+from celladapt.classical import Witness
 from celladapt.config import Config
 from celladapt.data.pairs import Pairs
 from celladapt.hardware import arithmetic
@@ -91,7 +92,7 @@ def whole_run(
         found = loop(training, stream, device, steps)
         drawn = stream[0]
     image, mask = drawn.image_s[0], drawn.mask_s[0, 0] > 0
-    held = [Held([image] * count, [mask] * count, [mask] * count) for count in (source, target)]
+    held = [Held([image] * count, [mask] * count, [Witness.of(mask.numpy())] * count) for count in (source, target)]
     validator = Validator(*held, device, partial(arithmetic, config.precision, device))
     network = copy.deepcopy(training.networks["S"]).eval()
     assert isinstance(network, Segmenter)

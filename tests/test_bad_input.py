@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from reliability.corpus import KINDS, LISTED, MASKS, READERS, RGB, Kind, forbidden, model, pillow, run_folder
 
-from celladapt.adaptation import _expectation
+from celladapt.adaptation import _clues
 from celladapt.cli import main
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
@@ -208,7 +208,7 @@ def test_a_chosen_step_without_its_scores_is_named(tmp_path: Path) -> None:
     for content in (b"", b'{"step": 1}\n', b"\xff\xfe\n[]\n3\n", b'{"step": 2, "infomax": "high"}\n'):
         (run.path / "validation.jsonl").write_bytes(content)
         with pytest.raises(InputError, match=r"validation\.jsonl is damaged \(it lacks the scores of step 2, which was chosen\); restore"):
-            _expectation(run, 2)
+            _clues(run, 2)
 
 
 def test_a_damaged_part_of_a_slides_work_says_what_to_delete(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the machine is told to do."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ def test_kept_memory_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPa
     libc = SimpleNamespace(
         mallopt=lambda option, value: told.append(("mallopt", option, value)), malloc_trim=lambda pad: told.append(("trim", pad, 0))
     )
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)  # Dask sets one in the process that starts its workers, and leaves it there
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: libc)
 
