@@ -1,6 +1,6 @@
 """What to expect of a model on images without masks, before anybody looks at them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from celladapt.classical import witness
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import is_slide, open_slide, overview, view_at
-from celladapt.model import Predictor
+from celladapt.model import Prediction, Predictor
 from celladapt.prediction import find_images
 from celladapt.quality import Expectation, expected_iou
 from celladapt.selection import clues
@@ -40,10 +40,14 @@ def expected_quality(
     return expected_iou(clues_on(model, [part(path, pixel_size, at or model.pixel_size) for path in evenly(find_images(inputs), MOST_IMAGES)]))
 
 
-def clues_on(model: Predictor, images: Iterable[NDArray[Any]]) -> dict[str, float]:
+def clues_on(model: Predictor, images: Sequence[NDArray[Any]]) -> dict[str, float]:
     """``selection.clues`` of what ``model`` predicts for images (H, W, 3), uint8 or uint16."""
-    images = list(images)
-    return clues([torch.from_numpy(model.predict(image).probability) for image in images], [witness(image) for image in images])
+    return clues_of([model.predict(image) for image in images], images)
+
+
+def clues_of(seen: Iterable[Prediction], images: Iterable[NDArray[Any]]) -> dict[str, float]:
+    """``selection.clues`` of what was predicted for images (H, W, 3), uint8 or uint16."""
+    return clues([torch.from_numpy(prediction.probability) for prediction in seen], [witness(image) for image in images])
 
 
 def part(path: Path, pixel_size: float | None = None, at: float | None = None) -> NDArray[Any]:

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from celladapt import contact_sheet
 from celladapt.cells import as_cell
-from celladapt.classical import witness
 from celladapt.errors import InputError
-from celladapt.expectation import part
+from celladapt.expectation import clues_of, part
 from celladapt.files import write_text
 from celladapt.model import Predictor, load_model
 from celladapt.prediction import check_out, find_images, in_one_sentence
 from celladapt.progress import Bar
 from celladapt.quality import LOW, Expectation, expected_iou
-from celladapt.selection import clues
 from celladapt.units import check_pixel_size
 
 if TYPE_CHECKING:
@@ -142,8 +138,7 @@ def review(
 def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> Reviewed:
     pixels = part(image, pixel_size, at)
     seen = model.predict(pixels)
-    found = clues([torch.from_numpy(seen.probability)], [witness(pixels)])
-    return Reviewed(image, expected_iou(found, alone=True), int(seen.instances.max(initial=0)))
+    return Reviewed(image, expected_iou(clues_of([seen], [pixels]), alone=True), int(seen.instances.max(initial=0)))
 
 
 def _csv(items: list[Reviewed]) -> str:

@@ -19,8 +19,6 @@ from celladapt.shape import solidity, usual_area
 
 ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with
-
-
 CLUES = ("likeness", "classical_recall", "solidity", "area", "classical_area", "agreement", "witnessed")
 """What ``clues`` gives."""
 Labels = NDArray[np.int32]
