@@ -67,9 +67,12 @@ def test_a_worker_that_is_killed_loses_nothing(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(prediction, "_in_worker", killed_once)
     (folder / "out").mkdir()
     write_image(folder / "in" / "large.png", picture(7, 70, 60))
+    for name in ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(SomeFailed, match=r"2 of 4 images failed.*text\.svs is not a slide") as caught:
         predict(folder / "model.safetensors", folder / "in", folder / "out", workers=2, max_megapixels=0.004, **SETTINGS)
     assert "large.png has 1 megapixels, more than the 0.004" in str(caught.value), "the workers hear the option"
+    assert not {"MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"} & os.environ.keys(), "of what is computed here afterwards nothing is decided"
     assert int((folder / "out" / "killed").read_text()) != os.getpid()
     by = (folder / "out" / "seen").read_text().split()
     assert len(by) == 9 + 1, "nine tiles, and the one at which the first worker was killed"

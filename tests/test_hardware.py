@@ -16,7 +16,7 @@ def test_kept_memory_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPa
         mallopt=lambda option, value: told.append(("mallopt", option, value)), malloc_trim=lambda pad: told.append(("trim", pad, 0))
     )
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
-        monkeypatch.delenv(name)  # Dask sets one in the process that starts its workers, and leaves it there
+        monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: libc)
 

@@ -50,7 +50,11 @@ def _client(distributed: Any, workers: int, scheduler: str | None) -> Iterator[A
         with client:
             yield client
         return
+    import dask
+
     with (
+        # Dask's own would have each worker give memory back at once, and would stay in this process's environment for good.
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
         distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0, silence_logs=50) as cluster,
         distributed.Client(cluster) as client,
     ):
