@@ -31,6 +31,7 @@ OTHER: dict[str, Any] = {
     "match": False,
     "pixel_size": 0.25,
     "labelled_share": 0.25,
+    "lambda_bce": 0.5,
     "fallback": False,
     "precision": "bf16",
     "device": "cpu",
@@ -259,6 +260,7 @@ def test_preset_paper_is_the_published_recipe() -> None:
         "ema": 0,
         "match": False,
         "labelled_share": 0,
+        "lambda_bce": 0,
         "fallback": False,
         "precision": "float32",
     }

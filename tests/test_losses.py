@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from celladapt.losses import Domain, domain_loss, r1_penalty, self_information, soft_dice_loss
+from celladapt.losses import Domain, cross_entropy_loss, domain_loss, r1_penalty, self_information, soft_dice_loss
 
 
 def test_soft_dice_by_hand() -> None:
@@ -32,6 +32,38 @@ def test_soft_dice_gradient_by_hand() -> None:
     # N = 2, M = 3:  -(2·y·M - N) / M²  ->  -(6 - 2) / 9 on the nucleus,  +2 / 9 off it
     assert p.grad is not None
     assert p.grad.tolist() == pytest.approx([-4 / 9, 2 / 9])
+
+
+def test_cross_entropy_by_hand() -> None:
+    p = torch.tensor([[0.5, 0.25], [0.25, 0.125]]).view(2, 1, 1, 2)
+    y = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).view(2, 1, 1, 2)
+    first, second = (math.log(2) - math.log(0.75)) / 2, (math.log(4) + math.log(8)) / 2
+    assert cross_entropy_loss(p, y, torch.ones(2)).item() == pytest.approx((first + second) / 2)
+    assert cross_entropy_loss(p, y, torch.tensor([True, False])).item() == pytest.approx(first), "a mean over the images that count"
+    assert cross_entropy_loss(p, y, torch.zeros(2)).item() == 0
+
+
+def test_cross_entropy_of_a_prediction_that_could_not_be_more_wrong_is_finite_and_so_is_its_gradient() -> None:
+    p = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).requires_grad_(True)
+    loss = cross_entropy_loss(p, torch.tensor([1.0, 0.0]).view(1, 1, 1, 2), torch.ones(1))
+    loss.backward()
+    assert p.grad is not None
+    assert math.isfinite(loss.item())
+    assert p.grad.isfinite().all()
+
+
+def test_cross_entropy_does_not_forget_background_where_nuclei_are_few() -> None:
+    """What soft Dice does: its slope at a pixel of background falls with the overlap, which is small where nuclei are."""
+    y = torch.zeros(1, 1, 100, 100)
+    y[..., :2, :2] = 1
+    slopes = []
+    for loss in (lambda p: soft_dice_loss(p, y), lambda p: cross_entropy_loss(p, y, torch.ones(1))):
+        p = torch.full((1, 1, 100, 100), 0.5, requires_grad=True)
+        loss(p).backward()
+        assert p.grad is not None
+        slopes.append((p.grad[0, 0, -1, -1] / -p.grad[0, 0, 0, 0]).item())
+    # Dice: N = 2·2 + 1, M = 5000 + 4 + 1:  N / (2·M - N);  cross-entropy: as steep off nuclei as on them
+    assert slopes == pytest.approx([5 / 10005, 1])
 
 
 @pytest.mark.parametrize(("domain", "by_hand"), [(Domain.SOURCE, math.log(1 + math.e**2)), (Domain.TARGET, math.log(1 + math.e**-2))])

@@ -14,7 +14,7 @@ from celladapt.config import Config, MethodSpec
 from celladapt.errors import InputError
 from celladapt.losses import Domain, domain_loss
 from celladapt.methods.weakuda import trust
-from celladapt.train import make_optimizers, take_step
+from celladapt.train import make_optimizers, mask_cross_entropy, take_step
 
 
 def in_full(name: str) -> str:
@@ -263,6 +263,41 @@ def test_where_no_image_is_plausible_it_is_cellseguda_without_reconstruction() -
             take_step(method, batch, optimizers, teacher=teacher_of(method))
     for name, values in ours.networks.state_dict().items():
         torch.testing.assert_close(values, theirs.networks.state_dict()[name])
+
+
+def test_the_cross_entropy_is_against_each_mask_that_the_method_may_read_and_no_other() -> None:
+    def loss(name: str, **changed: torch.Tensor) -> float:
+        return mask_cross_entropy(make_method(name), replace(batch, **changed), p_s, p_t).item()
+
+    batch = make_batch(labelled=(True, False))
+    p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(5))
+    source = torch.nn.functional.binary_cross_entropy(p_s, batch.mask_s).item()
+    first = torch.nn.functional.binary_cross_entropy(p_t[:1], batch.mask_t[:1]).item()
+    everything = torch.ones(4, dtype=torch.bool)
+    for name in ("source_only", "weakuda", "cellseguda"):
+        assert loss(name, mask_t=torch.ones_like(batch.mask_t), labelled_t=everything) == pytest.approx(source)
+    for name in ("weakssda", "cellsegssda"):
+        assert loss(name) == pytest.approx(source + first)
+        assert loss(name, labelled_t=~everything) == pytest.approx(source)
+    assert loss("supervised") == pytest.approx(first), "which does not read the source"
+
+
+def test_the_cross_entropy_joins_the_loss_of_the_turn_that_moves_the_segmenter() -> None:
+    def gradients(lambda_bce: float) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        method = make_method("cellseguda")
+        optimizers = {name: torch.optim.SGD(network.parameters(), 1.0) for name, network in method.networks.items()}
+        before = {name: parameter.detach().clone() for name, parameter in method.networks.named_parameters()}
+        values = take_step(method, batch, optimizers, lambda_bce=lambda_bce)
+        return values, {name: before[name] - parameter.detach() for name, parameter in method.networks.named_parameters()}
+
+    batch = make_batch(dtype=torch.float32)
+    (plain, without), (one, with_one), (_, with_two) = (gradients(weight) for weight in (0.0, 1.0, 2.0))
+    assert "bce" not in plain
+    assert one == plain | {"bce": one["bce"]}
+    share = {name: with_one[name] - without[name] for name in without}
+    for name in without:
+        torch.testing.assert_close(with_two[name] - without[name], 2 * share[name], rtol=1e-3, atol=1e-5)
+    assert {name[0] for name in share if share[name].any()} == {"S"}
 
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if not methods.find(n).target_masks])

@@ -88,6 +88,7 @@ def test_an_array_of_any_values_is_an_image_or_one_sentence(pixels: NDArray[Any]
             "lr_s": st.floats(1e-300, 1e300),
             "ema": st.floats(0, 1, exclude_max=True),
             "labelled_share": st.floats(0, 1),
+            "lambda_bce": st.floats(0, 1e9),
             "group": st.sampled_from((None, "^[^_]+", r"(\d+)", "ä")),
             "pixel_size": st.one_of(st.none(), st.floats(1e-9, 1e9)),
             "method": st.sampled_from(("weakuda", "cellsegssda@10%", "cellseguda:lambda_rec=0")),

@@ -201,8 +201,8 @@ def test_a_taught_method_hears_the_average_and_how_far_training_is(
 
 def test_a_run_of_the_first_version_goes_on_as_it_began(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     """Its config.toml and its checkpoint know nothing of what came later."""
-    later = ("match", "ema", "labelled_share", "fallback")
-    options = {**TINY, "match": False, "ema": 0.0, "labelled_share": 0.0, "fallback": False}
+    later = ("match", "ema", "labelled_share", "lambda_bce", "fallback")
+    options = {**TINY, "match": False, "ema": 0.0, "labelled_share": 0.0, "lambda_bce": 0.0, "fallback": False}
     run = celladapt.adapt(*tiny_domains, "cellseguda", out=tmp_path / "run", **options)
     assert not any("average" in name for name in load(run.path / "last.safetensors")[0])
     config = run.path / "config.toml"

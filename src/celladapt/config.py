@@ -103,6 +103,8 @@ class Config:
     """Learning rate of the discriminator D (Adam)."""
     lr_r: float = 0.001
     """Learning rate of the reconstruction network R (Adam)."""
+    lambda_bce: float = 1.0
+    """Weight of the cross-entropy against masks that every method has beside its own losses; 0, as in the paper, leaves soft Dice alone."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Learning rates over the steps: constant as in the paper, or falling to zero along a half cosine."""
     validate_every: int = 500
@@ -246,6 +248,8 @@ def _check_value(name: str, value: Any) -> None:
         raise InputError(f"{option} is {value}; give µm per pixel, for example 0.25.")
     if name == "labelled_share" and not 0 <= value <= 1:
         raise InputError(f"{option} is {value}; it must be from 0 to 1.")
+    if name == "lambda_bce" and not 0 <= value < float("inf"):
+        raise InputError(f"{option} is {value}; it must be at least 0 and finite.")
     if name == "ema" and not 0 <= value < 1:
         raise InputError(f"{option} is {value}; it must be at least 0 and below 1.")
     if name == "crop" and value != "whole" and value < 32:

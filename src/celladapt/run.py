@@ -14,7 +14,7 @@ from celladapt.model import Model, load_weights
 from celladapt.quality import Expectation
 from celladapt.records import read_json
 
-BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "fallback": False}
+BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "lambda_bce": 0.0, "fallback": False}
 """Options that runs of the first version lack, with the values that they trained by."""
 RESTORE = "restore it from a copy, or start a new run with another --out"
 _KINDS: dict[str, Any] = {

@@ -22,10 +22,11 @@ from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
 from celladapt.hardware import check_compiler, kept_memory, tried_convolutions
 from celladapt.log import Log
-from celladapt.losses import Domain
-from celladapt.methods import Method, Terms
+from celladapt.losses import Domain, cross_entropy_loss
+from celladapt.methods import Method, Term, Terms
 from celladapt.model import Model
 from celladapt.networks import Segmenter, with_statistics_of
+from celladapt.parallel import sum_over_processes
 from celladapt.progress import Bar, say
 from celladapt.validate import Validator
 
@@ -37,7 +38,12 @@ Arithmetic = Callable[[], AbstractContextManager[Any]]
 
 
 def take_step(
-    method: Method, batch: Batch, optimizers: Optimizers, arithmetic: Arithmetic = nullcontext, teacher: nn.Module | None = None
+    method: Method,
+    batch: Batch,
+    optimizers: Optimizers,
+    arithmetic: Arithmetic = nullcontext,
+    teacher: nn.Module | None = None,
+    lambda_bce: float = 0.0,
 ) -> dict[str, float]:
     """One training step: every turn of ``method``, in order.
 
@@ -50,6 +56,7 @@ def take_step(
         optimizers: one for each network, by name.
         arithmetic: context of the forward passes (bf16 autocast or nothing).
         teacher: predicts ``batch.image_t`` where the method is taught; in training mode, and not moved here.
+        lambda_bce: weight of the cross-entropy that joins the method's own terms wherever S moves; 0 leaves it out.
 
     Returns:
         Log name -> value of each term, unweighted.
@@ -77,6 +84,8 @@ def take_step(
         seen = (batch, p_s, p_t) if "S" in turn.moves else (batch.cut(), p_s.detach(), p_t.detach())
         with arithmetic():
             terms = turn.terms(*seen)
+        if lambda_bce and "S" in turn.moves:
+            terms |= {"bce": Term(lambda_bce, mask_cross_entropy(method, batch, p_s, p_t))}
         finite = _sent(terms)
         for name in turn.moves:
             optimizers[name].zero_grad()
@@ -86,6 +95,16 @@ def take_step(
         for name in turn.moves:
             optimizers[name].step()
     return values
+
+
+def mask_cross_entropy(method: Method, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
+    """L_bce of S against every mask that the step may read: those of the source, and of the target where the method is given them."""
+    loss = p_s.new_zeros(())
+    if Domain.SOURCE in method.reads:
+        loss = loss + cross_entropy_loss(p_s, b.mask_s, torch.ones_like(p_s[:, 0, 0, 0]), sum_over_processes)
+    if method.target_masks:
+        loss = loss + cross_entropy_loss(p_t, b.mask_t, b.labelled_t, sum_over_processes)
+    return loss
 
 
 def _run(network: nn.Module, images: Tensor, read: bool) -> Tensor:
@@ -203,7 +222,7 @@ class Trainer:
             for batch in self.pairs.on(self.device, self.step, self.config.steps):
                 set_rates(self.optimizers, self.config, self.step)
                 batch = replace(batch, progress=self.step / self.config.steps)
-                values = take_step(self.method, batch, self.optimizers, self.arithmetic, self.average)
+                values = take_step(self.method, batch, self.optimizers, self.arithmetic, self.average, self.config.lambda_bce)
                 follow(self.average, self.method.networks["S"], self.config.ema, self.step)
                 self.step += 1
                 last, stop = self.step == self.config.steps, parallel.any_process(stopped())
