@@ -13,7 +13,7 @@ from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec
 from celladapt.errors import InputError
 from celladapt.losses import Domain, domain_loss
-from celladapt.methods.weakuda import trust
+from celladapt.methods.weakuda import WeakUDA, trust
 from celladapt.train import make_optimizers, mask_cross_entropy, take_step
 
 
@@ -109,7 +109,8 @@ def _terms(method: methods.Method, batch: Batch, number: int) -> methods.Terms:
     """A turn's terms, seen as the loop shows them."""
     turn = method.turns[number]
     # So that every term is at work: a teacher that agrees and sees a nucleus, and an image without a plausible classical segmentation.
-    batch = replace(batch, teacher_t=0.1 + 0.8 * batch.classical_t, plausible_t=torch.arange(len(batch.image_t)) < len(batch.image_t) - 1)
+    agrees = torch.where(batch.labelled_t.view(-1, 1, 1, 1), batch.mask_t, batch.classical_t)
+    batch = replace(batch, teacher_t=0.1 + 0.8 * agrees, plausible_t=torch.arange(len(batch.image_t)) < len(batch.image_t) - 1)
     batch.teacher_t[..., 4:16, 4:16] = 0.9
     method.networks.requires_grad_(True)
     (p_s, features_s), (p_t, features_t) = (method.networks["S"](images, features=True) for images in (batch.image_s, batch.image_t))
@@ -158,6 +159,7 @@ def test_semi_supervised_without_labels_is_unsupervised(group: str) -> None:
 def test_semi_supervised_uses_only_the_labelled_images_of_a_mixed_batch(name: str) -> None:
     method, batch = make_method(name), make_batch(labelled=(True, False, True))
     p_s, p_t = torch.rand(2, 4, 1, 32, 32)
+    batch = replace(batch, teacher_t=batch.mask_t)
     loss = method.supervised_loss(batch, p_s, p_t)  # type: ignore[attr-defined]
     p, y = p_t[[0, 2]], batch.mask_t[[0, 2]]
     dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
@@ -174,7 +176,7 @@ def weak_batch(progress: float = 1.0) -> Batch:
 
 
 def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_is_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b, weak: (1.0, 1.0))
+    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b, weak, reference: (1.0, 1.0))
     p = torch.tensor([[0.2, 0.7, 0.6, 0.3]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
 
     def cls(name: str, doubt: float) -> float:
@@ -192,7 +194,7 @@ def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_
 
 def trusted(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """As WeakUDA has it: every image's weak label counts."""
-    return trust(batch, torch.ones(2, dtype=torch.bool))
+    return trust(batch, torch.ones(2, dtype=torch.bool), batch.teacher_t)
 
 
 def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
@@ -216,14 +218,57 @@ def test_an_image_where_the_classical_segmentation_is_not_plausible_has_no_part_
     assert trusted(replace(batch, plausible_t=torch.zeros(2, dtype=torch.bool))) == (0, 0)
 
 
-def test_images_that_have_a_mask_have_no_part_in_the_trust() -> None:
-    batch = replace(weak_batch(), teacher_t=weak_batch().classical_t)
-    denied = replace(batch, teacher_t=torch.cat([batch.teacher_t[:1], 1 - batch.teacher_t[1:]]))
-    first, neither = torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool)
-    assert trust(denied, first) == trust(batch, first) == (1, 1)
-    assert trusted(denied) == (1, 0), "the comparison can fail"
-    assert trust(replace(batch, plausible_t=torch.tensor([False, True])), first) == (0, 0)
-    assert trust(batch, neither) == (0, 0)
+def test_images_that_have_a_mask_are_taught_by_it_and_judge_the_classical_segmentation() -> None:
+    batch = replace(weak_batch(), labelled_t=torch.tensor([True, False]), mask_t=weak_batch().classical_t, teacher_t=weak_batch().classical_t)
+    ours, theirs = make_method("weakssda"), make_method("weakuda")
+    assert isinstance(ours, WeakUDA)
+    assert isinstance(theirs, WeakUDA)
+
+    def heard(method: WeakUDA, **changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        changed_batch = replace(batch, **changed)
+        return trust(changed_batch, method.weakly_taught(changed_batch), method.reference(changed_batch))
+
+    other = 1 - batch.classical_t
+    assert heard(ours) == heard(theirs) == (1, 1)
+    assert heard(ours, mask_t=torch.cat([other[:1], batch.mask_t[1:]])) == (1, 0), "by the mask r is 1/3, whatever the teacher says"
+    assert heard(theirs, mask_t=other) == (1, 1), "without masks it is the teacher's word"
+    assert heard(ours, mask_t=torch.cat([batch.mask_t[:1], other[1:]])) == (1, 1), "what stands in for a mask that is not there does not count"
+    assert heard(ours, teacher_t=torch.cat([other[:1], batch.teacher_t[1:]])) == (1, 1), "nor does the teacher where there is a mask"
+    assert heard(ours, plausible_t=torch.tensor([True, False])) == (0, 1), "the image without a mask is not plausible"
+    assert heard(ours, labelled_t=torch.ones(2, dtype=torch.bool)) == (0, 1), "nobody is left to teach"
+
+
+def test_the_source_counts_as_far_as_its_pupil_agrees_with_the_masks_of_the_target() -> None:
+    def weight(teacher: list[float], labelled: tuple[bool, ...] = (True, False), progress: float = 1.0) -> float:
+        images = torch.tensor(teacher).view(1, 1, 1, 5).repeat(2, 1, 1, 1)
+        masks = torch.tensor([1.0, 1, 1, 1, 0]).view(1, 1, 1, 5).repeat(2, 1, 1, 1)
+        masks[1] = 0
+        batch = replace(make_batch(2), mask_t=masks, teacher_t=images, labelled_t=torch.tensor(labelled), progress=progress)
+        return float(make_method("weakssda").source_weight(batch))
+
+    assert weight([0.9, 0.9, 0.9, 0.4, 0.1]) == pytest.approx(1)  # r = 3/4
+    assert weight([0.9, 0.9, 0.1, 0.1, 0.1]) == pytest.approx((1 / 2 - 0.4) / 0.3, abs=1e-5)
+    assert weight([0.9, 0.1, 0.1, 0.1, 0.1]) == 0  # r = 1/4
+    assert weight([0.9, 0.1, 0.1, 0.1, 0.1], progress=0.1) == 1, "the source teaches first"
+    assert weight([0.9, 0.1, 0.1, 0.1, 0.1], labelled=(False, False)) == 1, "no mask says otherwise"
+    assert weight([0.1] * 5, labelled=(False, True)) == 1, "no nucleus, and none seen"
+
+
+def test_a_source_that_the_masks_of_the_target_deny_has_no_part_in_the_step() -> None:
+    """Neither by its masks, nor by the cross-entropy against them, nor by the adversary."""
+    batch = half_silent(make_batch(labelled=(True, True)))
+    denied = replace(batch, teacher_t=1 - batch.mask_t)
+    p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    p_s.requires_grad_(True)
+    p_t.requires_grad_(True)
+    method = make_method("weakssda")
+    for seen, counts in ((replace(batch, teacher_t=batch.mask_t), True), (denied, False)):
+        terms = method.turns[1].terms(seen, p_s, p_t)
+        losses = terms["seg"].value + terms["adv"].value + mask_cross_entropy(method, seen, p_s, p_t)
+        of_source, of_target = torch.autograd.grad(losses, (p_s, p_t))
+        assert bool(of_source.any()) == counts
+        assert bool(of_target.any())
+        assert bool(terms["adv"].value) == counts
 
 
 @pytest.mark.parametrize("name", ["weakuda", "weakssda"])
@@ -231,6 +276,7 @@ def test_where_the_classical_segmentation_is_silent_s_meets_the_adversary_and_on
     """Image 0 is heard, images 1 to 3 are silent, whether they have a mask, as image 1 has, or not."""
     batch = make_batch(labelled=(False, True))
     batch = replace(batch, teacher_t=batch.classical_t, plausible_t=torch.tensor([True, False, False, False]))
+    batch.teacher_t[1] = batch.mask_t[1]  # so that the source counts
     p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     p_t.requires_grad_(True)
     method = make_method(name)
@@ -270,6 +316,7 @@ def test_the_cross_entropy_is_against_each_mask_that_the_method_may_read_and_no_
         return mask_cross_entropy(make_method(name), replace(batch, **changed), p_s, p_t).item()
 
     batch = make_batch(labelled=(True, False))
+    batch = replace(batch, teacher_t=batch.mask_t)  # so that the source counts
     p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(5))
     source = torch.nn.functional.binary_cross_entropy(p_s, batch.mask_s).item()
     first = torch.nn.functional.binary_cross_entropy(p_t[:1], batch.mask_t[:1]).item()

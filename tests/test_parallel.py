@@ -63,7 +63,10 @@ def unequal_halves(name: str) -> tuple[Method, Batch]:
     with torch.no_grad():
         method.networks["S"].head.bias += 2  # S sees nuclei nearly everywhere, as the classical segmentation below does, so that it is trusted
     batch = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
-    return method, replace(batch, classical_t=torch.ones_like(batch.mask_t), plausible_t=torch.tensor([False, True, False, False]), progress=0.5)
+    masks = (1 - batch.mask_t) * batch.labelled_t.view(-1, 1, 1, 1)  # S sees most of it too, so that the source counts
+    return method, replace(
+        batch, mask_t=masks, classical_t=torch.ones_like(batch.mask_t), plausible_t=torch.tensor([False, True, False, False]), progress=0.5
+    )
 
 
 def step_worker(out: str, name: str) -> None:
@@ -77,8 +80,8 @@ def step_worker(out: str, name: str) -> None:
     step(method, half)
     layers = {n: sum(isinstance(module, parallel.BatchNorm2d) for module in network.modules()) for n, network in method.networks.items()}
     runs = 2 * layers["S"] + layers.get("R", 0)  # S on both domains
-    # Each run of a layer sends one message each way, so does each Dice loss, and each of two turns sends its gradients; m, n with r, and the teacher need no way back.
-    dice, ahead, teachers = {"cellsegssda": (2, 0, 0), "weakssda": (3, 2, 1)}[name]
+    # Each run of a layer sends one message each way, so does each Dice loss, and each of two turns sends its gradients; m, n, r and, twice, r_s, and the teacher need no way back.
+    dice, ahead, teachers = {"cellsegssda": (2, 0, 0), "weakssda": (3, 5, 1)}[name]
     assert sorted(sent) == ["all_gather"] * (runs + teachers * layers["S"]) + ["all_reduce"] * (runs + 2 * dice + 2 + ahead)
     save_file({n: p.grad for n, p in method.networks.named_parameters() if p.grad is not None}, f"{out}/rank{rank}.safetensors")
 

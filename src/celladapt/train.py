@@ -98,10 +98,10 @@ def take_step(
 
 
 def mask_cross_entropy(method: Method, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
-    """L_bce of S against every mask that the step may read: those of the source, and of the target where the method is given them."""
+    """L_bce of S against every mask that the step may read: those of the source, as far as it counts, and of the target where the method is given them."""
     loss = p_s.new_zeros(())
     if Domain.SOURCE in method.reads:
-        loss = loss + cross_entropy_loss(p_s, b.mask_s, torch.ones_like(p_s[:, 0, 0, 0]), sum_over_processes)
+        loss = loss + method.source_weight(b) * cross_entropy_loss(p_s, b.mask_s, torch.ones_like(p_s[:, 0, 0, 0]), sum_over_processes)
     if method.target_masks:
         loss = loss + cross_entropy_loss(p_t, b.mask_t, b.labelled_t, sum_over_processes)
     return loss

@@ -74,6 +74,10 @@ class Method(ABC):
     def __init__(self, width: int, options: Any) -> None:
         """Build the networks at base ``width`` with ``options``, an instance of ``Options``."""
 
+    def source_weight(self, b: Batch) -> Tensor | float:
+        """What the source counts in this step, in [0, 1]: its masks, and whatever else of it the target is held to."""
+        return 1.0
+
     @property
     @abstractmethod
     def turns(self) -> tuple[Turn, ...]:

@@ -87,32 +87,49 @@ class WeakUDA(Method):
         """L_seg + n · w(r) · lambda_cls · L_cls + m · lambda_adv · L_adv"""
         D, c = self.networks["D"], self.options
         weak, silent = self.weakly_taught(b), _silent(b, p_t)
-        n, w = trust(b, weak)
+        n, w = trust(b, weak, self.reference(b))
         believed = (_as_plane(weak & b.plausible_t) & ((b.teacher_t - b.classical_t).abs() <= c.doubt)).to(p_t.dtype)
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
             "cls": Term(c.lambda_cls, n * w * soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)),
-            "adv": Term(c.lambda_adv, domain_loss(D(p_t), Domain.SOURCE, silent)),
+            "adv": Term(c.lambda_adv, self.source_weight(b) * domain_loss(D(p_t), Domain.SOURCE, silent)),
         }
 
     def weakly_taught(self, b: Batch) -> Tensor:
         """[B] bool: images whose weak label counts; all of them."""
         return torch.ones_like(b.plausible_t)
 
+    def reference(self, b: Batch) -> Tensor:
+        """[B, 1, H, W] in [0, 1]: what the classical segmentation is judged by; the teacher's prediction."""
+        return b.teacher_t
+
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
         """L_seg: the source masks alone."""
         return soft_dice_loss(p_s, b.mask_s, sum_over_processes)
 
 
-def trust(b: Batch, weak: Tensor) -> tuple[Tensor, Tensor]:
-    """n and w(r), scalars in [0, 1], over the images [B] bool whose weak label counts; w is 0 during the warm-up."""
-    heard = weak & b.plausible_t
-    taught, classical, here = b.teacher_t >= 0.5, b.classical_t >= 0.5, _as_plane(heard)
-    counts = [(here & taught & classical).sum(), (here & (taught | classical)).sum(), heard.sum(), weak.sum()]
-    both, either, plausible, images = sum_over_processes(torch.stack(counts).to(b.classical_t.dtype))
-    r = both / either.clamp(min=1)
-    w = ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
+def trust(b: Batch, weak: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """n, of the images [B] bool whose weak label counts, and w(r) by ``reference`` in every image where C is plausible; w is 0 during the warm-up.
+
+    Returns:
+        Scalars in [0, 1].
+    """
+    plausible, images = sum_over_processes(torch.stack([(weak & b.plausible_t).sum(), weak.sum()]).to(b.classical_t.dtype))
+    w = credit(overlap(b.classical_t, reference, b.plausible_t))
     return plausible / images.clamp(min=1), w if b.progress >= WARM_UP else torch.zeros_like(w)
+
+
+def overlap(p: Tensor, q: Tensor, images: Tensor, empty: float = 0.0) -> Tensor:
+    """r: IoU of [p >= 1/2] and [q >= 1/2] over the pixels of the chosen ``images`` [B] bool of all processes; ``empty`` where neither sees anything."""
+    one, other, here = p >= 0.5, q >= 0.5, _as_plane(images)
+    both, either = sum_over_processes(torch.stack([(here & one & other).sum(), (here & (one | other)).sum()]).to(p.dtype))
+    r: Tensor = torch.where(either > 0, both / either.clamp(min=1), empty)
+    return r
+
+
+def credit(r: Tensor) -> Tensor:
+    """w(r)"""
+    return ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
 
 
 def _silent(b: Batch, p_t: Tensor) -> Tensor:
