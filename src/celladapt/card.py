@@ -92,7 +92,7 @@ def _training(about: Mapping[str, Any]) -> str:
     config = mapping(about.get("config"))
     shown = [
         f"{key} {_plain(str(config[key]))}"
-        for key in ("steps", "batch_size", "crop", "seed", "batch_norm", "match", "ema", "augment")
+        for key in ("steps", "batch_size", "crop", "seed", "batch_norm", "match", "ema", "lambda_bce", "augment")
         if key in config
     ]
     if config.get("batch_norm") == "target":
