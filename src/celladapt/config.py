@@ -35,7 +35,7 @@ class MethodSpec:
         """
         found = re.fullmatch(r"(?P<name>\w+)(?:@(?P<labels>[\d.]+%?))?(?P<options>(?::\w+=[^:=@]+)*)", text.strip())
         if not found:
-            raise InputError(f"'{text}' is not a method; write NAME, NAME@10% or NAME:option=value.")
+            raise InputError(f"'{text}' is not a method; write NAME, NAME@10%, NAME:option=value or NAME@10%:option=value.")
         pairs = [item.split("=") for item in found["options"].split(":")[1:]]
         if len(dict(pairs)) < len(pairs):
             raise InputError(f"'{text}' sets an option twice; set it once.")
