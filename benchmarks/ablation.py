@@ -26,9 +26,9 @@ from celladapt.preparation import set_up
 from celladapt.run import Run
 
 STEPS = 300
-PLAIN = {"match": False, "ema": 0.0}
-"""The source as it is and the weights of the last step: one change at a time, also to what all methods get by default."""
-USUAL = {"match": Config.match, "ema": Config.ema}
+PLAIN = {"match": False, "ema": 0.0, "lambda_bce": 0.0}
+"""The source as it is, the weights of the last step, the method's own losses alone: one change at a time, also to what all methods get by default."""
+USUAL = {"match": Config.match, "ema": Config.ema, "lambda_bce": Config.lambda_bce}
 """What all methods get by default."""
 
 
@@ -60,6 +60,7 @@ VARIANTS = {
     "weakuda, no weak labels": Variant("weakuda:lambda_cls=0", USUAL, bar="weakuda"),
     "weakuda, weak labels denied by nobody": Variant("weakuda:doubt=1", USUAL, bar="weakuda"),
     "weakuda, source as it is": Variant("weakuda", {**USUAL, "match": False}, bar="weakuda"),
+    "weakuda, soft Dice alone": Variant("weakuda", {**USUAL, "lambda_bce": 0.0}, bar="weakuda"),
     "weakuda, weights of the last step": Variant("weakuda", {**USUAL, "ema": 0.0}, bar="weakuda"),
     "weakuda, shared BN": Variant("weakuda", {**USUAL, "batch_norm": "shared"}, bar="weakuda"),
 }

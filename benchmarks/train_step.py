@@ -53,7 +53,7 @@ class Side:
 
 
 def ours(width: int, side: int, batch: int, device: torch.device, precision: str = "auto", way: Way = "eager") -> Side:
-    """A step as ``celladapt adapt`` takes it. What an earlier call compiled is forgotten, since other sizes would be compiled for sizes that vary."""
+    """A step as ``celladapt adapt`` takes it with the paper's losses alone, which the plain one has too. What an earlier call compiled is forgotten, since other sizes would be compiled for sizes that vary."""
     torch.manual_seed(0)
     method = build(MethodSpec.parse("cellseguda"), width)
     method.networks.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]

@@ -50,9 +50,9 @@ def make_method(name: str, width: int = 4, seed: int = 0) -> Method:
     return method
 
 
-def step(method: Method, *batches: Batch, config: Config | None = None) -> list[dict[str, float]]:
+def step(method: Method, *batches: Batch, config: Config | None = None, lambda_bce: float = 0.0) -> list[dict[str, float]]:
     optimizers = make_optimizers(method, config or Config())
-    return [take_step(method, batch, optimizers, teacher=teacher_of(method)) for batch in batches]
+    return [take_step(method, batch, optimizers, teacher=teacher_of(method), lambda_bce=lambda_bce) for batch in batches]
 
 
 NORMALISATION = Normalisation((0.5, 0.4, 0.6), (0.2, 0.3, 0.25))

@@ -40,7 +40,12 @@ def test_cross_entropy_by_hand() -> None:
     first, second = (math.log(2) - math.log(0.75)) / 2, (math.log(4) + math.log(8)) / 2
     assert cross_entropy_loss(p, y, torch.ones(2)).item() == pytest.approx((first + second) / 2)
     assert cross_entropy_loss(p, y, torch.tensor([True, False])).item() == pytest.approx(first), "a mean over the images that count"
-    assert cross_entropy_loss(p, y, torch.zeros(2)).item() == 0
+    p.requires_grad_(True)
+    nothing = cross_entropy_loss(p, y, torch.zeros(2))
+    (1e9 * nothing).backward()
+    assert nothing.item() == 0
+    assert p.grad is not None
+    assert not p.grad.any()
 
 
 def test_cross_entropy_of_a_prediction_that_could_not_be_more_wrong_is_finite_and_so_is_its_gradient() -> None:
@@ -53,7 +58,7 @@ def test_cross_entropy_of_a_prediction_that_could_not_be_more_wrong_is_finite_an
 
 
 def test_cross_entropy_does_not_forget_background_where_nuclei_are_few() -> None:
-    """What soft Dice does: its slope at a pixel of background falls with the overlap, which is small where nuclei are."""
+    """As soft Dice does: its slope at a pixel of background falls with the overlap, which is small where nuclei are."""
     y = torch.zeros(1, 1, 100, 100)
     y[..., :2, :2] = 1
     slopes = []

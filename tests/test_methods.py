@@ -64,7 +64,7 @@ def test_finite_in_bf16(name: str) -> None:
     method = make_method(name)
     optimizers = make_optimizers(method, Config())
     values = take_step(
-        method, half_silent(make_batch(labelled=(True,))), optimizers, lambda: torch.autocast("cpu", torch.bfloat16), teacher_of(method)
+        method, half_silent(make_batch(labelled=(True,))), optimizers, lambda: torch.autocast("cpu", torch.bfloat16), teacher_of(method), 1.0
     )
     assert all(math.isfinite(value) for value in values.values())
 

@@ -186,14 +186,17 @@ def test_a_taught_method_hears_the_average_and_how_far_training_is(
 ) -> None:
     real, heard = train.take_step, []
 
-    def listening(method: Any, batch: Any, optimizers: Any, arithmetic: Any, teacher: Any) -> dict[str, float]:
+    def listening(method: Any, batch: Any, optimizers: Any, arithmetic: Any, teacher: Any, lambda_bce: float) -> dict[str, float]:
         assert teacher is not method.networks["S"]
-        values: dict[str, float] = real(method, batch, optimizers, arithmetic, teacher)
+        assert lambda_bce == 0.5
+        values: dict[str, float] = real(method, batch, optimizers, arithmetic, teacher, lambda_bce)
         heard.append((batch.progress, values["cls"], teacher(batch.image_t).shape == batch.classical_t.shape))
         return values
 
     monkeypatch.setattr(train, "take_step", listening)
-    celladapt.adapt(*tiny_domains, "weakuda", out=tmp_path / "run", **TINY)
+    run = celladapt.adapt(*tiny_domains, "weakuda", out=tmp_path / "run", lambda_bce=0.5, **TINY)
+    assert "bce" in run.record["terms"]
+    assert json.loads((run.path / "log.jsonl").read_text().splitlines()[-1])["bce"] > 0
     assert [progress for progress, *_ in heard] == [step / 12 for step in range(12)]
     assert all(cls == 0 for progress, cls, _ in heard if progress < 0.2), "the source teaches first"
     assert all(fits for *_, fits in heard)

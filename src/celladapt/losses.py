@@ -39,12 +39,12 @@ def soft_dice_loss(p: Tensor, y: Tensor, total: Callable[[Tensor], Tensor] = _id
 
 
 def cross_entropy_loss(p: Tensor, y: Tensor, weights: Tensor, total: Callable[[Tensor], Tensor] = _identity) -> Tensor:
-    """Pixelwise cross-entropy,  L_bce = -Σ w·(y·log p + (1 - y)·log(1 - p)) / Σ w  in nats, over every pixel of every image.
+    """Pixelwise cross-entropy,  L_bce = -Σ w·(y·log p + (1 - y)·log(1 - p)) / Σ w  in nats: the mean over an image's pixels, then over images.
 
     Soft Dice compares sums, and where nuclei are few its slope at a pixel of background is small; this one's does not depend on how many there are.
 
     Args:
-        p: predictions [B, 1, H, W] in [0, 1].
+        p: predictions [B, 1, H, W] in [0, 1]; one that is 1 to the last bit off a nucleus (a logit of 17 in float32) has no slope left.
         y: truth, same shape, in {0, 1}.
         weights: [B] >= 0, of the images.
         total: as for ``soft_dice_loss``.
@@ -58,7 +58,7 @@ def cross_entropy_loss(p: Tensor, y: Tensor, weights: Tensor, total: Callable[[T
     loss = -(y * p.clamp_min(least).log() + (1 - y) * (1 - p).clamp_min(least).log()).mean(dim=(1, 2, 3))
     w = weights.to(loss.dtype)
     sums = total(torch.stack([(w * loss).sum(), w.sum()]))
-    return sums[0] / sums[1].clamp_min(least)
+    return sums[0] / torch.where(sums[1] > 0, sums[1], 1.0)
 
 
 def domain_loss(logits: Tensor, domain: Domain, weights: Tensor | None = None) -> Tensor:

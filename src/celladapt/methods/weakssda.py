@@ -1,11 +1,12 @@
 """WeakSSDA: WeakUDA, and the masks of those target images that have one, in place of their weak labels; the masks also judge both other teachers.
 
-With Y_t the masks of the labelled target images of the batch, and r, w(r) as in WeakUDA:
+With Y_t the masks of the labelled target images of the batch, and m, n, w(r) as in WeakUDA:
 
-    L   = w(r_s) · (L_seg + lambda_adv · L_adv) + L_t + n · w(r_c) · lambda_cls · L_cls
+    L   = w(r_s) · (L_seg + m · lambda_adv · L_adv) + L_t + n · w(r_c) · lambda_cls · L_cls
           L_t = soft Dice of S(I_t) against Y_t
           r_s = IoU of [T(I_t) >= 1/2] and Y_t: what S, taught by the source above all, makes of images whose truth is known;
-                w(r_s) is 1 for the first fifth of the training, and where no image of the batch has a mask, or none shows a nucleus
+                w(r_s) is 1 for the first fifth of the training, and where no image of the batch has a mask, or they show no nucleus and T sees none;
+                the cross-entropy against the source's masks is weighed alike
           r_c = IoU of C(I_t) and Y_t, or the teacher where there is no mask, over plausible images
 
 A source whose nuclei are something else than the target's holds S back, for one network cannot have both. Where the domains agree w(r_s) stays near 1.
@@ -26,6 +27,10 @@ class WeakSSDA(WeakUDA):
     """
 
     target_masks = True
+    equations = WeakUDA.equations | {
+        "seg": "L_seg: soft Dice of S against the masks, those of the source as far as its pupil agrees with the target's",
+        "adv": f"{WeakUDA.equations['adv']}, weighed like the masks of the source",
+    }
 
     def weakly_taught(self, b: Batch) -> Tensor:
         """[B] bool: images without a mask."""
