@@ -35,7 +35,9 @@ def make_batch(size: int = 4, side: int = 32, seed: int = 0, labelled: tuple[boo
 
 def part(batch: Batch, chosen: slice) -> Batch:
     """Some images of a batch."""
-    return replace(batch, **{f.name: value[chosen] for f in fields(batch) if isinstance(value := getattr(batch, f.name), torch.Tensor)})
+    return replace(
+        batch, **{f.name: value[chosen] for f in fields(batch) if isinstance(value := getattr(batch, f.name), torch.Tensor) and value.ndim}
+    )
 
 
 def teacher_of(method: Method) -> nn.Module:

@@ -3,16 +3,19 @@
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import make_batch, make_method, step, teacher_of
+from torch import Tensor
 
 from celladapt import checkpoint, methods
 from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec
 from celladapt.errors import InputError
 from celladapt.losses import Domain, domain_loss
+from celladapt.methods.weakssda import WeakSSDA
 from celladapt.methods.weakuda import WeakUDA, trust
 from celladapt.train import make_optimizers, mask_cross_entropy, take_step
 
@@ -238,37 +241,79 @@ def test_images_that_have_a_mask_are_taught_by_it_and_judge_the_classical_segmen
     assert heard(ours, labelled_t=torch.ones(2, dtype=torch.bool)) == (0, 1), "nobody is left to teach"
 
 
-def test_the_source_counts_as_far_as_its_pupil_agrees_with_the_masks_of_the_target() -> None:
-    def weight(teacher: list[float], labelled: tuple[bool, ...] = (True, False), progress: float = 1.0) -> float:
-        images = torch.tensor(teacher).view(1, 1, 1, 5).repeat(2, 1, 1, 1)
-        masks = torch.tensor([1.0, 1, 1, 1, 0]).view(1, 1, 1, 5).repeat(2, 1, 1, 1)
-        masks[1] = 0
-        batch = replace(make_batch(2), mask_t=masks, teacher_t=images, labelled_t=torch.tensor(labelled), progress=progress)
-        return float(make_method("weakssda").source_weight(batch))
+def source_seen(
+    teacher: list[float], source: list[float] = [0.9] * 4 + [0.1], labelled: tuple[bool, ...] = (True, False), **other: Any
+) -> tuple[Batch, Tensor]:
+    """A batch of two images of five pixels, of which four are a nucleus, none in the second target image; and S on its source."""
+    mask = torch.tensor([1.0, 1, 1, 1, 0]).view(1, 1, 1, 5)
+    twice, p_s, p_t = (x.repeat(2, 1, 1, 1) for x in (mask, torch.tensor(source).view(1, 1, 1, 5), torch.tensor(teacher).view(1, 1, 1, 5)))
+    batch = Batch(
+        torch.zeros(2, 3, 1, 5), twice, torch.zeros(2, 3, 1, 5), torch.cat([mask, 0 * mask]), torch.tensor(labelled), teacher_t=p_t, **other
+    )
+    return batch, p_s
 
-    assert weight([0.9, 0.9, 0.9, 0.4, 0.1]) == pytest.approx(1)  # r = 3/4
+
+def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_are() -> None:
+    def weight(*args: Any, **other: Any) -> float:
+        return float(make_method("weakssda").source_weight(*source_seen(*args, **other)))
+
+    assert weight([0.9, 0.9, 0.9, 0.4, 0.1]) == pytest.approx(1)  # r_t = 3/4, r_s = 1
     assert weight([0.9, 0.9, 0.1, 0.1, 0.1]) == pytest.approx((1 / 2 - 0.4) / 0.3, abs=1e-5)
-    assert weight([0.9, 0.1, 0.1, 0.1, 0.1]) == 0  # r = 1/4
+    assert weight([0.9, 0.1, 0.1, 0.1, 0.1]) == 0  # r_t = 1/4
+    assert weight([0.9, 0.9, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1, 0.1]) == 1, "S is no better on the source"
+    assert weight([0.9, 0.1, 0.1, 0.1, 0.1], [0.9, 0.1, 0.1, 0.1, 0.1]) == weight([0.1] * 5, [0.1] * 5) == 1, "S has not learned the source"
     assert weight([0.9, 0.1, 0.1, 0.1, 0.1], progress=0.1) == 1, "the source teaches first"
     assert weight([0.9, 0.1, 0.1, 0.1, 0.1], labelled=(False, False)) == 1, "no mask says otherwise"
     assert weight([0.1] * 5, labelled=(False, True)) == 1, "no nucleus, and none seen"
 
 
+def test_the_source_is_judged_by_the_last_steps_together_and_never_counts_more_than_it_has() -> None:
+    method = make_method("weakssda")
+    good, bad = source_seen([0.9] * 4 + [0.1]), source_seen([0.9, 0.1, 0.1, 0.1, 0.1])
+    assert float(method.source_weight(*good)) == 1
+    half = (0.9 * 4 + 1) / (0.9 * 4 + 4)  # pixels in both and in either, those of the step before counting 0.9 times
+    assert float(method.source_weight(*bad)) == pytest.approx((half - 0.4) / 0.3, abs=1e-5)
+    less = [float(method.source_weight(*bad)) for _ in range(9)]
+    assert less == sorted(less, reverse=True)
+    assert less[-1] == 0
+    assert not any(float(method.source_weight(*good)) for _ in range(99)), "without the source S fits the masks, which is not the source's doing"
+
+
+def test_what_a_step_says_of_the_source_is_asked_once_and_reaches_every_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+    seen: list[float] = []
+    terms = WeakUDA.segmenter_terms
+
+    def source_weight(method: WeakSSDA, b: Batch, p_s: Tensor) -> Tensor:
+        asked.append(p_s)
+        return p_s.new_tensor(0.25)
+
+    def segmenter_terms(method: WeakSSDA, b: Batch, p_s: Tensor, p_t: Tensor) -> methods.Terms:
+        seen.append(float(b.source_weight))
+        return terms(method, b, p_s, p_t)
+
+    monkeypatch.setattr(WeakSSDA, "source_weight", source_weight)
+    monkeypatch.setattr(WeakSSDA, "segmenter_terms", segmenter_terms)
+    step(make_method("weakssda"), half_silent(make_batch(labelled=(True,))))
+    assert [p_s.requires_grad for p_s in asked] == [False]
+    assert seen == [0.25]
+
+
 def test_a_source_that_the_masks_of_the_target_deny_has_no_part_in_the_step() -> None:
     """Neither by its masks, nor by the cross-entropy against them, nor by the adversary."""
     batch = half_silent(make_batch(labelled=(True, True)))
-    denied = replace(batch, teacher_t=1 - batch.mask_t)
     p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     p_s.requires_grad_(True)
     p_t.requires_grad_(True)
     method = make_method("weakssda")
-    for seen, counts in ((replace(batch, teacher_t=batch.mask_t), True), (denied, False)):
+    for w_s in (1.0, 0.0):
+        seen = replace(batch, teacher_t=batch.mask_t, source_weight=torch.tensor(w_s))
         terms = method.turns[1].terms(seen, p_s, p_t)
         losses = terms["seg"].value + terms["adv"].value + mask_cross_entropy(method, seen, p_s, p_t)
         of_source, of_target = torch.autograd.grad(losses, (p_s, p_t))
-        assert bool(of_source.any()) == counts
+        assert bool(of_source.any()) == bool(w_s)
         assert bool(of_target.any())
-        assert bool(terms["adv"].value) == counts
+        assert bool(terms["adv"].value) == bool(w_s)
 
 
 @pytest.mark.parametrize("name", ["weakuda", "weakssda"])
@@ -276,7 +321,6 @@ def test_where_the_classical_segmentation_is_silent_s_meets_the_adversary_and_on
     """Image 0 is heard, images 1 to 3 are silent, whether they have a mask, as image 1 has, or not."""
     batch = make_batch(labelled=(False, True))
     batch = replace(batch, teacher_t=batch.classical_t, plausible_t=torch.tensor([True, False, False, False]))
-    batch.teacher_t[1] = batch.mask_t[1]  # so that the source counts
     p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     p_t.requires_grad_(True)
     method = make_method(name)

@@ -63,9 +63,16 @@ def unequal_halves(name: str) -> tuple[Method, Batch]:
     with torch.no_grad():
         method.networks["S"].head.bias += 2  # S sees nuclei nearly everywhere, as the classical segmentation below does, so that it is trusted
     batch = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
-    masks = (1 - batch.mask_t) * (1 - batch.mask_s) * batch.labelled_t.view(-1, 1, 1, 1)  # half of what S sees, so that the source counts in part
+    # Most of what S sees on the source and a third of what it sees on the target, so that the source counts in part.
+    masks = (1 - batch.mask_t) * (1 - batch.mask_s) * batch.labelled_t.view(-1, 1, 1, 1)
+    masks[..., ::3] = 0
     return method, replace(
-        batch, mask_t=masks, classical_t=torch.ones_like(batch.mask_t), plausible_t=torch.tensor([False, True, False, False]), progress=0.5
+        batch,
+        mask_s=1 - batch.mask_s,
+        mask_t=masks,
+        classical_t=torch.ones_like(batch.mask_t),
+        plausible_t=torch.tensor([False, True, False, False]),
+        progress=0.5,
     )
 
 
@@ -80,8 +87,8 @@ def step_worker(out: str, name: str) -> None:
     step(method, half, lambda_bce=1.0)
     layers = {n: sum(isinstance(module, parallel.BatchNorm2d) for module in network.modules()) for n, network in method.networks.items()}
     runs = 2 * layers["S"] + layers.get("R", 0)  # S on both domains
-    # Each run of a layer sends one message each way, so do each Dice loss and each cross-entropy, and each of two turns sends its gradients; m, n, r and, thrice, r_s, and the teacher need no way back.
-    losses, ahead, teachers = {"cellsegssda": (4, 0, 0), "weakssda": (5, 6, 1)}[name]
+    # Each run of a layer sends one message each way, so do each Dice loss and each cross-entropy, and each of two turns sends its gradients; m, n, r, r_s with r_t, and the teacher need no way back.
+    losses, ahead, teachers = {"cellsegssda": (4, 0, 0), "weakssda": (5, 4, 1)}[name]
     assert sorted(sent) == ["all_gather"] * (runs + teachers * layers["S"]) + ["all_reduce"] * (runs + 2 * losses + 2 + ahead)
     save_file({n: p.grad for n, p in method.networks.named_parameters() if p.grad is not None}, f"{out}/rank{rank}.safetensors")
 
@@ -90,6 +97,7 @@ def step_worker(out: str, name: str) -> None:
 def test_two_processes_equal_one_with_the_doubled_batch(name: str, tmp_path: Path) -> None:
     method, batch = unequal_halves(name)
     terms = step(method, batch, lambda_bce=1.0)[0]
+    assert name == "cellsegssda" or 0.1 < method.memory["w_s"] < 0.9
     assert all(terms.values()), f"each of {terms} is to be compared"
     in_two_processes(tmp_path, step_worker, str(tmp_path), name)
     for rank in range(2):

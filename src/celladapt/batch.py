@@ -35,6 +35,8 @@ class Batch:
     """[B, 8w, ~H/16, ~W/16]: what the bottom of S sees of ``image_s``; the loop fills it in where the method has a use for it."""
     features_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))
     """[B, 8w, ~H'/16, ~W'/16]: the same of ``image_t``."""
+    source_weight: Tensor = field(default_factory=lambda: torch.ones(()))
+    """Scalar in [0, 1]: what the source counts in this step; the loop fills it in, once."""
     progress: float = 1.0
     """Share of the training that is done, in [0, 1]; the loop fills it in."""
 

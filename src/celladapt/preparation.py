@@ -24,11 +24,10 @@ from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
 from celladapt.losses import Domain
 from celladapt.progress import say
 from celladapt.run import Run
-from celladapt.train import Trainer
+from celladapt.train import CROSS_ENTROPY, Trainer
 from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
-BCE = {"bce": "L_bce: cross-entropy of S against the masks, pixel by pixel"}
 MOST_WITNESSED = 16  # images
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
 
@@ -117,7 +116,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             fingerprint_of_labels=labels,
             group=group_pattern(target, config.group),
             method_doc=(type(method).__doc__ or "").strip(),
-            terms={**method.equations, **(BCE if config.lambda_bce else {})},
+            terms={**method.equations, **(CROSS_ENTROPY if config.lambda_bce else {})},
             parameters={name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()},
             target_labelled=usable,
             notes=notes,

@@ -77,6 +77,7 @@ def take_step(
         else:
             p_s = _run(networks["S"], batch.image_s, Domain.SOURCE in method.reads)
             p_t = _run(networks["S"], batch.image_t, Domain.TARGET in method.reads)
+    batch = replace(batch, source_weight=method.source_weight(batch, p_s.detach()))
     values: dict[str, float] = {}
     for turn in method.turns:
         for name, network in networks.items():
@@ -97,11 +98,15 @@ def take_step(
     return values
 
 
+CROSS_ENTROPY = {"bce": "L_bce: cross-entropy of S against the masks, pixel by pixel"}
+"""As in ``Method.equations``."""
+
+
 def mask_cross_entropy(method: Method, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
     """L_bce of S against every mask that the step may read: those of the source, as far as it counts, and of the target where the method is given them."""
     loss = p_s.new_zeros(())
     if Domain.SOURCE in method.reads:
-        loss = loss + method.source_weight(b) * cross_entropy_loss(p_s, b.mask_s, torch.ones_like(p_s[:, 0, 0, 0]), sum_over_processes)
+        loss = loss + b.source_weight * cross_entropy_loss(p_s, b.mask_s, torch.ones_like(p_s[:, 0, 0, 0]), sum_over_processes)
     if method.target_masks:
         loss = loss + cross_entropy_loss(p_t, b.mask_t, b.labelled_t, sum_over_processes)
     return loss
@@ -277,7 +282,8 @@ class Trainer:
         Model(network, self.normalisation, {**self.about, "step": self.step}).save(self.path / name)
 
     def _save(self) -> None:
-        about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked)}
+        memory = {name: value.tolist() for name, value in self.method.memory.items()}
+        about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked), "memory": memory}
         checkpoint.save_training(self.path / LAST, self._networks, self.optimizers, about)
 
     @property
@@ -317,6 +323,7 @@ class Trainer:
     def _take_up(self, path: Path) -> tuple[int, float, Picked]:
         about = checkpoint.load_training(path, self._networks, self.optimizers)
         try:
+            self.method.memory = {**self.method.memory, **{name: torch.tensor(value) for name, value in about.get("memory", {}).items()}}
             return int(about["step"]), float(about["seconds"]), Picked(**about["picked"])
         except (KeyError, TypeError, ValueError) as error:
             raise checkpoint.Damaged(f"{path} is damaged or no training state ({error}); use another copy of it.") from None

@@ -69,14 +69,16 @@ class Method(ABC):
     """Log name of every term -> what it is, in one line."""
 
     networks: nn.ModuleDict
+    memory: Mapping[str, Tensor] = {}
+    """What else a method carries from step to step; kept in the checkpoint. On whatever device."""
 
     @abstractmethod
     def __init__(self, width: int, options: Any) -> None:
         """Build the networks at base ``width`` with ``options``, an instance of ``Options``."""
 
-    def source_weight(self, b: Batch) -> Tensor | float:
-        """What the source counts in this step, in [0, 1]: its masks, and whatever else of it the target is held to."""
-        return 1.0
+    def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
+        """What the source counts in this step, scalar in [0, 1]: its masks, and whatever else of it the target is held to. Asked once a step."""
+        return p_s.new_ones(())
 
     @property
     @abstractmethod

@@ -2,14 +2,16 @@
 
 With Y_t the masks of the labelled target images of the batch, and m, n, w(r) as in WeakUDA:
 
-    L   = w(r_s) · (L_seg + m · lambda_adv · L_adv) + L_t + n · w(r_c) · lambda_cls · L_cls
+    L   = w_s · (L_seg + m · lambda_adv · L_adv) + L_t + n · w(r_c) · lambda_cls · L_cls
           L_t = soft Dice of S(I_t) against Y_t
-          r_s = IoU of [T(I_t) >= 1/2] and Y_t: what S, taught by the source above all, makes of images whose truth is known;
-                w(r_s) is 1 for the first fifth of the training, and where no image of the batch has a mask, or they show no nucleus and T sees none;
+          w_s = the least that w(r_t / r_s) has been since the first fifth of the training, and 1 in it;
                 the cross-entropy against the source's masks is weighed alike
+          r_t = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps, each counting 0.9 times as much
+                as in the step after; asked only where r_s is above 0.4, for an S that has not learned the source says nothing of it, and where there are masks
           r_c = IoU of C(I_t) and Y_t, or the teacher where there is no mask, over plausible images
 
-A source whose nuclei are something else than the target's holds S back, for one network cannot have both. Where the domains agree w(r_s) stays near 1.
+A source whose nuclei are something else than the target's holds S back, for one network cannot have both: S is then much worse where the target's masks are than
+on the source. It never counts more than it has: without it S fits these masks, and that is not the source's doing.
 """
 
 import torch
@@ -17,7 +19,11 @@ from torch import Tensor
 
 from celladapt.batch import Batch
 from celladapt.methods.cellsegssda import labelled_dice
-from celladapt.methods.weakuda import WARM_UP, WeakUDA, credit, overlap
+from celladapt.methods.weakuda import STRANGERS, WARM_UP, WeakUDA, WeakUDAOptions, credit, overlap, shared_pixels
+from celladapt.parallel import sum_over_processes
+
+FORGETS = 0.1
+"""Share of what was seen before that each step forgets in judging the source."""
 
 
 class WeakSSDA(WeakUDA):
@@ -28,9 +34,13 @@ class WeakSSDA(WeakUDA):
 
     target_masks = True
     equations = WeakUDA.equations | {
-        "seg": "L_seg: soft Dice of S against the masks, those of the source as far as its pupil agrees with the target's",
+        "seg": "L_seg: soft Dice of S against the masks, those of the source as far as the target's bear out what it teaches",
         "adv": f"{WeakUDA.equations['adv']}, weighed like the masks of the source",
     }
+
+    def __init__(self, width: int, options: WeakUDAOptions) -> None:
+        super().__init__(width, options)
+        self.memory = {"pixels": torch.zeros(2, 2), "w_s": torch.ones(())}
 
     def weakly_taught(self, b: Batch) -> Tensor:
         """[B] bool: images without a mask."""
@@ -40,12 +50,18 @@ class WeakSSDA(WeakUDA):
         """[B, 1, H, W] in [0, 1]: the mask where there is one, else the teacher's prediction."""
         return torch.where(b.labelled_t.view(-1, 1, 1, 1), b.mask_t, b.teacher_t)
 
-    def source_weight(self, b: Batch) -> Tensor | float:
-        """w(r_s)"""
-        if b.progress < WARM_UP:
-            return 1.0
-        return credit(overlap(b.teacher_t, b.mask_t, b.labelled_t, empty=1.0))
+    def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
+        """w_s"""
+        every = torch.ones(len(p_s), dtype=torch.bool, device=p_s.device)
+        seen = sum_over_processes(torch.stack([shared_pixels(b.teacher_t, b.mask_t, b.labelled_t), shared_pixels(p_s, b.mask_s, every)]))
+        pixels, least = (1 - FORGETS) * self.memory["pixels"].to(seen) + seen, self.memory["w_s"].to(seen)
+        r_t, r_s = map(overlap, pixels)
+        if b.progress >= WARM_UP:
+            judged = (r_s > STRANGERS) & (pixels[0, 1] > 0)
+            least = torch.where(judged, torch.minimum(least, credit(r_t / r_s)), least)
+        self.memory = {"pixels": pixels, "w_s": least}
+        return least
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
         """L_seg: source masks as far as the source counts, and target masks where they exist."""
-        return self.source_weight(b) * super().supervised_loss(b, p_s, p_t) + labelled_dice(b, p_t)
+        return b.source_weight * super().supervised_loss(b, p_s, p_t) + labelled_dice(b, p_t)

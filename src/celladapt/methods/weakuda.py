@@ -92,7 +92,7 @@ class WeakUDA(Method):
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
             "cls": Term(c.lambda_cls, n * w * soft_dice_loss(p_t * believed, b.classical_t * believed, sum_over_processes)),
-            "adv": Term(c.lambda_adv, self.source_weight(b) * domain_loss(D(p_t), Domain.SOURCE, silent)),
+            "adv": Term(c.lambda_adv, b.source_weight * domain_loss(D(p_t), Domain.SOURCE, silent)),
         }
 
     def weakly_taught(self, b: Batch) -> Tensor:
@@ -115,15 +115,20 @@ def trust(b: Batch, weak: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         Scalars in [0, 1].
     """
     plausible, images = sum_over_processes(torch.stack([(weak & b.plausible_t).sum(), weak.sum()]).to(b.classical_t.dtype))
-    w = credit(overlap(b.classical_t, reference, b.plausible_t))
+    w = credit(overlap(sum_over_processes(shared_pixels(b.classical_t, reference, b.plausible_t))))
     return plausible / images.clamp(min=1), w if b.progress >= WARM_UP else torch.zeros_like(w)
 
 
-def overlap(p: Tensor, q: Tensor, images: Tensor, empty: float = 0.0) -> Tensor:
-    """r: IoU of [p >= 1/2] and [q >= 1/2] over the pixels of the chosen ``images`` [B] bool of all processes; ``empty`` where neither sees anything."""
+def shared_pixels(p: Tensor, q: Tensor, images: Tensor) -> Tensor:
+    """[2], float32: how many pixels of the chosen ``images`` [B] bool are in both of [p >= 1/2] and [q >= 1/2], and in either; of this process."""
     one, other, here = p >= 0.5, q >= 0.5, _as_plane(images)
-    both, either = sum_over_processes(torch.stack([(here & one & other).sum(), (here & (one | other)).sum()]).to(p.dtype))
-    r: Tensor = torch.where(either > 0, both / either.clamp(min=1), empty)
+    return torch.stack([(here & one & other).sum(), (here & (one | other)).sum()]).float()
+
+
+def overlap(pixels: Tensor) -> Tensor:
+    """r: IoU by ``shared_pixels``; 0 where neither sees anything."""
+    both, either = pixels
+    r: Tensor = both / either.clamp(min=torch.finfo(either.dtype).tiny)
     return r
 
 
