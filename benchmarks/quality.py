@@ -7,6 +7,8 @@ A point is a model on images: its clues, which need no mask, and its mean IoU on
 images, and one for each first seed's source-only and supervised model on each domain of ``--elsewhere`` that it has not seen, with statistics and normalisation of that
 domain: models that fail, too, must be told. In turn each target is left out, with all pairs that lead to it, or each pair; the rest is fitted, and what was left out is predicted. ``--write`` stores
 the fit to all points as ``src/celladapt/quality.json``, with the interval's radius from the targets left out.
+
+A model that was given masks of the target is taken as one that is known there: its estimate is moved by what the clues were off on these images, and such models stand apart.
 """
 
 import argparse
@@ -31,10 +33,10 @@ from celladapt.data.sample import evenly, middle
 from celladapt.expectation import MOST_IMAGES, SIDE
 from celladapt.files import write_json
 from celladapt.metrics import foreground
-from celladapt.model import Model, load_model
+from celladapt.model import Model, Predictor, load_model
 from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
-from celladapt.quality import expected_iou
+from celladapt.quality import Known, expected_iou, logit
 from celladapt.run import Run
 from celladapt.selection import CLUES, clues
 
@@ -73,6 +75,8 @@ class Point:
     iou: float
     alone: Sequence[tuple[dict[str, float], float]] = ()
     """The same of each of the images alone."""
+    given: Known | None = None
+    """How it does on an image of the target whose mask it was given."""
 
     @property
     def target(self) -> str:
@@ -98,9 +102,18 @@ def points(grids: list[Path]) -> list[Point]:
             assert run.config.target
             folder, stems = Folder.open(run.config.target), evenly(run.splits[1].test, MOST_IMAGES)
             pair = f"{_learned(run).name} → {run.config.target.name}"
+            masks = evenly(run.record.get("target_labelled") or [], MOST_IMAGES)
             for path in evenly(sorted((run.path / "checkpoints").glob("step_*.safetensors")), MOST_CHECKPOINTS):
-                known = _kept_beside(path, folder, stems, lambda path=path, folder=folder, stems=stems: judged(load_model(path), folder, stems))
-                found.append(Point(pair, cell["method"], cell["seed"], int(path.stem.removeprefix("step_")), known.scores, known.iou, known.alone))
+                known, given = (
+                    _kept_beside(path, folder, some, lambda path=path, folder=folder, some=some: judged(load_model(path), folder, some))
+                    if some
+                    else None
+                    for some in (stems, masks)
+                )
+                assert known
+                step = int(path.stem.removeprefix("step_"))
+                point = Point(pair, cell["method"], cell["seed"], step, known.scores, known.iou, known.alone)
+                found += [replace(point, given=Known(iou, scores, 1)) for scores, iou in given.alone] if given else [point]
             bar.step()
     return found
 
@@ -137,7 +150,7 @@ def transferred(model: Model, folder: Folder, stems: Sequence[str]) -> Judgement
     return judged(Model(network, normalise), folder, stems)
 
 
-def judged(model: Model, folder: Folder, stems: Sequence[str]) -> Judgement:
+def judged(model: Predictor, folder: Folder, stems: Sequence[str]) -> Judgement:
     """A model on some images of ``folder``, each cut to its middle."""
     pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
     seen, opinions = [model.predict(image) for image, _ in pairs], [witness(image) for image, _ in pairs]
@@ -161,7 +174,7 @@ def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callab
 def fit(known: list[Point], names: Sequence[str] = LEVEL) -> dict[str, Any]:
     """Ridge regression of the logit of the IoU on standardised clues; each pair weighs the same, however many checkpoints it has."""
     x = np.array([[point.scores[name] for name in names] for point in known])
-    y = _logit(np.array([point.iou for point in known]))
+    y = np.array([logit(point.iou) for point in known])
     pairs = [point.pair for point in known]
     weight = np.array([1 / pairs.count(pair) for pair in pairs])
     weight /= weight.sum()
@@ -174,9 +187,26 @@ def fit(known: list[Point], names: Sequence[str] = LEVEL) -> dict[str, Any]:
     return {"criteria": criteria, "weights": weights.tolist(), "intercept": intercept}
 
 
+def calibrated(known: list[Point]) -> dict[str, Any]:
+    """``fit`` to models that were given no masks, and by how much, in logits, those that were are better where they were than elsewhere, by the same fit; each pair weighs the same."""
+    fitted, told, off = fit(blind(known)), [], []
+    for point in known:
+        if point.given:
+            there, here = (logit(expected_iou(scores, {**fitted, "radius": 0.0}).iou) for scores in (point.given.clues, point.scores))
+            told.append(point)
+            off.append(logit(point.given.iou) - there + here - logit(point.iou))
+    return {**fitted, "optimism": _by_pairs(np.array(off), told, {point.pair for point in told}) if told else 0.0}
+
+
+def blind(known: list[Point]) -> list[Point]:
+    """Those of models that were given no mask of what they are judged on."""
+    return [point for point in known if not point.given]
+
+
 def predicted(fitted: dict[str, Any], known: list[Point]) -> NDArray[np.float64]:
-    """Expected IoU of each point by a fit."""
-    return np.array([expected_iou(point.scores, {**fitted, "radius": 0.0}).iou for point in known])
+    """Expected IoU of each point by a fit, ``calibrated`` if some were given masks."""
+    fitted = {**fitted, "radius": 0.0, "radius_known": 0.0}
+    return np.array([expected_iou(point.scores, fitted, known=point.given).iou for point in known])
 
 
 def by_target(point: Point) -> str:
@@ -194,7 +224,7 @@ def left_out(known: list[Point], by: Callable[[Point], str] = by_target) -> NDAr
     result = np.zeros(len(known))
     for name in {by(point) for point in known}:
         mine = [i for i, point in enumerate(known) if by(point) == name]
-        result[mine] = predicted(fit([point for point in known if by(point) != name]), [known[i] for i in mine])
+        result[mine] = predicted(calibrated([point for point in known if by(point) != name]), [known[i] for i in mine])
     return result
 
 
@@ -208,8 +238,8 @@ def radius(errors: NDArray[np.float64], known: list[Point]) -> float:
 
 
 def singly(known: list[Point]) -> list[Point]:
-    """A point for each image alone."""
-    return [replace(point, scores=scores, iou=iou, alone=()) for point in known for scores, iou in point.alone]
+    """A point for each image alone, none of models that were given masks."""
+    return [replace(point, scores=scores, iou=iou, alone=()) for point in blind(known) for scores, iou in point.alone]
 
 
 def left_out_singly(known: list[Point]) -> NDArray[np.float64]:
@@ -218,12 +248,13 @@ def left_out_singly(known: list[Point]) -> NDArray[np.float64]:
     result = np.zeros(len(images))
     for target in {point.target for point in known}:
         mine = [i for i, point in enumerate(images) if point.target == target]
-        result[mine] = predicted(fit([point for point in known if point.target != target]), [images[i] for i in mine])
+        result[mine] = predicted(fit([point for point in blind(known) if point.target != target]), [images[i] for i in mine])
     return result
 
 
 def table(known: list[Point]) -> str:
     """Markdown: for each target how far the estimate is off, and what share of the models an interval from the other targets covers."""
+    told, known = _told(known), blind(known)
     iou = _iou(known)
     new, other = left_out(known), left_out(known, by_pair)
     lines = [
@@ -247,7 +278,42 @@ def table(known: list[Point]) -> str:
     every = {point.pair for point in known}
     whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
     lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |")
-    return "\n".join([*lines, "", *_more(known, new)]) + "\n"
+    return "\n".join([*lines, "", *_more(known, new), *told]) + "\n"
+
+
+def _told(known: list[Point]) -> list[str]:
+    """How far the estimate is off for models that were given masks, as a list; empty unless these are of two targets at least."""
+    mine = np.array([bool(point.given) for point in known])
+    some = [point for point in known if point.given]
+    targets = sorted({point.target for point in some})
+    if len(targets) < 2:
+        return []
+    error, without = (
+        left_out(known)[mine] - _iou(some),
+        left_out([replace(point, given=None) if point.given else point for point in known])[mine] - _iou(some),
+    )
+    pairs, inside = {point.pair for point in some}, []
+    for target in targets:
+        within = radius_known([point for point in known if point.target != target])
+        here = np.array([point.target == target for point in some])
+        inside.append(
+            _by_pairs(
+                (np.abs(error)[here] <= within).astype(float), [p for p in some if p.target == target], {p.pair for p in some if p.target == target}
+            )
+        )
+    return [
+        f"- Of {len({(p.pair, p.method, p.seed, p.step) for p in some})} models that were given masks of the target's training images, each known by one of these, on targets left out, mean over {len(pairs)} pairs: "
+        f"mean absolute error {_by_pairs(np.abs(error), some, pairs):.3f}, mean error {_by_pairs(error, some, pairs):+.3f}; in the interval {statistics.mean(inside):.0%}, mean over targets, the least "
+        f"{min(inside):.0%}; by the clues alone, these models among those of the fit, the mean absolute error is {_by_pairs(np.abs(without), some, pairs):.3f}."
+    ]
+
+
+def radius_known(known: list[Point]) -> float:
+    """``radius`` for models that were given masks; 1, which promises nothing, where there are none of two targets."""
+    mine = [i for i, point in enumerate(known) if point.given]
+    if len({known[i].target for i in mine}) < 2:
+        return 1.0
+    return radius((left_out(known) - _iou(known))[mine], [known[i] for i in mine])
 
 
 def _more(known: list[Point], new: NDArray[np.float64]) -> list[str]:
@@ -296,11 +362,6 @@ def _by_pairs(values: NDArray[np.float64], known: list[Point], pairs: set[str]) 
     return statistics.mean(float(values[[point.pair == pair for point in known]].mean()) for pair in sorted(pairs))
 
 
-def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    p = p.clip(0.02, 0.98)
-    return np.asarray(np.log(p / (1 - p)))
-
-
 def _rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     from scipy.stats import spearmanr
 
@@ -322,9 +383,15 @@ def main() -> None:
         print(table(known), end="")
     if a.write:
         images = singly(known)
-        whole, alone = radius(left_out(known) - _iou(known), known), radius(left_out_singly(known) - _iou(images), images)
-        rests_on = {"pairs": sorted({point.pair for point in known}), "models": len(known), "covered": COVERED}
-        write_json(FILE, {**fit(known), "radius": whole, "radius_alone": alone, "compared": fit(known, COMPARED), **rests_on})
+        seen = blind(known)
+        whole, alone = radius(left_out(seen) - _iou(seen), seen), radius(left_out_singly(seen) - _iou(images), images)
+        rests_on = {
+            "pairs": sorted({point.pair for point in known}),
+            "models": len({(p.pair, p.method, p.seed, p.step) for p in known}),
+            "covered": COVERED,
+        }
+        fitted = {**calibrated(known), "radius": whole, "radius_alone": alone, "radius_known": radius_known(known), "compared": fit(seen, COMPARED)}
+        write_json(FILE, {**fitted, **rests_on})
 
 
 if __name__ == "__main__":

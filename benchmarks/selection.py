@@ -19,7 +19,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from benchmarks.documents import put
-from benchmarks.quality import COMPARED, LEVEL, Point, elsewhere, finished_cells, fit, points, predicted
+from benchmarks.quality import COMPARED, LEVEL, Point, blind, elsewhere, finished_cells, fit, points, predicted
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
 from celladapt.expectation import clues_on, part
@@ -79,7 +79,7 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
     """The checkpoints by run, each with the IoU that a fit to those of ``judged`` that are on other targets expects of it, and with what it is compared by."""
     runs: Runs = {}
     for target in {point.target for point in known}:
-        others, mine = [point for point in judged if point.target != target], [point for point in known if point.target == target]
+        others, mine = [point for point in blind(judged) if point.target != target], [point for point in known if point.target == target]
         for name, clues in (("expected", LEVEL), ("preference", COMPARED)):
             for point, value in zip(mine, predicted(fit(others, clues), mine), strict=True):
                 point.scores[name] = float(value)

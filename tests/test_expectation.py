@@ -1,6 +1,7 @@
 """What is promised of a model without masks: falling back to source-only, and what `predict` says."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import celladapt
 from celladapt import adaptation, benchmarking
 from celladapt.checkpoint import load
 from celladapt.cli import main
+from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, write_image
 from celladapt.errors import InputError
-from celladapt.expectation import expected_quality
-from celladapt.quality import Expectation, expected_iou
+from celladapt.expectation import clues_on, expected_quality, known_on
+from celladapt.methods.weakssda import WeakSSDA
+from celladapt.metrics import foreground
+from celladapt.quality import Expectation, Known, expected_iou
 from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
@@ -27,8 +31,9 @@ TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "b
 def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, before: float, after: float, **options: Any) -> Run:
     """A run of which source-only has ``before`` to be preferred by, and the adapted model ``after``; either is promised ten times less."""
     monkeypatch.setattr(adaptation, "_clues", lambda run, step: {"is": before if run.config.method == "source_only" else after})
+    monkeypatch.setattr(adaptation, "_clues_anew", lambda run, model: {"is": after})
     monkeypatch.setattr(adaptation, "preference", lambda clues: clues["is"])
-    monkeypatch.setattr(adaptation, "expected_iou", lambda clues: Expectation(clues["is"] / 10, 0.0, 0.9))
+    monkeypatch.setattr(adaptation, "expected_iou", lambda clues, known: Expectation(clues["is"] / 10, 0.0, 0.9))
     return celladapt.adapt(*domains, out=out, **{**TINY, "method": "cellseguda", **options})
 
 
@@ -59,6 +64,8 @@ def test_labels_of_the_target_know_better(tiny_domains: tuple[Path, Path], tmp_p
     taught = adapted(tiny_domains, tmp_path / "taught", monkeypatch, before=0.7, after=0.6, method="weakssda@2")
     assert not picked.record["fell_back"]
     assert not taught.record["fell_back"]
+    assert taught.record["known"]
+    assert picked.record["known"] is None, "masks that it was picked by are none that it has learned from"
 
 
 @pytest.mark.parametrize(("after", "fallback"), [(0.8, True), (0.6, False)])
@@ -88,6 +95,32 @@ def test_predict_tells_what_to_expect(tiny_domains: tuple[Path, Path], tmp_path:
     expected = expected_quality(run.model, tiny_domains[1])
     assert capsys.readouterr().out.splitlines()[-1] == expected.words
     assert 0 <= expected.low <= expected.iou <= expected.high <= 1
+
+
+def test_of_a_model_that_was_given_masks_they_have_a_part_in_what_is_expected(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WeakSSDA, "remarks", lambda method: [f"It remembers {len(method.memory)} things."])
+    run = celladapt.adapt(*tiny_domains, method="weakssda@2", out=tmp_path / "run", **TINY)
+    target, given = Folder.open(tiny_domains[1]), run.record["target_labelled"]
+    known = Known.of(run.record)
+    assert known
+    assert known == known_on(run.model, map(target.pair, given))
+    assert known.images == len(given) == 2
+    overlaps = [foreground(run.model.predict(target.image(stem)).mask, target.pair(stem)[1]).iou for stem in given]
+    assert known.iou == pytest.approx(sum(overlaps) / 2)
+    assert run.expected
+    assert run.expected.masks == 2
+    page = run.report.read_text(encoding="utf-8")
+    assert "Judged by how it does on 2 images whose masks it was given" in page
+    assert "It remembers 3 things." in page
+    assert "2 images whose masks it was given" in (run.path / "model_card.md").read_text(encoding="utf-8")
+    shutil.copy(run.path / "model.safetensors", tmp_path / "alone.safetensors")  # which knows it too
+    clues = clues_on(run.model, [target.image(stem) for stem in sorted(target.images)])
+    assert main(["predict", str(tmp_path / "alone.safetensors"), str(tiny_domains[1]), "--out", str(tmp_path / "masks")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == expected_iou(clues, known=known).words
+    assert main(["review", str(tmp_path / "alone.safetensors"), str(tiny_domains[1]), "--out", str(tmp_path / "review")]) == 0
+    assert "by how it does on 2 images whose masks it was given" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_expectation_reads_no_mask_and_names_a_broken_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

@@ -7,10 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import quality, selection
-from benchmarks.quality import CLUES, Point, by_pair, elsewhere, fit, left_out, points, predicted, radius, table
+from benchmarks.quality import (
+    CLUES,
+    Point,
+    blind,
+    by_pair,
+    calibrated,
+    elsewhere,
+    fit,
+    left_out,
+    points,
+    predicted,
+    radius,
+    radius_known,
+    table,
+)
 from benchmarks.selection import kept, picked, regrets, with_expected
 
 import celladapt
+from celladapt.quality import Known
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -115,6 +130,33 @@ def test_what_is_kept_is_source_only_where_that_is_expected_to_be_better() -> No
     assert closed == "0%"
     before, adapted, ends, fell, *_ = rows["s → t1"]
     assert (ends, fell) == (adapted, "0 of 2")
+
+
+def given_masks(known: list[Point], better: float) -> list[Point]:
+    """The supervised ones of them with masks on images where all is the same, but for an IoU whose logit is higher by ``better``, and with clues that are wrong on both."""
+    lies = {"likeness": 0.0}
+    return [
+        replace(point, scores=point.scores | lies, given=Known(iou, point.scores | lies, 1)) if point.method == "supervised" else point
+        for point in known
+        for iou in [float(1 / (1 + np.exp(-(np.log(point.iou / (1 - point.iou)) + better))))]
+    ]
+
+
+def test_masks_that_models_were_given_mend_wrong_clues() -> None:
+    known = given_masks(checkpoints(), 0.3)
+    assert calibrated(known)["optimism"] == pytest.approx(0.3, abs=1e-6)
+    assert calibrated(checkpoints())["optimism"] == 0
+    told = [i for i, point in enumerate(known) if point.given]
+    iou = np.array([point.iou for point in known])
+    assert left_out(known)[told] == pytest.approx(iou[told], abs=1e-6)
+    assert radius_known(known) == pytest.approx(0, abs=1e-6)
+    (line,) = [line for line in table(known).splitlines() if "were given masks" in line]
+    assert "Of 24 models" in line
+    assert float(line.split("these models among those of the fit, the mean absolute error is ")[1].rstrip(".")) > 0.1
+    assert radius_known(known[:12]) == 1, "which no other target bears out"
+    assert "were given masks" not in table([point for point in known if point.target == "t0" or not point.given])
+    assert "| t0 | 1 | 8 |" in table(known), "where they have no row"
+    assert fit(blind(known)) == fit([point for point in checkpoints() if point.method != "supervised"])
 
 
 def never(path: Path) -> None:

@@ -253,30 +253,64 @@ def source_seen(
     return batch, p_s
 
 
+GOOD, HALF, BAD = [0.9] * 4 + [0.1], [0.9] * 2 + [0.1] * 3, [0.9] + [0.1] * 4  # IoU 1, 1/2 and 1/4
+
+
 def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_are() -> None:
-    def weight(*args: Any, **other: Any) -> float:
-        return float(make_method("weakssda").source_weight(*source_seen(*args, **other)))
+    def weight(*args: Any, steps: int = 8, **other: Any) -> float:
+        method = make_method("weakssda")
+        return [float(method.source_weight(*source_seen(*args, **other))) for _ in range(steps)][-1]
 
     assert weight([0.9, 0.9, 0.9, 0.4, 0.1]) == pytest.approx(1)  # r_t = 3/4, r_s = 1
-    assert weight([0.9, 0.9, 0.1, 0.1, 0.1]) == pytest.approx((1 / 2 - 0.4) / 0.3, abs=1e-5)
-    assert weight([0.9, 0.1, 0.1, 0.1, 0.1]) == 0  # r_t = 1/4
-    assert weight([0.9, 0.9, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1, 0.1]) == 1, "S is no better on the source"
-    assert weight([0.9, 0.1, 0.1, 0.1, 0.1], [0.9, 0.1, 0.1, 0.1, 0.1]) == weight([0.1] * 5, [0.1] * 5) == 1, "S has not learned the source"
-    assert weight([0.9, 0.1, 0.1, 0.1, 0.1], progress=0.1) == 1, "the source teaches first"
-    assert weight([0.9, 0.1, 0.1, 0.1, 0.1], labelled=(False, False)) == 1, "no mask says otherwise"
-    assert weight([0.1] * 5, labelled=(False, True)) == 1, "no nucleus, and none seen"
+    assert weight(HALF) == pytest.approx((1 / 2 - 0.4) / 0.3, abs=1e-5)
+    assert weight(BAD) == 0
+    assert weight(HALF, HALF) == 1, "S is no better on the source"
+    assert weight(BAD, BAD) == weight([0.1] * 5, [0.1] * 5) == 1, "S has not learned the source"
+    assert weight(BAD, progress=0.1) == 1, "the source teaches first"
+    assert weight(BAD, labelled=(False, False)) == 1, "no mask says otherwise"
+    assert weight(BAD, steps=6) == 1, "six steps are no evidence"
+    assert weight(BAD, steps=7) == 0
+
+
+def test_images_without_a_nucleus_say_nothing_of_the_source() -> None:
+    """Where a single wrong pixel would be all wrong, and none at all perfect."""
+    method = make_method("weakssda")
+    for _ in range(8):
+        method.source_weight(*source_seen(GOOD))
+    before = method.memory
+    for teacher in (BAD, [0.1] * 5):
+        for _ in range(2000):
+            assert method.source_weight(*source_seen(teacher, labelled=(False, True))) == 1
+    assert all(torch.equal(method.memory[name], value) for name, value in before.items()), "whatever came before is not forgotten for it"
 
 
 def test_the_source_is_judged_by_the_last_steps_together_and_never_counts_more_than_it_has() -> None:
     method = make_method("weakssda")
-    good, bad = source_seen([0.9] * 4 + [0.1]), source_seen([0.9, 0.1, 0.1, 0.1, 0.1])
-    assert float(method.source_weight(*good)) == 1
-    half = (0.9 * 4 + 1) / (0.9 * 4 + 4)  # pixels in both and in either, those of the step before counting 0.9 times
-    assert float(method.source_weight(*bad)) == pytest.approx((half - 0.4) / 0.3, abs=1e-5)
-    less = [float(method.source_weight(*bad)) for _ in range(9)]
+    for _ in range(8):
+        assert float(method.source_weight(*source_seen(GOOD))) == 1
+    kept = sum(0.9**n for n in range(1, 9))  # steps of which all four pixels are in both; of the one that follows one of four is
+    bad = float(method.source_weight(*source_seen([0.9, 0.1, 0.1, 0.1, 0.1])))
+    assert bad == pytest.approx(min(1.0, ((kept * 4 + 1) / (kept * 4 + 4) - 0.4) / 0.3), abs=1e-5)
+    less = [float(method.source_weight(*source_seen(BAD))) for _ in range(19)]
     assert less == sorted(less, reverse=True)
+    assert less[3] == pytest.approx(
+        ((kept * 0.9**4 * 4 + sum(0.9**n for n in range(5))) / (kept * 0.9**4 * 4 + 4 * sum(0.9**n for n in range(5))) - 0.4) / 0.3, abs=1e-5
+    )
     assert less[-1] == 0
-    assert not any(float(method.source_weight(*good)) for _ in range(99)), "without the source S fits the masks, which is not the source's doing"
+    assert not any(float(method.source_weight(*source_seen(GOOD))) for _ in range(99)), (
+        "without the source S fits the masks, which is not the source's doing"
+    )
+
+
+@pytest.mark.parametrize(("w_s", "says"), [(1.0, []), (0.997, []), (0.6, ["counted 60%"]), (0.0, ["counted 0%", "More masks"])])
+def test_it_is_said_how_much_the_source_counted(w_s: float, says: list[str]) -> None:
+    method = make_method("weakssda")
+    method.memory = {**method.memory, "w_s": torch.tensor(w_s)}
+    remarks = method.remarks()
+    assert len(remarks) == bool(says)
+    assert all(words in remarks[0] for words in says)
+    assert ("More masks" in "".join(remarks)) == (w_s < 0.5)
+    assert make_method("weakuda").remarks() == []
 
 
 def test_what_a_step_says_of_the_source_is_asked_once_and_reaches_every_term(monkeypatch: pytest.MonkeyPatch) -> None:

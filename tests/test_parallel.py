@@ -60,6 +60,7 @@ def unequal_halves(name: str) -> tuple[Method, Batch]:
     """A method in float64 and a batch in whose two halves different things are known, so that a mean of the halves' means would be wrong."""
     method = make_method(name)
     method.networks.double()
+    method.memory = {**method.memory, "steps": torch.tensor(10.0)}  # so that the source is judged in the first step
     with torch.no_grad():
         method.networks["S"].head.bias += 2  # S sees nuclei nearly everywhere, as the classical segmentation below does, so that it is trusted
     batch = make_batch(labelled=(True, False, False, True), dtype=torch.float64)

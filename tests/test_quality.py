@@ -5,7 +5,7 @@ import math
 import pytest
 
 from celladapt import quality
-from celladapt.quality import Expectation, expected_iou, preference
+from celladapt.quality import Expectation, Known, expected_iou, preference
 
 PLAIN = {
     "criteria": [["agreement", 0.5, 0.25, 0.0, 1.0], ["contrast", 0.4, 0.1, 0.2, 0.6]],
@@ -13,6 +13,8 @@ PLAIN = {
     "intercept": 0.2,
     "radius": 0.1,
     "radius_alone": 0.3,
+    "optimism": 0.5,
+    "radius_known": 0.2,
 }
 
 
@@ -51,6 +53,41 @@ def test_the_interval_stays_in_0_to_1() -> None:
 @pytest.mark.usefixtures("plain")
 def test_nothing_is_promised_of_a_broken_network() -> None:
     assert expected_iou({"agreement": math.nan, "contrast": 0.5}) == Expectation(0.0, 0.0, 1.0)
+
+
+@pytest.mark.usefixtures("plain")
+def test_masks_that_a_model_was_given_move_what_its_clues_promise() -> None:
+    scores, there = {"agreement": 0.5, "contrast": 0.4}, {"agreement": 0.5, "contrast": 0.5}  # of which the logits are 0.2 and 0.7
+    found = expected_iou(scores, known=Known(0.8, there, images=3))
+    iou = 1 / (1 + math.exp(-(0.2 + math.log(4) - 0.7 - 0.5)))
+    assert found == Expectation(pytest.approx(iou), pytest.approx(iou - 0.2), pytest.approx(iou + 0.2), 3)  # type: ignore[arg-type]
+    assert "on 3 images whose masks it was given" in found.words
+    assert "an image whose mask it was given" in expected_iou(scores, known=Known(0.8, there, 1)).words
+    assert expected_iou(scores, known=Known(0.8, {"agreement": 0.0, "contrast": 0.2}, 1)).iou == 0.8, "no better than where it has learned"
+    assert expected_iou(scores, known=Known(0.1, there, 1)).iou < expected_iou(scores).iou, "worse than it seemed"
+    alone = expected_iou(scores, alone=True, known=Known(0.8, there, 3))
+    assert (alone.iou, alone.low) == (found.iou, pytest.approx(iou - 0.3))
+    for clues in ({"agreement": 0.5}, {"agreement": 0.5, "contrast": math.nan}):
+        assert expected_iou(scores, known=Known(0.8, clues, 3)) == expected_iou(scores), "of a version with other clues"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        3,
+        {},
+        {"iou": 2.0, "clues": {}, "images": 1},
+        {"iou": "x", "clues": {}, "images": 1},
+        {"iou": 0.5, "clues": {"a": "b"}, "images": 1},
+        {"iou": 0.5, "clues": [], "images": 1},
+        {"iou": 0.5},
+    ],
+)
+def test_what_a_header_does_not_know_is_not_known(entry: object) -> None:
+    assert Known.of({"known": entry}) is None
+    assert Known.of({}) is None
+    assert Known.of({"known": {"iou": 0.5, "clues": {"a": 1}, "images": 2}}) == Known(0.5, {"a": 1.0}, 2)
 
 
 def test_a_low_one_warns() -> None:

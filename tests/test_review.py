@@ -1,7 +1,7 @@
 """The order in which to look at masks: the expected IoU of each image."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class SeesBrightness:
     """A model by which what is bright is nucleus."""
 
     pixel_size: float | None = None
+    about: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def predict(self, image: NDArray[Any]) -> Prediction:
         return Prediction(image.mean(2).astype(np.float32) / 255)

@@ -23,12 +23,12 @@ from celladapt.data.limits import at_most
 from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError
-from celladapt.expectation import MOST_IMAGES, clues_on, part
+from celladapt.expectation import MOST_IMAGES, clues_on, known_on, part
 from celladapt.files import atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.locks import alone
 from celladapt.losses import Domain
-from celladapt.model import load_model
+from celladapt.model import Predictor, load_model
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import expected_iou, preference
@@ -202,7 +202,7 @@ def baseline_of(config: Config) -> Config:
 
 def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     """Evaluate the selected model, with the R of the same step where the method has one; or source-only's, where that promises more."""
-    config = run.config
+    config, notes = run.config, [*notes, *trainer.method.remarks()]
     assert config.target
     after, reconstruct = _clues(run, trainer.picked.step), _reconstruction(run, trainer)
     # Labels of the target, where they had a part, know better than a criterion that sees none.
@@ -221,15 +221,22 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
             f"The adapted one is in {ADAPTED}.",
         ]
         after, reconstruct = before, None
-    loaded = load_model(run.path, config.device, config.precision)
+    loaded, target = load_model(run.path, config.device, config.precision), Folder.open(config.target)
+    known = None
+    if given := evenly(run.record.get("target_labelled") or [], MOST_IMAGES):
+        try:
+            known, after = known_on(loaded, map(target.pair, given)), _clues_anew(run, loaded)
+        except InputError as error:  # nobody should lose a finished training for that
+            notes = [*notes, f"What to expect is estimated without the masks that were given: {error}"]
     checkpoint.previous(run.path / LAST).unlink(missing_ok=True)  # which nobody needs once the last step is safe
     facts = {
         "seconds": round(trainer.seconds, 1),
         "selected": asdict(trainer.picked),
-        "expected": asdict(expected_iou(after)),
+        "expected": asdict(expected_iou(after, known=known)),
+        "known": asdict(known) if known else None,
         "fell_back": fell_back,
     }
-    conclude(run, Folder.open(config.target), loaded.predict, reconstruct, notes, **facts)
+    conclude(run, target, loaded.predict, reconstruct, notes, **facts)
 
 
 def _clues(run: Run, step: int) -> Mapping[str, float]:
@@ -239,11 +246,16 @@ def _clues(run: Run, step: int) -> Mapping[str, float]:
     if scores is None or not all(isinstance(score, int | float) for score in scores.values()):
         raise InputError(f"{file} is damaged (it lacks the scores of step {step}, which was chosen); {RESTORE}.")
     if not scores.keys() >= set(CLUES):  # a run that is older than a clue
-        assert run.config.target
-        held, (_, split) = Folder.open(run.config.target), run.splits
-        stems = evenly(split.val or split.train, MOST_IMAGES)
-        scores = clues_on(load_model(run.path, run.config.device), [part(held.images[stem]) for stem in stems])
+        return _clues_anew(run, load_model(run.path, run.config.device))
     return scores
+
+
+def _clues_anew(run: Run, model: Predictor) -> Mapping[str, float]:
+    """Of images of as many pixels as any others are judged by."""
+    assert run.config.target
+    held, (_, split) = Folder.open(run.config.target), run.splits
+    stems = evenly(split.val or split.train, MOST_IMAGES)
+    return clues_on(model, [part(held.images[stem]) for stem in stems])
 
 
 def _reconstruction(run: Run, trainer: Trainer) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from celladapt.quality import by_masks
 from celladapt.reporting.reading import mapping, number, read_run, sequence
 
 CARD = "model_card.md"
@@ -20,7 +21,7 @@ def facts(folder: Path) -> dict[str, Any]:
     """What a run folder knows of its model beside the weights, to go into the model's header: no paths, and no image's name.
 
     Returns:
-        ``selected``, ``expected``, ``fell_back``, and ``scores`` (``images``, a number, ``mean`` and ``sd``) where there are test images.
+        ``selected``, ``expected``, ``known`` where the model was given masks, ``fell_back``, and ``scores`` (``images``, a number, ``mean`` and ``sd``) where there are test images.
 
     Raises:
         InputError: ``run.json`` is missing or damaged.
@@ -29,8 +30,7 @@ def facts(folder: Path) -> dict[str, Any]:
     fell_back, baseline = bool(run.info.get("fell_back")), folder / "baseline"
     kept = read_run(baseline) if fell_back and (baseline / "run.json").is_file() else run
     found: dict[str, Any] = {"selected": kept.selected, "fell_back": fell_back}
-    if expected := mapping(run.info.get("expected")):
-        found["expected"] = expected
+    found |= {name: entry for name in ("expected", "known") if (entry := mapping(run.info.get(name)))}
     if run.scores:
         found["scores"] = {"images": len(run.scores.images), "mean": run.scores.mean, "sd": run.scores.sd}
     return found
@@ -143,7 +143,9 @@ def _validation(about: Mapping[str, Any]) -> str:
             text += "So few images leave the means uncertain. "
     iou, low, high = (number(expected.get(key)) for key in ("iou", "low", "high"))
     if iou is not None and low is not None and high is not None:
-        text += f"Expected IoU {iou:.2f} ({low:.2f} to {high:.2f}), estimated without masks from how the model behaves: no measurement. "
+        given = number(expected.get("masks"))
+        by = by_masks(int(given)) if given else "without masks from how the model behaves"
+        text += f"Expected IoU {iou:.2f} ({low:.2f} to {high:.2f}), estimated {by}: no measurement. "
     elif not rows:
         text += "The model's file holds no scores: nothing is known about its quality. "
     return (

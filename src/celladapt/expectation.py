@@ -1,7 +1,9 @@
 """What to expect of a model on images without masks, before anybody looks at them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ from celladapt.classical import witness
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import is_slide, open_slide, overview, view_at
+from celladapt.metrics import foreground
 from celladapt.model import Prediction, Predictor
 from celladapt.prediction import find_images
-from celladapt.quality import Expectation, expected_iou
+from celladapt.quality import Expectation, Known, expected_iou
 from celladapt.selection import clues
 from celladapt.tissue import find_tissue
 
@@ -37,7 +40,22 @@ def expected_quality(
     Raises:
         InputError: there is no image, or one of those chosen cannot be read.
     """
-    return expected_iou(clues_on(model, [part(path, pixel_size, at or model.pixel_size) for path in evenly(find_images(inputs), MOST_IMAGES)]))
+    images = [part(path, pixel_size, at or model.pixel_size) for path in evenly(find_images(inputs), MOST_IMAGES)]
+    return expected_iou(clues_on(model, images), known=Known.of(model.about))
+
+
+def known_on(model: Predictor, annotated: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Known | None:
+    """How ``model`` does on images (H, W, 3), uint8 or uint16, with masks (H, W), not 0 in nuclei; of each at most the middle ``SIDE`` pixels square.
+
+    Images without a nucleus there have no part, as one wrong pixel would make their IoU 0; None where no other is left.
+    """
+    pairs = [pair for image, mask in annotated if (pair := (middle(image, SIDE), middle(mask, SIDE)))[1].any()]
+    if not pairs:
+        return None
+    seen = [model.predict(image) for image, _ in pairs]
+    iou = fmean(foreground(some.mask, mask).iou for some, (_, mask) in zip(seen, pairs, strict=True))
+    found = clues_of(seen, (image for image, _ in pairs))
+    return Known(iou, found, len(pairs)) if all(map(math.isfinite, found.values())) else None
 
 
 def clues_on(model: Predictor, images: Sequence[NDArray[Any]]) -> dict[str, float]:

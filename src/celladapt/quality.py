@@ -1,8 +1,11 @@
-"""How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the clues of ``selection`` alone.
+"""How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the clues of ``selection``, and the masks it was given.
 
 A ridge regression from the clues to the logit of the IoU, fitted to many models on many annotated domains (``benchmarks.quality`` writes
 ``quality.json``). The interval reaches as far as the estimate was off for nine models in ten on targets left out of the fit, as in split conformal prediction
 (Vovk et al. 2005; Lei et al. 2018); models on one target are alike, so with few targets nine in ten is what was seen, and no guarantee.
+
+A model that was given masks of the target is known on those images, where the clues may be wrong: the logit of what they promise is moved by as much as it was off there,
+less what a model is better on images that it has learned from.
 """
 
 import json
@@ -18,38 +21,96 @@ LOW = 0.5
 
 
 @dataclass(frozen=True)
+class Known:
+    """How a model does on images of the target whose masks it was given."""
+
+    iou: float
+    """Foreground IoU, mean over the images, in [0, 1]."""
+    clues: Mapping[str, float]
+    """``selection.clues`` there."""
+    images: int
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> "Known | None":
+        """What the header of a model or a run's record knows of it; None where that is nothing, or no such thing."""
+        try:
+            found = cls(**about["known"])
+            clues = {str(name): float(score) for name, score in found.clues.items()}
+            return cls(float(found.iou), clues, int(found.images)) if 0 <= found.iou <= 1 and found.images > 0 else None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
 class Expectation:
     """Expected foreground IoU on unlabelled images, each in [0, 1]."""
 
     iou: float
     low: float
     high: float
+    masks: int = 0
+    """On how many images whose masks the model was given it was judged for that."""
+
+    @property
+    def how(self) -> str:
+        """What it is estimated from, for people."""
+        return by_masks(self.masks) if self.masks else "without masks"
 
     @property
     def words(self) -> str:
         """For people."""
-        text = f"expected IoU {self.iou:.2f} ({self.low:.2f} to {self.high:.2f}), estimated without masks"
+        text = f"expected IoU {self.iou:.2f} ({self.low:.2f} to {self.high:.2f}), estimated {self.how}"
         return text + (": low, look at the masks before using them" if self.iou < LOW else "")
 
 
-def expected_iou(scores: Mapping[str, float], fitted: Mapping[str, Any] | None = None, alone: bool = False) -> Expectation:
+def by_masks(images: int) -> str:
+    """How an IoU was estimated for which a model was judged on ``images`` images whose masks it was given, for people."""
+    return f"by how it does on {'an image' if images == 1 else f'{images} images'} whose mask{'' if images == 1 else 's'} it was given, for images like those"
+
+
+def expected_iou(
+    scores: Mapping[str, float], fitted: Mapping[str, Any] | None = None, alone: bool = False, known: Known | None = None
+) -> Expectation:
     """What IoU to expect where ``selection.clues`` gave ``scores``.
 
     Args:
         scores: criterion -> score.
         fitted: as ``calibration``, which is taken by default.
         alone: of a single image, for which the interval is wider than for the mean of several.
+        known: of a model that was given masks; it is not expected to be better than there, unless the clues alone say so. One that lacks a criterion has no part.
 
     Raises:
         KeyError: a criterion is missing.
     """
     c = calibration() if fitted is None else fitted
-    if not all(math.isfinite(scores[name]) for name, *_ in c["criteria"]):
+    if not _usable(scores, c):
         return Expectation(0.0, 0.0, 1.0)  # a network that is broken
+    promised = _promised(scores, c)
+    iou, radius, masks = _share(promised), c["radius_alone" if alone else "radius"], 0
+    if known and known.clues.keys() >= {name for name, *_ in c["criteria"]} and _usable(known.clues, c):
+        moved = promised + logit(known.iou) - _promised(known.clues, c) - c["optimism"]
+        iou, radius, masks = min(_share(moved), max(iou, known.iou)), max(radius, c["radius_known"]), known.images
+    return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), masks)
+
+
+def _usable(scores: Mapping[str, float], c: Mapping[str, Any]) -> bool:
+    return all(math.isfinite(scores[name]) for name, *_ in c["criteria"])
+
+
+def _promised(scores: Mapping[str, float], c: Mapping[str, Any]) -> float:
+    """Logit of the IoU that the clues promise."""
     x = [(min(max(scores[name], low), high) - mean) / scale for name, mean, scale, low, high in c["criteria"]]
-    iou = 1 / (1 + math.exp(-(c["intercept"] + sum(w * v for w, v in zip(c["weights"], x, strict=True)))))
-    radius = c["radius_alone" if alone else "radius"]
-    return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius))
+    return float(c["intercept"] + sum(w * v for w, v in zip(c["weights"], x, strict=True)))
+
+
+def logit(p: float) -> float:
+    """Of a share, which is taken to be at least 0.02 and at most 0.98."""
+    p = min(max(p, 0.02), 0.98)
+    return math.log(p / (1 - p))
+
+
+def _share(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
 
 
 def preference(scores: Mapping[str, float]) -> float:
@@ -67,5 +128,5 @@ def preference(scores: Mapping[str, float]) -> float:
 @cache
 def calibration() -> dict[str, Any]:
     """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals; the first three
-    also under ``compared``, for ``preference``; and what they rest on."""
+    also under ``compared``, for ``preference``; ``optimism`` (in logits) and ``radius_known`` for models that were given masks; and what they rest on."""
     return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

@@ -16,7 +16,7 @@ from celladapt.files import write_text
 from celladapt.model import Predictor, load_model
 from celladapt.prediction import check_out, find_images, in_one_sentence
 from celladapt.progress import Bar
-from celladapt.quality import LOW, Expectation, expected_iou
+from celladapt.quality import LOW, Expectation, Known, expected_iou
 from celladapt.units import check_pixel_size
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Review:
         """For people."""
         low = sum(item.expected.iou < LOW for item in self.items)
         mean = sum(item.expected.iou for item in self.items) / len(self.items)
-        images = f"{len(self.items)} image{'s' if len(self.items) > 1 else ''}, expected IoU {mean:.2f} on average, estimated without masks"
+        images = f"{len(self.items)} image{'s' if len(self.items) > 1 else ''}, expected IoU {mean:.2f} on average, estimated {self.items[-1].expected.how}"
         return images + (f": {low} below {LOW}, look at their masks before using them" if low else "")
 
 
@@ -138,7 +138,7 @@ def review(
 def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> Reviewed:
     pixels = part(image, pixel_size, at)
     seen = model.predict(pixels)
-    return Reviewed(image, expected_iou(clues_of([seen], [pixels]), alone=True), int(seen.instances.max(initial=0)))
+    return Reviewed(image, expected_iou(clues_of([seen], [pixels]), alone=True, known=Known.of(model.about)), int(seen.instances.max(initial=0)))
 
 
 def _csv(items: list[Reviewed]) -> str:

@@ -20,6 +20,7 @@ RESTORE = "restore it from a copy, or start a new run with another --out"
 _KINDS: dict[str, Any] = {
     "expected": dict,
     "fingerprint": dict,
+    "known": dict,
     "notes": list,
     "processes": int,
     "seconds": int | float,
@@ -119,10 +120,10 @@ class Run:
 
     @property
     def expected(self) -> Expectation | None:
-        """The IoU to expect on the target, estimated without masks; None before the run's end."""
+        """The IoU to expect on the target, estimated without masks, or by those it was given; None before the run's end."""
         found = self.record.get("expected")
         try:
-            return None if found is None else Expectation(*(float(found[name]) for name in ("iou", "low", "high")))
+            return None if found is None else Expectation(float(found["iou"]), float(found["low"]), float(found["high"]), int(found.get("masks", 0)))
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{self.path / 'run.json'} is damaged (its expected is {found!r:.40}); {RESTORE}.") from None
 

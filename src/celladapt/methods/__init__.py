@@ -80,6 +80,10 @@ class Method(ABC):
         """What the source counts in this step, scalar in [0, 1]: its masks, and whatever else of it the target is held to. Asked once a step."""
         return p_s.new_ones(())
 
+    def remarks(self) -> list[str]:
+        """What people should know of how training went, a sentence each; in the report."""
+        return []
+
     @property
     @abstractmethod
     def turns(self) -> tuple[Turn, ...]:

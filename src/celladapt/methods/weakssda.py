@@ -6,8 +6,8 @@ With Y_t the masks of the labelled target images of the batch, and m, n, w(r) as
           L_t = soft Dice of S(I_t) against Y_t
           w_s = the least that w(r_t / r_s) has been since the first fifth of the training, and 1 in it;
                 the cross-entropy against the source's masks is weighed alike
-          r_t = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps, each counting 0.9 times as much
-                as in the step after; asked only where r_s is above 0.4, for an S that has not learned the source says nothing of it, and where there are masks
+          r_t = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
+                times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
           r_c = IoU of C(I_t) and Y_t, or the teacher where there is no mask, over plausible images
 
 A source whose nuclei are something else than the target's holds S back, for one network cannot have both: S is then much worse where the target's masks are than
@@ -24,6 +24,10 @@ from celladapt.parallel import sum_over_processes
 
 FORGETS = 0.1
 """Share of what was seen before that each step forgets in judging the source."""
+ENOUGH = 5.0
+"""Steps, so discounted, from which on it is judged; there are never more than ten."""
+FULLY = 0.9
+"""A source that counts so much is nothing to speak of."""
 
 
 class WeakSSDA(WeakUDA):
@@ -40,7 +44,7 @@ class WeakSSDA(WeakUDA):
 
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         super().__init__(width, options)
-        self.memory = {"pixels": torch.zeros(2, 2), "w_s": torch.ones(())}
+        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "w_s": torch.ones(())}
 
     def weakly_taught(self, b: Batch) -> Tensor:
         """[B] bool: images without a mask."""
@@ -53,14 +57,32 @@ class WeakSSDA(WeakUDA):
     def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
         """w_s"""
         every = torch.ones(len(p_s), dtype=torch.bool, device=p_s.device)
-        seen = sum_over_processes(torch.stack([shared_pixels(b.teacher_t, b.mask_t, b.labelled_t), shared_pixels(p_s, b.mask_s, every)]))
-        pixels, least = (1 - FORGETS) * self.memory["pixels"].to(seen) + seen, self.memory["w_s"].to(seen)
+        here = torch.stack(
+            [
+                shared_pixels(b.mask_t, b.mask_t, b.labelled_t),
+                shared_pixels(b.teacher_t, b.mask_t, b.labelled_t),
+                shared_pixels(p_s, b.mask_s, every),
+            ]
+        )
+        here = sum_over_processes(here)
+        before = {name: value.to(here) for name, value in self.memory.items()}
+        # Where no nucleus is annotated a single wrong pixel would be all wrong.
+        tells = here[0, 0] > 0
+        pixels = torch.where(tells, (1 - FORGETS) * before["pixels"] + here[1:], before["pixels"])
+        steps = torch.where(tells, (1 - FORGETS) * before["steps"] + 1, before["steps"])
         r_t, r_s = map(overlap, pixels)
-        if b.progress >= WARM_UP:
-            judged = (r_s > STRANGERS) & (pixels[0, 1] > 0)
-            least = torch.where(judged, torch.minimum(least, credit(r_t / r_s)), least)
-        self.memory = {"pixels": pixels, "w_s": least}
-        return least
+        judged = (b.progress >= WARM_UP) & (steps > ENOUGH) & (r_s > STRANGERS)
+        w_s = torch.where(judged, torch.minimum(before["w_s"], credit(r_t / r_s)), before["w_s"])
+        self.memory = {"pixels": pixels, "steps": steps, "w_s": w_s}
+        return w_s
+
+    def remarks(self) -> list[str]:
+        """How much the source counted in the end, where that is not nearly all."""
+        w_s = float(self.memory["w_s"])
+        if w_s >= FULLY:
+            return []
+        text = f"The masks of the target do not bear out all that the source teaches: at the end of training the source counted {w_s:.0%}."
+        return [text if w_s >= 0.5 else f"{text} More masks of the target are likely to help more than more source images."]
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
         """L_seg: source masks as far as the source counts, and target masks where they exist."""

@@ -157,7 +157,7 @@ def _agreement(run: Run, baseline: Run | None) -> float | None:
 
 
 def _expected(run: Run) -> dict[str, float] | None:
-    """The IoU that is expected without masks, with its interval."""
+    """The IoU that is expected, with its interval, and by how many masks if by any."""
     values = {str(name): value for name, item in mapping(run.info.get("expected")).items() if (value := number(item)) is not None}
     return values if {"iou", "low", "high"} <= values.keys() else None
 
@@ -214,7 +214,7 @@ def _warnings(run: Run, baseline: Run | None) -> list[str]:
                 "The selected step is the last one validated: the criterion may not have peaked yet, and more steps may give a better model."
             )
     if (expected := _expected(run)) and expected["iou"] < POOR:
-        result.append("The IoU that is expected without masks is low: look at the predictions one by one before using them.")
+        result.append("The IoU that is expected is low: look at the predictions one by one before using them.")
     if run.scores:
         images = len(run.scores.images)
         if 0 < images < FEW_IMAGES:
