@@ -7,8 +7,6 @@ from typing import Any
 
 import jinja2
 
-from celladapt.quality import by_masks
-
 METRICS = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
 METHODS = {
     "classical": "Classical",
@@ -86,5 +84,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(score=score, signed=signed, duration=duration, method_name=method_name)
-    environment.globals.update(METRICS=METRICS, CRITERIA=CRITERIA, by_masks=by_masks)
+    environment.globals.update(METRICS=METRICS, CRITERIA=CRITERIA)
     return environment
