@@ -27,10 +27,12 @@ from celladapt.checkpoint import load
 from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
+from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.log import Log
+from celladapt.preparation import set_up
 from celladapt.run import Run
 from celladapt.train import follow
 
@@ -109,6 +111,17 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
     assert main(["adapt", "--resume", str(cut)]) == 0
     assert same(whole, cut), f"killed at step {doomed}"
     assert Run.open(cut).finished
+
+
+def test_statistics_are_of_target_images_for_training_and_validation_and_of_no_other(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    run = celladapt.adapt(*tiny_domains, "source_only", out=tmp_path / "run", **{**TINY, "steps": 2, "crop": 64})
+    trainer, _ = set_up(run)
+    target, (_, split) = Folder.open(tiny_domains[1]), run.splits
+    looks = {stem: trainer.normalisation(target.image(stem)) for stem in target.images}  # crops of 64 px are whole
+    seen = {stem for batch in trainer.statistics() for image in batch for stem, look in looks.items() if torch.equal(image.contiguous(), look)}
+    assert seen == {*split.train, *split.val}
+    assert split.val
+    assert split.test
 
 
 @pytest.mark.slow

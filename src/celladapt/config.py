@@ -80,7 +80,7 @@ class Config:
     select: Criterion = "infomax"
     """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper)."""
     batch_norm: Literal["shared", "target"] = "target"
-    """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training images (AdaBN)."""
+    """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training and validation images (AdaBN)."""
     pixel_size: float | None = None
     """µm per pixel of the target's images, kept in the model so that slides are seen at the same; read from TIFFs that state it."""
     max_megapixels: float = 537.0

@@ -87,7 +87,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         parallel.rank(),
         parallel.world_size(),
     )
-    plain = Stream(target.subset(split_t.train).without_masks(), normalise_t, config.crop, "none", (config.seed, 2))
+    # Validation images too: no mask is needed, and of few images each one counts.
+    plain = Stream(target.subset([*split_t.train, *split_t.val]).without_masks(), normalise_t, config.crop, "none", (config.seed, 2))
 
     def statistics() -> Iterator[Tensor]:
         for k in range(STATISTICS_BATCHES):
