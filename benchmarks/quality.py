@@ -302,7 +302,7 @@ def _told(known: list[Point]) -> list[str]:
             )
         )
     return [
-        f"- Of {len({(p.pair, p.method, p.seed, p.step) for p in some})} models that were given masks of the target's training images, each known by one of these, on targets left out, mean over {len(pairs)} pairs: "
+        f"- Of {len({(p.pair, p.method, p.seed, p.step, p.iou) for p in some})} models that were given masks of the target's training images, each known by one of these, on targets left out, mean over {len(pairs)} pairs: "
         f"mean absolute error {_by_pairs(np.abs(error), some, pairs):.3f}, mean error {_by_pairs(error, some, pairs):+.3f}; in the interval {statistics.mean(inside):.0%}, mean over targets, the least "
         f"{min(inside):.0%}; by the clues alone, these models among those of the fit, the mean absolute error is {_by_pairs(np.abs(without), some, pairs):.3f}."
     ]
@@ -387,10 +387,10 @@ def main() -> None:
         whole, alone = radius(left_out(seen) - _iou(seen), seen), radius(left_out_singly(seen) - _iou(images), images)
         rests_on = {
             "pairs": sorted({point.pair for point in known}),
-            "models": len({(p.pair, p.method, p.seed, p.step) for p in known}),
+            "models": len({(p.pair, p.method, p.seed, p.step, p.iou) for p in known}),
             "covered": COVERED,
         }
-        fitted = {**calibrated(known), "radius": whole, "radius_alone": alone, "radius_known": radius_known(known), "compared": fit(seen, COMPARED)}
+        fitted = {**calibrated(known), "radius": whole, "radius_alone": alone, "radius_known": radius_known(known), "compared": fit(known, COMPARED)}
         write_json(FILE, {**fitted, **rests_on})
 
 

@@ -79,9 +79,9 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
     """The checkpoints by run, each with the IoU that a fit to those of ``judged`` that are on other targets expects of it, and with what it is compared by."""
     runs: Runs = {}
     for target in {point.target for point in known}:
-        others, mine = [point for point in blind(judged) if point.target != target], [point for point in known if point.target == target]
-        for name, clues in (("expected", LEVEL), ("preference", COMPARED)):
-            for point, value in zip(mine, predicted(fit(others, clues), mine), strict=True):
+        others, mine = [point for point in judged if point.target != target], [point for point in known if point.target == target]
+        for name, fitted in (("expected", fit(blind(others), LEVEL)), ("preference", fit(others, COMPARED))):
+            for point, value in zip(mine, predicted(fitted, mine), strict=True):
                 point.scores[name] = float(value)
     for point in known:
         runs.setdefault((point.pair, point.method), {}).setdefault(point.seed, []).append(point)
