@@ -28,6 +28,7 @@ from celladapt.model import HALO, Model, load_model
 from celladapt.networks import REACH
 from celladapt.onnx_graph import as_onnx
 from celladapt.prediction import predict
+from celladapt.selection import CLUES
 
 GREY = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), grey=True)
 SIZES = [(1, 1), (17, 33), (250, 311)]
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return spread_model(NORMALISATION)
+    return spread_model(NORMALISATION, known={"iou": 0.6, "clues": dict.fromkeys(CLUES, 0.5), "images": 2})
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,7 @@ def test_a_file_alone_predicts_folders_and_says_what_to_expect(model: Model, fil
         np.testing.assert_array_equal(read_mask(tmp_path / "onnx" / name), read_mask(tmp_path / "torch" / name))
     by_torch, by_onnx = (expected_quality(each, tmp_path / "in") for each in (model, load_model(file)))
     assert by_onnx.iou == pytest.approx(by_torch.iou, abs=1e-3)
+    assert by_onnx.masks == 2, "what is known of the model is in the file too"
     assert capsys.readouterr().out.splitlines()[-1] == by_onnx.words
 
 

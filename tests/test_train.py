@@ -336,6 +336,22 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     assert same(whole, cut)
 
 
+def test_a_run_that_was_begun_before_methods_remembered_goes_on(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**TINY, "method": "weakssda"}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            celladapt.adapt(*tiny_domains, out=tmp_path / "run", **options)
+    file = tmp_path / "run" / "last.safetensors"
+    tensors, about = load(file)
+    assert about.pop("memory")["steps"] == pytest.approx(10 * (1 - 0.9**7)), "each step has shown a nucleus"
+    checkpoint.save(file, tensors, about)
+    assert celladapt.resume(tmp_path / "run").finished
+    assert load(file)[1]["memory"]["steps"] == pytest.approx(10 * (1 - 0.9**5)), "it begins to remember"
+
+
 def test_of_a_long_run_each_nth_step_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a run that was killed after a checkpoint leaves the same log, and the same curve in TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
