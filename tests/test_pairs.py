@@ -18,7 +18,7 @@ from celladapt.data.normalise import Normalisation, to_unit
 from celladapt.data.pairs import Cache, Pairs, Stream
 from celladapt.errors import InputError
 
-TENSORS = [f.name for f in fields(Batch) if f.name != "progress"]
+TENSORS = [f.name for f in fields(Batch) if f.name not in ("progress", "source_weight")]  # what a batch has of each image
 PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 

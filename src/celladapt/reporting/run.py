@@ -157,8 +157,8 @@ def _agreement(run: Run, baseline: Run | None) -> float | None:
 
 
 def _expected(run: Run) -> dict[str, float] | None:
-    """The IoU that is expected, with its interval, and by how many masks if by any."""
-    values = {str(name): value for name, item in mapping(run.info.get("expected")).items() if (value := number(item)) is not None}
+    """The IoU that is expected, with its interval, and by how many masks, 0 in runs of earlier versions."""
+    values = {"masks": 0.0} | {str(name): value for name, item in mapping(run.info.get("expected")).items() if (value := number(item)) is not None}
     return values if {"iou", "low", "high"} <= values.keys() else None
 
 
