@@ -295,17 +295,19 @@ def _told(known: list[Point]) -> list[str]:
     pairs, inside = {point.pair for point in some}, []
     for target in targets:
         within = radius_known([point for point in known if point.target != target])
-        here = np.array([point.target == target for point in some])
-        inside.append(
-            _by_pairs(
-                (np.abs(error)[here] <= within).astype(float), [p for p in some if p.target == target], {p.pair for p in some if p.target == target}
-            )
-        )
+        chosen = [i for i, point in enumerate(some) if point.target == target]
+        covered, here = (np.abs(error)[chosen] <= within).astype(float), [some[i] for i in chosen]
+        inside.append(_by_pairs(covered, here, {point.pair for point in here}))
     return [
-        f"- Of {len({(p.pair, p.method, p.seed, p.step, p.iou) for p in some})} models that were given masks of the target's training images, each known by one of these, on targets left out, mean over {len(pairs)} pairs: "
+        f"- Of {_models(some)} models that were given masks of the target's training images, each known by one of these, on targets left out, mean over {len(pairs)} pairs: "
         f"mean absolute error {_by_pairs(np.abs(error), some, pairs):.3f}, mean error {_by_pairs(error, some, pairs):+.3f}; in the interval {statistics.mean(inside):.0%}, mean over targets, the least "
         f"{min(inside):.0%}; by the clues alone, these models among those of the fit, the mean absolute error is {_by_pairs(np.abs(without), some, pairs):.3f}."
     ]
+
+
+def _models(known: list[Point]) -> int:
+    """How many models the points are of: one that was given several masks has a point for each."""
+    return len({(point.pair, point.method, point.seed, point.step, point.iou) for point in known})
 
 
 def radius_known(known: list[Point]) -> float:
@@ -387,7 +389,7 @@ def main() -> None:
         whole, alone = radius(left_out(seen) - _iou(seen), seen), radius(left_out_singly(seen) - _iou(images), images)
         rests_on = {
             "pairs": sorted({point.pair for point in known}),
-            "models": len({(p.pair, p.method, p.seed, p.step, p.iou) for p in known}),
+            "models": _models(known),
             "covered": COVERED,
         }
         fitted = {**calibrated(known), "radius": whole, "radius_alone": alone, "radius_known": radius_known(known), "compared": fit(known, COMPARED)}
