@@ -1,8 +1,9 @@
-"""Convolutions for float32 on the CPU: the same as torch's in float64, whichever way they are computed."""
+"""Convolutions on the CPU: the same as torch's in float64, whichever way they are computed."""
 
 import copy
 import threading
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from celladapt.losses import r1_penalty
 from celladapt.networks import Discriminator, Segmenter, UNet
 
 winograd = pytest.importorskip("celladapt.winograd", reason="numba, which compiles the transforms, is not installed")
+numba = pytest.importorskip("numba")
+winograd_kept, winograd_value = winograd._kept, winograd._value
 
 
 def differences(layer: nn.Module, x: Tensor) -> dict[str, float]:
@@ -53,6 +56,78 @@ def test_winograd_without_rows_of_zeros(size: tuple[int, int, int], monkeypatch:
         calls = count_calls(monkeypatch)
         torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=(0, 1)), atol=1e-4, rtol=1e-4)
     assert calls == ["convolve"]
+
+
+@pytest.mark.parametrize("size", [(1, 24, 24), (3, 33, 22)])
+@pytest.mark.parametrize("chunk", [2**14, 2**20])
+def test_winograd_under_autocast_is_the_convolution_up_to_two_percent(
+    size: tuple[int, int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "bf16_gains", lambda: True)
+    monkeypatch.setattr(winograd, "CHUNK", chunk)  # several chunks, and one
+    torch.manual_seed(0)
+    calls = count_calls(monkeypatch)
+    layer = Conv2d(48, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    true = copy.deepcopy(layer).double()
+    x = torch.relu(torch.randn(size[0], 48, *size[1:])).requires_grad_(True)
+    exact = x.detach().double().requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    grad = torch.randn(y.shape)
+    y.backward(grad.to(y.dtype))
+    expected = F.conv2d(exact, true.weight, true.bias, padding=1)
+    expected.backward(grad.double())
+    assert calls == ["convolve", "image_gradient", "filter_gradient"]
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+    pairs = {
+        "y": (y, expected),
+        "x": (x.grad, exact.grad),
+        "weight": (layer.weight.grad, true.weight.grad),
+        "bias": (layer.bias.grad, true.bias.grad),
+    }
+    for name, (mine, theirs) in pairs.items():
+        assert float((mine.detach().double() - theirs.detach()).std() / theirs.detach().std()) < 0.02, name
+
+
+def test_prediction_in_bf16_goes_that_way_far_from_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "bf16_gains", lambda: True)
+    calls = count_calls(monkeypatch)
+    for channels, expected in ((64, []), (128, ["convolve"])):
+        layer, x = Conv2d(channels, channels, 3, padding=(0, 1)).bfloat16(), torch.randn(1, channels, 98, 96).bfloat16()
+        with torch.inference_mode():
+            y = layer(x)
+        assert calls == expected
+        true = F.conv2d(x.double(), layer.weight.detach().double(), layer.bias.detach().double(), padding=(0, 1))
+        assert float((y.double() - true).std() / true.std()) < 0.02
+
+
+def test_a_number_that_is_no_number_shows_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, 32, 16, 16, dtype=torch.bfloat16)
+    x[0, 3, 7, 7] = torch.nan
+    y = winograd.convolve(x, torch.ones(32, 32, 3, 3))
+    assert y[..., 6:9, 6:9].isnan().all()
+
+
+def test_bf16_is_rounded_as_torch_rounds_it() -> None:
+    """Ties, infinities, the largest and the smallest numbers among them."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint32)
+    bits[:10_000] = bits[:10_000] & 0xFFFF0000 | 0x8000
+    x = np.concatenate([bits.view(np.float32), np.float32([0, -0.0, np.inf, -np.inf, 3.4e38, 1e-45])])
+    x = x[~np.isnan(x)]
+
+    @numba.njit
+    def there_and_back(x, kept, back):  # type: ignore[no-untyped-def]
+        for i in range(len(x)):
+            kept[i] = winograd_kept(x[i], kept)
+            back[i] = winograd_value(kept[i])
+
+    kept, back = np.empty(len(x), np.uint16), np.empty(len(x), np.float32)
+    there_and_back(x, kept, back)
+    expected = torch.from_numpy(x).bfloat16()
+    assert (kept == expected.view(torch.uint16).numpy()).all()
+    np.testing.assert_array_equal(back, expected.float().numpy())
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -173,10 +248,12 @@ def test_a_small_image_does_not_wait_for_numba(monkeypatch: pytest.MonkeyPatch) 
     assert calls == ["convolve"]
 
 
-def test_autocast_is_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("gains", "training"), [(False, True), (True, False)], ids=["no gain", "prediction"])
+def test_autocast_is_torch_s_own(gains: bool, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "bf16_gains", lambda: gains)
     calls = count_calls(monkeypatch)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert Conv2d(64, 64, 3, padding=1)(torch.randn(1, 64, 32, 32)).dtype == torch.bfloat16
+    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16):
+        assert Conv2d(64, 64, 3, padding=1)(torch.randn(1, 64, 64, 64)).dtype == torch.bfloat16
     assert not calls
 
 

@@ -18,7 +18,7 @@ from celladapt import prediction
 from celladapt.convolution import Conv2d
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
-from celladapt.model import Model, load_model
+from celladapt.model import STRIP, Model, load_model
 from celladapt.prediction import find_images, predict
 from celladapt.strips import GRID, LAG, SMALLEST, spans
 
@@ -88,7 +88,7 @@ def test_no_layer_sees_more_than_a_strip_however_high_the_image(model: Model, mo
     seen: list[int] = []
     real = Conv2d.forward
     monkeypatch.setattr(Conv2d, "forward", lambda layer, x: (seen.append(x.numel()), real(layer, x))[1])
-    monkeypatch.setattr("celladapt.model.FEATURE_BYTES", 64 * 64 * 4 * 4)  # 64 rows of 64 pixels at width 4
+    monkeypatch.setitem(STRIP, "cpu", 64 * 64 * 4)  # 64 rows of 64 pixels at width 4
     for height in (320, 1600):
         model.predict(picture(1, height, 64))
         # The last merge joins two maps of width 4; with the last strip comes what lagged, at most the 107 rows that S looks down.

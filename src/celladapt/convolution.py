@@ -1,7 +1,8 @@
-"""Torch's convolutions, with two changes for float32 on the CPU, where torch leaves most time on the table. Everywhere else they are torch's own.
+"""Torch's convolutions, with two changes for the CPU, where torch leaves time on the table. Everywhere else they are torch's own.
 
-- 3x3 convolutions between enough channels go by Winograd's algorithm, where numba is installed (the extra ``cpu``).
-- The gradient of the filter is computed in contiguous layout where torch's best instructions are AVX2: there oneDNN is four times slower in channels-last.
+- 3x3 convolutions between enough channels go by Winograd's algorithm, where numba is installed (the extra ``cpu``). In bf16 it rounds more coarsely than torch does,
+  which the noise of a training step hides; so there a prediction goes that way in the layers far from the pixels alone.
+- The gradient of the filter in float32 is computed in contiguous layout where torch's best instructions are AVX2: there oneDNN is four times slower in channels-last.
 
 Winograd's has no second derivative; no layer of a discriminator goes that way.
 """
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 _ENOUGH_CHANNELS = 32  # with fewer the transforms cost more than the products save
 _ENOUGH_TILES = 16  # with fewer the transform of the filters does
-_ENOUGH_TO_PREDICT = 48  # channels, where there are no gradients, which gain the most
+_ENOUGH_TO_PREDICT = {torch.float32: 48, torch.bfloat16: 128}  # channels, where there are no gradients, which gain the most
 _ENOUGH_WORK = 5e8  # operations of a layer in prediction; of a small image numba would take longer to load than it saves
 
 
@@ -46,30 +47,37 @@ def contiguous_is_faster() -> bool:
     return bool(torch.backends.cpu.get_cpu_capability() == "AVX2")
 
 
+@cache
+def bf16_gains() -> bool:
+    """Whether fewer products in bf16 are worth transforms in float32 on this processor: not where it multiplies tiles (AMX), next to which they are slow."""
+    return bool(torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported())
+
+
 class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d``; the same up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, K, H', W']."""
-        if _is_ours(self, x):
-            if self._suits_winograd(x) and (module := winograd()):
-                if not torch.is_grad_enabled():
-                    return module.convolve(x, self.weight, self.bias, self.padding[0])  # type: ignore[no-any-return]
-                if self.padding == (1, 1):
-                    return _Winograd.apply(x, self.weight, self.bias, module)  # type: ignore[no-untyped-call, no-any-return]
-            if torch.is_grad_enabled() and contiguous_is_faster() and self.kernel_size != (1, 1):
-                return _convolve(self, x, transposed=False)
+        dtype = _arithmetic(self, x)
+        if dtype and self._suits_winograd(x, dtype) and (module := winograd()):
+            if torch.is_grad_enabled():
+                return _Winograd.apply(x.to(dtype), self.weight, self.bias, module)  # type: ignore[no-untyped-call, no-any-return]
+            return module.convolve(x.to(dtype), self.weight, self.bias, self.padding[0])  # type: ignore[no-any-return]
+        if dtype == torch.float32 and torch.is_grad_enabled() and contiguous_is_faster() and self.kernel_size != (1, 1):
+            return _convolve(self, x, transposed=False)
         return super().forward(x)
 
-    def _suits_winograd(self, x: Tensor) -> bool:
+    def _suits_winograd(self, x: Tensor, dtype: torch.dtype) -> bool:
         shape = (self.kernel_size, self.stride, self.padding[1:], self.dilation, self.groups, self.padding_mode)
         if shape != ((3, 3), (1, 1), (1,), (1, 1), 1, "zeros") or self.padding[0] not in (0, 1):
+            return False
+        if dtype == torch.bfloat16 and not bf16_gains():
             return False
         b, _, h, w = x.shape
         tiles, fewest = b * -(-h // 4) * -(-w // 4), min(self.in_channels, self.out_channels)
         if torch.is_grad_enabled():
-            return fewest >= _ENOUGH_CHANNELS and tiles >= _ENOUGH_TILES
-        return fewest >= _ENOUGH_TO_PREDICT and 2 * 9 * 16 * tiles * self.in_channels * self.out_channels >= _ENOUGH_WORK
+            return self.padding[0] == 1 and fewest >= _ENOUGH_CHANNELS and tiles >= _ENOUGH_TILES
+        return fewest >= _ENOUGH_TO_PREDICT[dtype] and 2 * 9 * 16 * tiles * self.in_channels * self.out_channels >= _ENOUGH_WORK
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -77,25 +85,31 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, C, H, W] -> [B, K, H', W']."""
-        if output_size is None and _is_ours(self, x) and torch.is_grad_enabled() and contiguous_is_faster():
+        if output_size is None and _arithmetic(self, x) == torch.float32 and torch.is_grad_enabled() and contiguous_is_faster():
             return _convolve(self, x, transposed=True)
         return super().forward(x, output_size)
 
 
-def _is_ours(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
-    """Whether ``layer`` computes plainly in float32 on the CPU, and is of a kind that the networks here have."""
-    weight = layer.weight
-    return (
+def _arithmetic(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> torch.dtype | None:
+    """float32 or bf16, in which ``layer`` computes plainly on the CPU, if it is of a kind that the networks here have; else None."""
+    weight, cast = layer.weight, torch.is_autocast_enabled("cpu")
+    known = (torch.float32, torch.bfloat16)
+    if (
         x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype in known
+        and weight.dtype in known
+        and (cast or x.dtype == weight.dtype)
+        and not (weight.dtype == torch.bfloat16 and torch.is_grad_enabled())
         and x.ndim == 4
         and layer.groups == 1
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    )
+    ):
+        dtype = torch.get_autocast_dtype("cpu") if cast else x.dtype
+        return dtype if dtype in known else None
+    return None
 
 
 def _convolve(layer: Conv2d | ConvTranspose2d, x: Tensor, transposed: bool) -> Tensor:
@@ -119,7 +133,7 @@ class _Winograd(torch.autograd.Function):
         return (
             ctx.module.image_gradient(grad, weight) if ctx.needs_input_grad[0] else None,
             ctx.module.filter_gradient(x, grad) if ctx.needs_input_grad[1] else None,
-            grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None,
+            grad.sum((0, 2, 3), dtype=torch.float32) if ctx.needs_input_grad[2] else None,
             None,
         )
 

@@ -24,8 +24,8 @@ from celladapt.networks import Segmenter, folded
 from celladapt.onnx_network import OnnxNetwork, open_onnx
 from celladapt.strips import GRID, HALO, SMALLEST, InStrips, spans
 
-FEATURE_BYTES = 2**25
-"""Of the first block's output for one strip of rows."""
+STRIP = {"cpu": 6 * 2**20, "cuda": 2**27}
+"""Numbers in the first block's output for one strip of rows: on a CPU as many as stay in its cache; a GPU wants large pieces."""
 WINDOW_BYTES = 2**27
 """Of the first block's output for one window, where strips are not at hand; at its peak ONNX Runtime holds eight times as much."""
 
@@ -143,8 +143,7 @@ class Model:
 
     def _rows_at_a_time(self, w: int) -> int:
         width = int(self.network.head.in_channels)
-        limit = FEATURE_BYTES * (8 if self.device.type == "cuda" else 1)  # a GPU has no cache to stay in, and wants large pieces
-        return max(SMALLEST, limit // (w * width * self._dtype.itemsize) // GRID * GRID)
+        return max(SMALLEST, STRIP[self.device.type] // (w * width) // GRID * GRID)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -64,7 +64,7 @@ class InStrips:
         if level == DEPTH:
             return x
         self.skips[level].append(x)
-        pooled = F.max_pool2d(x, 2) if x.shape[2] else x[..., ::2]
+        pooled = _pooled(x)
         below = self._level(level + 1, pooled, last)
         number = DEPTH - 1 - level
         up = self.network.up[number](below) if below.shape[2] else below.repeat(1, 1, 1, 2)
@@ -80,6 +80,12 @@ class InStrips:
                 waiting.insert(0, piece[:, :, rows:])
             rows -= pieces[-1].shape[2]
         return pieces
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """Max pooling of 2 x 2: twice as fast as torch's on a CPU, which finds out where each maximum was."""
+    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 class _Block:
