@@ -3,7 +3,8 @@
     python -m benchmarks.performance                    run all and write the document
     python -m benchmarks.performance train_step startup  only these
 
-Each runs in a process of its own; the figures are kept beside the document, in docs/performance/NAME.json.
+Each runs in a process of its own; the figures are kept beside the document, in docs/performance/PART.json. What the arithmetic decides has a part
+of its own for processors with bf16 and for those without, so that measuring on one leaves the other's.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.documents import put
+from celladapt.hardware import has_bf16, pick_device
 
 DOCUMENT = Path("docs/performance.md")
 Record = dict[str, Any]
@@ -143,6 +145,7 @@ BENCHMARKS: dict[str, Callable[[Record], str]] = {
     "startup": startup,
     "scaling": scaling,
 }
+BY_ARITHMETIC = {"train_step", "predict"}
 
 
 def main() -> None:
@@ -150,11 +153,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all without any")
     for name in parser.parse_args().names or BENCHMARKS:
-        file = DOCUMENT.with_suffix("") / f"{name}.json"
+        part = f"{name}_{'bf16' if has_bf16(pick_device('auto')) else 'float32'}" if name in BY_ARITHMETIC else name
+        file = DOCUMENT.with_suffix("") / f"{part}.json"
         file.parent.mkdir(exist_ok=True)
         print(f"{name} ...", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json", str(file)], check=True)
-        put(DOCUMENT, name, BENCHMARKS[name](json.loads(file.read_text(encoding="utf-8"))))
+        put(DOCUMENT, part, BENCHMARKS[name](json.loads(file.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from benchmarks.noise import domain, pairs
 from benchmarks.training_loop import loop, on_gpu, whole_run
 from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec, preset_options, with_options
-from celladapt.convolution import winograd
+from celladapt.convolution import bf16_gains, winograd
 from celladapt.hardware import arithmetic, kept_memory, pick_device, tried_convolutions, uses_bf16
 from celladapt.methods import build
 from celladapt.train import make_optimizers, take_step
@@ -191,7 +191,9 @@ def main() -> None:
     if not any("ratio" in one for one in ways.values()):
         raise SystemExit(f"no step could be measured: {ways['eager']['failed']}")
     best = max((way for way in offered if "ratio" in ways[way]), key=lambda way: ways[way]["ratio"])
-    how = "bf16" if dtype == torch.bfloat16 else "float32 with Winograd's convolutions" if winograd() and not gpu else "float32"
+    how = "bf16" if dtype == torch.bfloat16 else "float32"
+    if not gpu and winograd() and (bf16_gains() or dtype == torch.float32):
+        how += " with Winograd's convolutions"
     what = f"training step, width {size[0]}, {size[1]} x {size[1]}, batch {size[2]}, {how}"
     record = {**ways[best], "what": f"{what}, {best}" if len(offered) > 1 else what, "product_peak_gflops": peak, **before}
     if len(offered) > 1:

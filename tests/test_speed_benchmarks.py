@@ -72,7 +72,7 @@ def test_training_with_images_from_files_is_timed_and_projected(tmp_path: Path) 
 
 
 def test_what_a_gpu_adds_is_in_the_document() -> None:
-    record: dict[str, Any] = json.loads((ROOT / "docs/performance/train_step.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((ROOT / "docs/performance/train_step_bf16.json").read_text(encoding="utf-8"))
     step = {"ratio": 5.0, "quartiles": [4.9, 5.1], "fast_seconds": 0.0123}
     in_training = {"images_per_second": 1234.0, "share_of_peak": 0.4, "gpu_idle_share": 0.03, "first_step_seconds": 41.0}
     run = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from celladapt import checkpoint, methods, parallel
 from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
-from celladapt.convolution import winograd
+from celladapt.convolution import bf16_gains, winograd
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
 from celladapt.data.limits import at_most
@@ -107,9 +107,11 @@ def prepare(config: Config, out: Path) -> Run:
     parallel.start()
     if parallel.rank() == 0:
         Run.create(out, config, *splits)
-        if device.type == "cpu" and not uses_bf16(config.precision, device) and config.width >= _WIDE and not winograd():
+        bf16 = uses_bf16(config.precision, device)
+        if device.type == "cpu" and config.width >= _WIDE and (bf16_gains() or not bf16) and not winograd():
+            share = "three quarters" if bf16 else "half"
             say(
-                "Training in float32 on a CPU: with numba (`pip install numba`, or the extra celladapt[cpu]) a model this wide takes about half of the time."
+                f"Training on a CPU: with numba (`pip install numba`, or the extra celladapt[cpu]) a model this wide takes about {share} of the time."
             )
     parallel.wait()
     return Run.open(out)
