@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_ENOUGH_CHANNELS = 32  # with fewer the transforms cost more than the products save
+_ENOUGH_CHANNELS = {torch.float32: 32, torch.bfloat16: 64}  # with fewer the transforms cost more than the products save
 _ENOUGH_TILES = 16  # with fewer the transform of the filters does
 _ENOUGH_TO_PREDICT = {torch.float32: 48, torch.bfloat16: 128}  # channels, where there are no gradients, which gain the most
 _ENOUGH_WORK = 5e8  # operations of a layer in prediction; of a small image numba would take longer to load than it saves
@@ -76,7 +76,7 @@ class Conv2d(nn.Conv2d):
         b, _, h, w = x.shape
         tiles, fewest = b * -(-h // 4) * -(-w // 4), min(self.in_channels, self.out_channels)
         if torch.is_grad_enabled():
-            return self.padding[0] == 1 and fewest >= _ENOUGH_CHANNELS and tiles >= _ENOUGH_TILES
+            return self.padding[0] == 1 and fewest >= _ENOUGH_CHANNELS[dtype] and tiles >= _ENOUGH_TILES
         return fewest >= _ENOUGH_TO_PREDICT[dtype] and 2 * 9 * 16 * tiles * self.in_channels * self.out_channels >= _ENOUGH_WORK
 
 
