@@ -8,9 +8,10 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.draw import polygon2mask
+from skimage.segmentation import watershed
 
 from celladapt.data.images import read_mask
-from celladapt.instances import contours, label_components, polygons, to_instances, to_mask
+from celladapt.instances import _basins, contours, label_components, polygons, to_instances, to_mask
 from celladapt.metrics import aji, panoptic
 
 
@@ -248,3 +249,15 @@ def test_real_nuclei_are_told_apart_better_than_by_components(shared_data: Path,
     ours = np.array([(panoptic(p, t).pq, aji(p, t)) for t in truths for p in [to_instances(t > 0)]])
     plain = np.array([(panoptic(p, t).pq, aji(p, t)) for t in truths for p in [label_components(t > 0)]])
     assert (ours.mean(axis=0) > plain.mean(axis=0) + np.array([gain / 2, gain])).all(), (ours.mean(axis=0), plain.mean(axis=0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_basins_are_those_of_the_whole_watershed(seed: int) -> None:
+    """Whether a component has several seeds, one, or none."""
+    draw = np.random.default_rng(seed)
+    mask = ndimage.gaussian_filter(draw.normal(size=(80, 90)), 2) > 0.05
+    height = np.where(mask, ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), 1), 0).astype(np.float32)
+    seeds = ndimage.label(mask & (draw.random(mask.shape) < 0.01))[0]
+    counts = [len(np.unique(seeds[ndimage.label(mask)[0] == one])) - 1 for one in range(1, ndimage.label(mask)[1] + 1)]
+    assert {0, 1} < set(counts)
+    np.testing.assert_array_equal(_basins(height, seeds, mask), watershed(-height, seeds, mask=mask))

@@ -45,7 +45,6 @@ def to_instances(probability: NDArray[Any], threshold: float = 0.5, min_size: in
         ValueError: as ``to_mask``.
     """
     from skimage.morphology import local_maxima
-    from skimage.segmentation import watershed
 
     mask = _without_small(to_mask(probability, threshold), min_size)
     # The frame of background makes the image border an edge like any other, also for a mask that covers everything.
@@ -54,7 +53,7 @@ def to_instances(probability: NDArray[Any], threshold: float = 0.5, min_size: in
     distance = ndimage.distance_transform_edt(mask).astype(np.float32)
     height = np.where(mask, ndimage.gaussian_filter(distance, _SMOOTHING), 0)
     seeds, _ = ndimage.label(local_maxima(height) & mask, structure=np.ones((3, 3)))  # type: ignore[no-untyped-call]
-    basins = watershed(-height, seeds, mask=mask)  # type: ignore[no-untyped-call]
+    basins = _basins(height, seeds, mask)
     labels: NDArray[np.int32] = _join_basins(basins, height, min_size)[basins[1:-1, 1:-1]]
     return labels
 
@@ -120,6 +119,24 @@ def _without_small(mask: NDArray[np.bool_], min_size: int, keep_first: bool = Fa
     keep[0], keep[1:2] = False, keep[1:2] | keep_first
     kept: NDArray[np.bool_] = keep[labels]
     return kept
+
+
+def _basins(height: NDArray[np.float32], seeds: NDArray[np.int32], mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Watershed of ``-height`` from ``seeds`` in ``mask``. A component with one seed, as most have, is its basin without a flood."""
+    from skimage.segmentation import watershed
+
+    components, count = ndimage.label(mask)
+    places = np.flatnonzero(seeds)
+    component, seed = components.ravel()[places], seeds.ravel()[places]
+    only = np.zeros(count + 1, np.int32)
+    only[component] = seed
+    several = np.zeros(count + 1, bool)
+    several[component[seed != only[component]]] = True
+    only[several] = 0
+    basins: NDArray[np.int32] = only[components]
+    if several.any():
+        basins += watershed(-height, seeds, mask=several[components])  # type: ignore[no-untyped-call]
+    return basins
 
 
 def _join_basins(basins: NDArray[np.int32], height: NDArray[np.float32], min_size: int) -> NDArray[np.int32]:
