@@ -39,7 +39,7 @@ from celladapt.train import LAST, Trainer
 
 ADAPTED = "adapted.safetensors"
 """The adapted model of a run that kept the source-only one."""
-_WIDE = 32  # from this width on most of a step is spent in convolutions that Winograd's algorithm serves
+_WIDE, _WIDE_IN_BF16 = 32, 64  # from this width on most of a step is spent in convolutions that Winograd's algorithm serves
 
 
 def adapt(
@@ -108,7 +108,8 @@ def prepare(config: Config, out: Path) -> Run:
     if parallel.rank() == 0:
         Run.create(out, config, *splits)
         bf16 = uses_bf16(config.precision, device)
-        if device.type == "cpu" and config.width >= _WIDE and (bf16_gains() or not bf16) and not winograd():
+        wide = config.width >= (_WIDE_IN_BF16 if bf16 else _WIDE)
+        if device.type == "cpu" and wide and (bf16_gains() or not bf16) and not winograd():
             share = "three quarters" if bf16 else "half"
             say(
                 f"Training on a CPU: with numba (`pip install numba`, or the extra celladapt[cpu]) a model this wide takes about {share} of the time."
