@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.documents import put
+from celladapt.convolution import bf16_gains
 from celladapt.hardware import has_bf16, pick_device
 
 DOCUMENT = Path("docs/performance.md")
@@ -148,12 +149,20 @@ BENCHMARKS: dict[str, Callable[[Record], str]] = {
 BY_ARITHMETIC = {"train_step", "predict"}
 
 
+def arithmetic() -> str:
+    """What this machine computes with: "gpu", "amx" (tiles of bf16), "bf16" (vectors), or "float32"."""
+    device = pick_device("auto")
+    if device.type == "cuda":
+        return "gpu"
+    return "bf16" if bf16_gains() else "amx" if has_bf16(device) else "float32"
+
+
 def main() -> None:
     """Run and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all without any")
     for name in parser.parse_args().names or BENCHMARKS:
-        part = f"{name}_{'bf16' if has_bf16(pick_device('auto')) else 'float32'}" if name in BY_ARITHMETIC else name
+        part = f"{name}_{arithmetic()}" if name in BY_ARITHMETIC else name
         file = DOCUMENT.with_suffix("") / f"{part}.json"
         file.parent.mkdir(exist_ok=True)
         print(f"{name} ...", flush=True)

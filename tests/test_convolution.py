@@ -49,7 +49,7 @@ def test_winograd_is_the_convolution(size: tuple[int, int, int], channels: tuple
 
 @pytest.mark.parametrize("size", [(1, 3, 20), (2, 18, 25), (1, 21, 50)])
 def test_winograd_without_rows_of_zeros(size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "_ENOUGH_WORK", 1)
+    monkeypatch.setitem(convolution._ENOUGH_WORK, torch.float32, 1)
     layer = Conv2d(48, 48, 3, padding=(0, 1))
     x = torch.randn(size[0], 48, *size[1:])
     with torch.inference_mode():
@@ -94,8 +94,8 @@ def test_winograd_under_autocast_is_the_convolution_up_to_two_percent(
 def test_prediction_in_bf16_goes_that_way_far_from_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "bf16_gains", lambda: True)
     calls = count_calls(monkeypatch)
-    for channels, expected in ((64, []), (128, ["convolve"])):
-        layer, x = Conv2d(channels, channels, 3, padding=(0, 1)).bfloat16(), torch.randn(1, channels, 98, 96).bfloat16()
+    for channels, side, expected in ((64, 512, []), (128, 96, []), (128, 128, ["convolve"])):  # few channels, a small image, both enough
+        layer, x = Conv2d(channels, channels, 3, padding=(0, 1)).bfloat16(), torch.randn(1, channels, side, side).bfloat16()
         with torch.inference_mode():
             y = layer(x)
         assert calls == expected
@@ -103,7 +103,7 @@ def test_prediction_in_bf16_goes_that_way_far_from_the_pixels(monkeypatch: pytes
         assert float((y.double() - true).std() / true.std()) < 0.02
 
 
-def test_a_number_that_is_no_number_shows_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_that_is_no_number_shows_in_bf16() -> None:
     x = torch.zeros(1, 32, 16, 16, dtype=torch.bfloat16)
     x[0, 3, 7, 7] = torch.nan
     y = winograd.convolve(x, torch.ones(32, 32, 3, 3))
@@ -132,7 +132,8 @@ def test_bf16_is_rounded_as_torch_rounds_it() -> None:
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    convolution.winograd()  # which tries it out once
+    for dtype in (torch.float32, torch.bfloat16):
+        convolution.winograd(dtype)  # which tries it out once
     for name in ("convolve", "image_gradient", "filter_gradient"):
         real = getattr(winograd, name)
         monkeypatch.setattr(winograd, name, lambda *values, name=name, real=real: (calls.append(name), real(*values))[1])
@@ -198,10 +199,50 @@ def test_a_numba_that_does_not_work_costs_speed_alone(monkeypatch: pytest.Monkey
     convolution.winograd.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="no locator available"):
-            assert convolution.winograd() is None
+            assert convolution.winograd(torch.float32) is None
         assert Conv2d(64, 64, 3, padding=1)(torch.randn(1, 64, 32, 32)).shape == (1, 64, 32, 32)
     finally:
         convolution.winograd.cache_clear()
+
+
+def test_a_numba_that_does_not_work_in_bf16_costs_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = winograd.convolve
+
+    def broken(x: Tensor, *others: Tensor) -> Tensor:
+        if x.dtype == torch.bfloat16:
+            raise RuntimeError("no such type")
+        return real(x, *others)
+
+    monkeypatch.setattr(winograd, "convolve", broken)
+    monkeypatch.setattr(convolution, "bf16_gains", lambda: True)
+    convolution.winograd.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="no such type"), torch.autocast("cpu", torch.bfloat16):
+            assert Conv2d(64, 64, 3, padding=1)(torch.randn(1, 64, 32, 32)).shape == (1, 64, 32, 32)
+        assert convolution.winograd(torch.float32) is winograd
+    finally:
+        convolution.winograd.cache_clear()
+
+
+@pytest.mark.parametrize(("vectors", "tiles", "expected"), [(True, False, True), (True, True, False), (False, False, False)])
+def test_bf16_gains_where_it_was_tried(vectors: bool, tiles: bool, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    assert convolution.bf16_gains.__wrapped__() == expected
+
+
+def test_going_backward_under_autocast_changes_nothing() -> None:
+    torch.manual_seed(0)
+    gradients = []
+    layer, x = Conv2d(64, 64, 3, padding=1), torch.randn(1, 64, 160, 160)  # several chunks
+    for cast in (False, True):
+        layer.zero_grad()
+        y = layer(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            y.sum().backward()
+        assert layer.weight.grad is not None
+        gradients.append(layer.weight.grad.clone())
+    assert gradients[0].equal(gradients[1])
 
 
 def test_numba_s_start_leaves_torch_s_threads_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,14 +251,15 @@ def test_numba_s_start_leaves_torch_s_threads_as_they_are(monkeypatch: pytest.Mo
     monkeypatch.setattr(winograd, "convolve", lambda *_: torch.set_num_threads(before + 1))
     convolution.winograd.cache_clear()
     try:
-        assert convolution.winograd() is winograd
+        assert convolution.winograd(torch.float32) is winograd
         assert torch.get_num_threads() == before
     finally:
         convolution.winograd.cache_clear()
 
 
-def test_the_same_bits_each_time() -> None:
-    x, weight = torch.randn(1, 64, 40, 40), torch.randn(64, 64, 3, 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_bits_each_time(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(1, 64, 40, 40, dtype=dtype), torch.randn(64, 64, 3, 3)
     for gradient in (winograd.convolve, winograd.image_gradient):
         assert gradient(x, weight).equal(gradient(x, weight))
     assert winograd.filter_gradient(x, x).equal(winograd.filter_gradient(x, x))
@@ -225,7 +267,7 @@ def test_the_same_bits_each_time() -> None:
 
 def test_without_numba_torch_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_calls(monkeypatch)
-    monkeypatch.setattr(convolution, "winograd", lambda: None)
+    monkeypatch.setattr(convolution, "winograd", lambda _: None)
     assert max(differences(Conv2d(64, 64, 3, padding=1), torch.randn(1, 64, 32, 32)).values()) < 1e-4
     assert not calls
 
@@ -233,6 +275,7 @@ def test_without_numba_torch_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_arithmetic_is_torch_s_own(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_calls(monkeypatch)
+    monkeypatch.setattr(convolution, "bf16_gains", lambda: True)
     layer, x = Conv2d(64, 64, 3, padding=1).to(dtype), torch.randn(1, 64, 32, 32, dtype=dtype)
     torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), atol=0, rtol=0)
     assert not calls
@@ -257,8 +300,9 @@ def test_autocast_is_torch_s_own(gains: bool, training: bool, monkeypatch: pytes
     assert not calls
 
 
-def test_threads_do_not_change_the_result() -> None:
-    x, weight = torch.randn(1, 64, 40, 40), torch.randn(64, 64, 3, 3)
+@pytest.mark.parametrize(("dtype", "coarse"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_threads_do_not_change_the_result(dtype: torch.dtype, coarse: float) -> None:
+    x, weight = torch.randn(1, 64, 40, 40, dtype=dtype), torch.randn(64, 64, 3, 3)
     before = torch.get_num_threads()
     results = []
     try:
@@ -267,7 +311,7 @@ def test_threads_do_not_change_the_result() -> None:
             results.append(winograd.convolve(x, weight))
     finally:
         torch.set_num_threads(before)
-    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(*results, atol=coarse, rtol=1e-5)
 
 
 def test_callers_at_once_get_their_own_results() -> None:

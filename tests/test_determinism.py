@@ -24,8 +24,8 @@ from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Wide enough for Winograd's convolutions in one layer, which numba computes.
-OPTIONS: dict[str, Any] = {"method": "weakuda", "preset": "fast", "steps": 3, "width": 8, "crop": 32, "batch_size": 4, "validate_every": 3, "checkpoint_every": 2, "baseline": False}  # fmt: skip
+# Wide enough for Winograd's convolutions in one layer, which numba computes, in float32 and in bf16.
+OPTIONS: dict[str, Any] = {"method": "weakuda", "preset": "fast", "steps": 3, "width": 16, "crop": 32, "batch_size": 4, "validate_every": 3, "checkpoint_every": 2, "baseline": False}  # fmt: skip
 CHILD = """
 import locale, sys, torch
 locale.setlocale(locale.LC_ALL, "")

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import draw_domains
 from helpers import spread_model
 from slides import write_ome_zarr
 
-from celladapt import convolution
+from celladapt import adaptation, convolution
 from celladapt.cli import main
+from celladapt.config import Config
 from celladapt.data.images import write_image
 from celladapt.exporting import export
 
@@ -105,5 +108,21 @@ def test_without_numba_convolutions_are_torchs(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(convolution, "find_spec", lambda _: None)
     convolution.winograd.cache_clear()
-    assert convolution.winograd() is None
+    assert convolution.winograd(torch.float32) is None
     convolution.winograd.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("width", "bf16", "gains", "said"),
+    [(32, False, False, "half"), (16, False, False, ""), (64, True, True, "three quarters"), (32, True, True, ""), (64, True, False, "")],
+)
+def test_who_would_gain_by_numba_is_told(
+    width: int, bf16: bool, gains: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(adaptation, "winograd", lambda _: None)
+    monkeypatch.setattr(adaptation, "bf16_gains", lambda: gains)
+    monkeypatch.setattr(adaptation, "uses_bf16", lambda *_: bf16)
+    source, target = draw_domains(tmp_path / "drawn")
+    adaptation.prepare(Config(source=source, target=target, width=width, device="cpu"), tmp_path / "run")
+    text = " ".join(capsys.readouterr().err.split())
+    assert (f"with numba (`pip install numba`, or the extra celladapt[cpu]) a model this wide takes about {said} of the time" in text) == bool(said)

@@ -109,7 +109,7 @@ def prepare(config: Config, out: Path) -> Run:
         Run.create(out, config, *splits)
         bf16 = uses_bf16(config.precision, device)
         wide = config.width >= (_WIDE_IN_BF16 if bf16 else _WIDE)
-        if device.type == "cpu" and wide and (bf16_gains() or not bf16) and not winograd():
+        if device.type == "cpu" and wide and (bf16_gains() or not bf16) and not winograd(torch.bfloat16 if bf16 else torch.float32):
             share = "three quarters" if bf16 else "half"
             say(
                 f"Training on a CPU: with numba (`pip install numba`, or the extra celladapt[cpu]) a model this wide takes about {share} of the time."

@@ -1,7 +1,7 @@
 """Torch's convolutions, with two changes for the CPU, where torch leaves time on the table. Everywhere else they are torch's own.
 
 - 3x3 convolutions between enough channels go by Winograd's algorithm, where numba is installed (the extra ``cpu``). In bf16 it rounds more coarsely than torch does,
-  which the noise of a training step hides; so there a prediction goes that way in the layers far from the pixels alone.
+  by what docs/performance.md shows; a prediction goes that way there between 128 channels or more alone.
 - The gradient of the filter in float32 is computed in contiguous layout where torch's best instructions are AVX2: there oneDNN is four times slower in channels-last.
 
 Winograd's has no second derivative; no layer of a discriminator goes that way.
@@ -20,19 +20,22 @@ from torch.autograd.function import once_differentiable
 _ENOUGH_CHANNELS = {torch.float32: 32, torch.bfloat16: 64}  # with fewer the transforms cost more than the products save
 _ENOUGH_TILES = 16  # with fewer the transform of the filters does
 _ENOUGH_TO_PREDICT = {torch.float32: 48, torch.bfloat16: 128}  # channels, where there are no gradients, which gain the most
-_ENOUGH_WORK = 5e8  # operations of a layer in prediction; of a small image numba would take longer to load than it saves
+_ENOUGH_WORK = {
+    torch.float32: 5e8,
+    torch.bfloat16: 3e9,
+}  # operations of a layer in prediction; of a small image numba would take longer to load than it saves
 
 
 @cache
-def winograd() -> ModuleType | None:
-    """The module, or None where numba is not installed or does not work, of which it warns."""
+def winograd(dtype: torch.dtype) -> ModuleType | None:
+    """The module, or None where numba is not installed or does not work in ``dtype``, of which it warns."""
     if find_spec("numba") is None:
         return None
     threads = torch.get_num_threads()
     try:
         from celladapt import winograd as module
 
-        module.convolve(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 3, 3))
+        module.convolve(torch.zeros(1, 1, 1, 1, dtype=dtype), torch.zeros(1, 1, 3, 3))
     except Exception as error:  # an installation can fail in many ways, and none may cost a run
         warnings.warn(f"numba does not work here, so convolutions are slower than they could be ({error}).", RuntimeWarning, stacklevel=2)
         return None
@@ -49,7 +52,7 @@ def contiguous_is_faster() -> bool:
 
 @cache
 def bf16_gains() -> bool:
-    """Whether fewer products in bf16 are worth transforms in float32 on this processor: not where it multiplies tiles (AMX), next to which they are slow."""
+    """Whether fewer products in bf16 are worth transforms in float32 on this processor; not asked of those that multiply tiles (AMX), which was not tried."""
     return bool(torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported())
 
 
@@ -59,7 +62,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, K, H', W']."""
         dtype = _arithmetic(self, x)
-        if dtype and self._suits_winograd(x, dtype) and (module := winograd()):
+        if dtype and self._suits_winograd(x, dtype) and (module := winograd(dtype)):
             if torch.is_grad_enabled():
                 return _Winograd.apply(x.to(dtype), self.weight, self.bias, module)  # type: ignore[no-untyped-call, no-any-return]
             return module.convolve(x.to(dtype), self.weight, self.bias, self.padding[0])  # type: ignore[no-any-return]
@@ -77,7 +80,7 @@ class Conv2d(nn.Conv2d):
         tiles, fewest = b * -(-h // 4) * -(-w // 4), min(self.in_channels, self.out_channels)
         if torch.is_grad_enabled():
             return self.padding[0] == 1 and fewest >= _ENOUGH_CHANNELS[dtype] and tiles >= _ENOUGH_TILES
-        return fewest >= _ENOUGH_TO_PREDICT[dtype] and 2 * 9 * 16 * tiles * self.in_channels * self.out_channels >= _ENOUGH_WORK
+        return fewest >= _ENOUGH_TO_PREDICT[dtype] and 2 * 9 * 16 * tiles * self.in_channels * self.out_channels >= _ENOUGH_WORK[dtype]
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -99,7 +102,7 @@ def _arithmetic(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> torch.dtype
         and x.dtype in known
         and weight.dtype in known
         and (cast or x.dtype == weight.dtype)
-        and not (weight.dtype == torch.bfloat16 and torch.is_grad_enabled())
+        and not (weight.dtype == torch.bfloat16 and torch.is_grad_enabled())  # its gradient would have to be bf16, as it is nowhere here
         and x.ndim == 4
         and layer.groups == 1
         and layer.padding_mode == "zeros"

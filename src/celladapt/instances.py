@@ -122,7 +122,7 @@ def _without_small(mask: NDArray[np.bool_], min_size: int, keep_first: bool = Fa
 
 
 def _basins(height: NDArray[np.float32], seeds: NDArray[np.int32], mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Watershed of ``-height`` from ``seeds`` in ``mask``. A component with one seed, as most have, is its basin without a flood."""
+    """Watershed of ``-height`` from ``seeds``, all in ``mask``. A component with one seed, as most have, is its basin without a flood."""
     from skimage.segmentation import watershed
 
     components, count = ndimage.label(mask)

@@ -83,7 +83,9 @@ class InStrips:
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """Max pooling of 2 x 2: twice as fast as torch's on a CPU, which finds out where each maximum was."""
+    """Max pooling of 2 x 2 pixels, of even sides: on a CPU twice as fast as torch's, which finds out where each maximum was."""
+    if x.is_cuda:
+        return F.max_pool2d(x, 2) if x.shape[2] else x[..., ::2]
     rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
 

@@ -40,7 +40,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, above: int =
     """3x3 convolution of stride 1 with a column of zeros on either side.
 
     Args:
-        x: [B, C, H, W] float32 or bf16 on the CPU, any size; the products are of this type.
+        x: [B, C, H, W] float32 or bf16 on the CPU, not empty; the products are of this type.
         weight: [K, C, 3, 3] float32 or bf16; its transform is of the type of ``x``.
         bias: [K], likewise, or None.
         above: rows of zeros above and below, 0 or 1; the gradients are of the convolution with 1.
@@ -121,8 +121,8 @@ def _array(x: Tensor) -> Array:
 
 @contextmanager
 def _threads() -> Iterator[None]:
-    """As many threads as torch uses, one caller at a time."""
-    with _one_caller:
+    """As many threads as torch uses, one caller at a time; products in the type of what they are of, whatever autocast says."""
+    with _one_caller, torch.autocast("cpu", enabled=False):
         before = numba.get_num_threads()
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         try:
@@ -179,7 +179,7 @@ def _value(x: Any) -> Any:
 
 
 def _kept(x: Any, like: Any) -> Any:
-    """A float32 as a number of the array ``like``, rounded to nearest, ties to even."""
+    """A float32 as a number of the array ``like``, rounded to nearest, ties to even; of NaN those that arithmetic gives."""
 
 
 @overload(_value, inline="always")
