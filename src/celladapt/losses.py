@@ -41,7 +41,8 @@ def soft_dice_loss(p: Tensor, y: Tensor, total: Callable[[Tensor], Tensor] = _id
 def cross_entropy_loss(p: Tensor, y: Tensor, weights: Tensor, total: Callable[[Tensor], Tensor] = _identity) -> Tensor:
     """Pixelwise cross-entropy,  L_bce = -Σ w·(y·log p + (1 - y)·log(1 - p)) / Σ w  in nats: the mean over an image's pixels, then over images.
 
-    Soft Dice compares sums, and where nuclei are few its slope at a pixel of background is small; this one's does not depend on how many there are.
+    Soft Dice compares sums, and where nuclei are few its slope at a pixel of background is small; this one's does not depend on how many there are. But with it
+    a network also learns how many there are, which another domain may have more of, or fewer.
 
     Args:
         p: predictions [B, 1, H, W] in [0, 1]; one that is 1 to the last bit off a nucleus (a logit of 17 in float32) has no slope left.

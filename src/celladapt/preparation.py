@@ -117,7 +117,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             fingerprint_of_labels=labels,
             group=group_pattern(target, config.group),
             method_doc=(type(method).__doc__ or "").strip(),
-            terms={**method.equations, **(CROSS_ENTROPY if config.lambda_bce else {})},
+            terms={**method.equations, **(CROSS_ENTROPY if config.lambda_bce and method.target_masks else {})},
             parameters={name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()},
             target_labelled=usable,
             notes=notes,

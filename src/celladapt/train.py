@@ -56,7 +56,7 @@ def take_step(
         optimizers: one for each network, by name.
         arithmetic: context of the forward passes (bf16 autocast or nothing).
         teacher: predicts ``batch.image_t`` where the method is taught; in training mode, and not moved here.
-        lambda_bce: weight of the cross-entropy that joins the method's own terms wherever S moves; 0 leaves it out.
+        lambda_bce: weight of the cross-entropy that joins the terms of a method that is given target masks, wherever S moves; 0 leaves it out.
 
     Returns:
         Log name -> value of each term, unweighted.
@@ -85,8 +85,8 @@ def take_step(
         seen = (batch, p_s, p_t) if "S" in turn.moves else (batch.cut(), p_s.detach(), p_t.detach())
         with arithmetic():
             terms = turn.terms(*seen)
-        if lambda_bce and "S" in turn.moves:
-            terms |= {"bce": Term(lambda_bce, mask_cross_entropy(method, batch, p_s, p_t))}
+        if lambda_bce and method.target_masks and "S" in turn.moves:
+            terms |= {"bce": Term(lambda_bce, mask_cross_entropy(batch, p_t))}
         finite = _sent(terms)
         for name in turn.moves:
             optimizers[name].zero_grad()
@@ -98,18 +98,16 @@ def take_step(
     return values
 
 
-CROSS_ENTROPY = {"bce": "L_bce: cross-entropy of S against the masks, pixel by pixel"}
+CROSS_ENTROPY = {"bce": "L_bce: cross-entropy of S against the masks of the target, pixel by pixel"}
 """As in ``Method.equations``."""
 
 
-def mask_cross_entropy(method: Method, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
-    """L_bce of S against every mask that the step may read: those of the source, as far as it counts, and of the target where the method is given them."""
-    loss = p_s.new_zeros(())
-    if Domain.SOURCE in method.reads:
-        loss = loss + b.source_weight * cross_entropy_loss(p_s, b.mask_s, torch.ones_like(p_s[:, 0, 0, 0]), sum_over_processes)
-    if method.target_masks:
-        loss = loss + cross_entropy_loss(p_t, b.mask_t, b.labelled_t, sum_over_processes)
-    return loss
+def mask_cross_entropy(b: Batch, p_t: Tensor) -> Tensor:
+    """L_bce of S against the masks of the target that the method is given.
+
+    Not against those of the source: cross-entropy also teaches how common nuclei are, which need not be so in the target.
+    """
+    return cross_entropy_loss(p_t, b.mask_t, b.labelled_t, sum_over_processes)
 
 
 def _run(network: nn.Module, images: Tensor, read: bool) -> Tensor:
