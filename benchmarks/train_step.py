@@ -28,7 +28,7 @@ from benchmarks.noise import domain, pairs
 from benchmarks.training_loop import loop, on_gpu, whole_run
 from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec, preset_options, with_options
-from celladapt.convolution import bf16_gains, winograd
+from celladapt.convolution import pays, winograd
 from celladapt.hardware import arithmetic, kept_memory, pick_device, tried_convolutions, uses_bf16
 from celladapt.methods import build
 from celladapt.train import make_optimizers, take_step
@@ -192,7 +192,7 @@ def main() -> None:
         raise SystemExit(f"no step could be measured: {ways['eager']['failed']}")
     best = max((way for way in offered if "ratio" in ways[way]), key=lambda way: ways[way]["ratio"])
     how = "bf16" if dtype == torch.bfloat16 else "float32"
-    if not gpu and winograd(dtype) and (bf16_gains() or dtype == torch.float32):
+    if not gpu and pays(dtype) and winograd(dtype):
         how += " with Winograd's convolutions"
     what = f"training step, width {size[0]}, {size[1]} x {size[1]}, batch {size[2]}, {how}"
     record = {**ways[best], "what": f"{what}, {best}" if len(offered) > 1 else what, "product_peak_gflops": peak, **before}

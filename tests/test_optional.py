@@ -120,7 +120,7 @@ def test_who_would_gain_by_numba_is_told(
     width: int, bf16: bool, gains: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(adaptation, "winograd", lambda _: None)
-    monkeypatch.setattr(adaptation, "bf16_gains", lambda: gains)
+    monkeypatch.setattr(convolution, "bf16_gains", lambda: gains)
     monkeypatch.setattr(adaptation, "uses_bf16", lambda *_: bf16)
     source, target = draw_domains(tmp_path / "drawn")
     adaptation.prepare(Config(source=source, target=target, width=width, device="cpu"), tmp_path / "run")

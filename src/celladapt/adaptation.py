@@ -16,7 +16,7 @@ from torch import Tensor
 from celladapt import checkpoint, methods, parallel
 from celladapt.conclusion import conclude
 from celladapt.config import Config, preset_options, with_options
-from celladapt.convolution import bf16_gains, winograd
+from celladapt.convolution import pays, winograd
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
 from celladapt.data.limits import at_most
@@ -108,8 +108,9 @@ def prepare(config: Config, out: Path) -> Run:
     if parallel.rank() == 0:
         Run.create(out, config, *splits)
         bf16 = uses_bf16(config.precision, device)
+        dtype = torch.bfloat16 if bf16 else torch.float32
         wide = config.width >= (_WIDE_IN_BF16 if bf16 else _WIDE)
-        if device.type == "cpu" and wide and (bf16_gains() or not bf16) and not winograd(torch.bfloat16 if bf16 else torch.float32):
+        if device.type == "cpu" and wide and pays(dtype) and not winograd(dtype):
             share = "three quarters" if bf16 else "half"
             say(
                 f"Training on a CPU: with numba (`pip install numba`, or the extra celladapt[cpu]) a model this wide takes about {share} of the time."

@@ -20,10 +20,7 @@ from torch.autograd.function import once_differentiable
 _ENOUGH_CHANNELS = {torch.float32: 32, torch.bfloat16: 64}  # with fewer the transforms cost more than the products save
 _ENOUGH_TILES = 16  # with fewer the transform of the filters does
 _ENOUGH_TO_PREDICT = {torch.float32: 48, torch.bfloat16: 128}  # channels, where there are no gradients, which gain the most
-_ENOUGH_WORK = {
-    torch.float32: 5e8,
-    torch.bfloat16: 3e9,
-}  # operations of a layer in prediction; of a small image numba would take longer to load than it saves
+_ENOUGH_WORK = {torch.float32: 5e8, torch.bfloat16: 3e9}  # operations, in prediction: of a small image numba would take longer to load than it saves
 
 
 @cache
@@ -56,6 +53,11 @@ def bf16_gains() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported())
 
 
+def pays(dtype: torch.dtype) -> bool:
+    """Whether Winograd's algorithm is worth it in ``dtype`` on this processor, where numba is installed."""
+    return dtype != torch.bfloat16 or bf16_gains()
+
+
 class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d``; the same up to rounding."""
 
@@ -74,7 +76,7 @@ class Conv2d(nn.Conv2d):
         shape = (self.kernel_size, self.stride, self.padding[1:], self.dilation, self.groups, self.padding_mode)
         if shape != ((3, 3), (1, 1), (1,), (1, 1), 1, "zeros") or self.padding[0] not in (0, 1):
             return False
-        if dtype == torch.bfloat16 and not bf16_gains():
+        if not pays(dtype):
             return False
         b, _, h, w = x.shape
         tiles, fewest = b * -(-h // 4) * -(-w // 4), min(self.in_channels, self.out_channels)
