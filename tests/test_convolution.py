@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from celladapt import convolution
-from celladapt.convolution import Conv2d, ConvTranspose2d
+from celladapt.convolution import Conv2d, ConvTranspose2d, rectified
 from celladapt.losses import r1_penalty
 from celladapt.networks import Discriminator, Segmenter, UNet
 
@@ -348,3 +348,36 @@ def test_the_discriminator_has_a_second_derivative(monkeypatch: pytest.MonkeyPat
         else:
             assert mine.grad is not None
             torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.std()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("inputs", "outputs", "padding"), [(3, 16, (0, 1)), (32, 16, (0, 1)), (64, 64, (1, 1))])
+def test_relu_at_the_end_of_a_convolution(
+    dtype: torch.dtype, inputs: int, outputs: int, padding: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = Conv2d(inputs, outputs, 3, padding=padding).to(dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(1, inputs, 40, 48).to(dtype).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        y = rectified(layer, x)
+        torch.testing.assert_close(y, torch.relu(layer(x)), atol=1e-6, rtol=1e-6)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        monkeypatch.setattr(convolution, "_onednn_rectifies", lambda: False)
+        torch.testing.assert_close(rectified(layer, x), torch.relu(layer(x)), atol=0, rtol=0)
+
+
+def test_relu_at_the_end_lets_a_gradient_through() -> None:
+    layer, x = Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, 20, 20)
+    rectified(layer, x).sum().backward()
+    assert layer.weight.grad is not None
+    wanted = torch.autograd.grad(torch.relu(layer(x)).sum(), layer.weight)[0]
+    torch.testing.assert_close(layer.weight.grad, wanted, atol=0, rtol=0)
+
+
+def test_relu_at_the_end_of_winograd_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(convolution._ENOUGH_WORK, torch.float32, 1)
+    calls = count_calls(monkeypatch)
+    layer, x = Conv2d(48, 48, 3, padding=1), torch.randn(1, 48, 20, 24)
+    with torch.inference_mode():
+        assert torch.equal(rectified(layer, x), torch.relu(layer(x)))
+    assert calls == ["convolve", "convolve"]

@@ -15,7 +15,7 @@ from helpers import NORMALISATION, picture, spread_model
 from numpy.typing import NDArray
 
 from celladapt import prediction
-from celladapt.convolution import Conv2d
+from celladapt.convolution import Conv2d, rectified
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.model import STRIP, Model, load_model
@@ -53,8 +53,9 @@ def test_strips_equal_the_whole(model: Model, shape: tuple[int, int], rows: int,
 def test_nothing_is_computed_twice(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """As much comes out of every convolution in strips as in the whole image."""
     seen: list[int] = []
-    real = Conv2d.forward
-    monkeypatch.setattr(Conv2d, "forward", lambda layer, x: (seen.append((y := real(layer, x)).shape[2] * y.shape[3] * y.shape[1]), y)[1])
+    monkeypatch.setattr(
+        "celladapt.strips.rectified", lambda layer, x: (seen.append((y := rectified(layer, x)).shape[2] * y.shape[3] * y.shape[1]), y)[1]
+    )
     image = picture(1, 400, 64)
     in_strips(model, image, 400, monkeypatch)
     whole, seen[:] = sum(seen), []

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from celladapt.convolution import rectified
 from celladapt.networks import DEPTH, REACH, DoubleConv, Segmenter
 
 GRID: int = 2**DEPTH
@@ -95,19 +96,18 @@ class _Block:
 
     def __init__(self, block: DoubleConv) -> None:
         first, second = (layer for layer in block if isinstance(layer, nn.Conv2d))
-        self.first, self.second = _Rows(first), _Rows(second, relu=True)
+        self.first, self.second = _Rows(first), _Rows(second)
 
     def __call__(self, parts: list[Part], last: bool) -> Tensor:
-        return F.relu(self.second([[self.first(parts, last)]], last), inplace=True)
+        return self.second([[self.first(parts, last)]], last)
 
 
 class _Rows:
-    """A 3x3 convolution of rows that come in pieces, or of what ReLU leaves of them."""
+    """A 3x3 convolution of rows that come in pieces, and ReLU."""
 
-    def __init__(self, layer: nn.Conv2d, relu: bool = False) -> None:
+    def __init__(self, layer: nn.Conv2d) -> None:
         self.layer = copy.copy(layer)
         self.layer.padding = (0, 1)
-        self.relu = relu
         self.above: Tensor | None = None
 
     def __call__(self, parts: list[Part], last: bool) -> Tensor:
@@ -123,12 +123,10 @@ class _Rows:
         for pieces in parts:  # written to where they are needed below the rows above, so that nothing has to be moved there
             row = before
             for piece in pieces:
-                into = x[:, channel : channel + piece.shape[1], row : row + piece.shape[2]]
-                torch.clamp_min(piece, 0, out=into) if self.relu else into.copy_(piece)
+                x[:, channel : channel + piece.shape[1], row : row + piece.shape[2]] = piece
                 row += piece.shape[2]
             channel += pieces[0].shape[1] if pieces else 0
         self.above = x[:, :, -2:].clone()
         if x.shape[2] < 3:
             return x.new_empty((1, self.layer.out_channels, 0, x.shape[3]))
-        y: Tensor = self.layer(x)
-        return y
+        return rectified(self.layer, x)
