@@ -106,7 +106,7 @@ def main() -> None:
     command = parser(__doc__)
     command.add_argument("--sides", type=int, nargs="+", default=[1000, 2000, 5000, 10000, 20000], help="image sizes of the curve")
     a = command.parse_args()
-    side, turns, sides = (300, 2, [200, 400]) if a.quick else (3000, 3, a.sides)
+    side, turns, sides = (300, 2, [200, 400]) if a.quick else (3000, 5, a.sides)
     device = pick_device("auto")
     before = conditions(device)
     image = picture(side)
