@@ -24,7 +24,7 @@ from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
 from celladapt.losses import Domain
 from celladapt.progress import say
 from celladapt.run import Run
-from celladapt.train import CROSS_ENTROPY, Trainer
+from celladapt.train import CROSS_ENTROPY, Trainer, has_cross_entropy
 from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
@@ -117,7 +117,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             fingerprint_of_labels=labels,
             group=group_pattern(target, config.group),
             method_doc=(type(method).__doc__ or "").strip(),
-            terms={**method.equations, **(CROSS_ENTROPY if config.lambda_bce and method.target_masks else {})},
+            terms={**method.equations, **(CROSS_ENTROPY if has_cross_entropy(method, config.lambda_bce) else {})},
             parameters={name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()},
             target_labelled=usable,
             notes=notes,

@@ -85,7 +85,7 @@ def take_step(
         seen = (batch, p_s, p_t) if "S" in turn.moves else (batch.cut(), p_s.detach(), p_t.detach())
         with arithmetic():
             terms = turn.terms(*seen)
-        if lambda_bce and method.target_masks and "S" in turn.moves:
+        if "S" in turn.moves and has_cross_entropy(method, lambda_bce):
             terms |= {"bce": Term(lambda_bce, mask_cross_entropy(batch, p_t))}
         finite = _sent(terms)
         for name in turn.moves:
@@ -100,6 +100,11 @@ def take_step(
 
 CROSS_ENTROPY = {"bce": "L_bce: cross-entropy of S against the masks of the target, pixel by pixel"}
 """As in ``Method.equations``."""
+
+
+def has_cross_entropy(method: Method, lambda_bce: float) -> bool:
+    """Whether L_bce joins the terms of S: of a method that is given target masks, unless its weight is 0."""
+    return method.target_masks and lambda_bce > 0
 
 
 def mask_cross_entropy(b: Batch, p_t: Tensor) -> Tensor:
