@@ -95,6 +95,21 @@ def test_where_many_are_labelled_all_are_drawn_alike(target: Folder) -> None:
     assert [plain.stem(n) for n in range(50)] == [shared.stem(n) for n in range(50)]
 
 
+def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = domain(tmp_path, [(33, 33)] * 8, labelled={3, 6})
+    bare = [stem for stem in folder.images if stem not in folder.masks]
+    plausible = set(bare[:1])
+    monkeypatch.setattr(Cache, "is_plausible", lambda self, stem: stem in plausible)
+    every, rule = (Stream(folder, PLAIN, 32, "none", (3, 1), classical, 0.25) for classical in (False, True))
+    before, drawn = ([stream.stem(n) for n in range(400)] for stream in (every, rule))
+    assert set(drawn) == {*folder.masks, *plausible}
+    assert all(one == other for one, other in zip(before, drawn, strict=True) if one in folder.masks or one in plausible), "the other draws stay"
+    given = [drawn.count(stem) for stem in folder.masks]
+    assert max(given) <= 1.5 * min(given), "to each alike"
+    alike = Stream(folder, PLAIN, 32, "none", (3, 1), True, 0.0)
+    assert {alike.stem(n) for n in range(400)} == set(folder.images), "a share of 0 draws all alike"
+
+
 def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: Path) -> None:
     image, mask = coded(np.random.default_rng(0), 60, 50)
     image[..., 1:] = image[..., :1]

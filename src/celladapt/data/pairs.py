@@ -81,14 +81,22 @@ class Stream:
     classical: bool = False
     """Whether the classical segmentation of each image goes along."""
     labelled_share: float = 0.0
-    """At least this share of the draws are of images with a mask, where there are any."""
+    """At least this share of the draws are of images with a mask, where there are any; if it is not 0, an image without one, in which the classical segmentation
+    that goes along is not plausible, gives its draw to one that has a mask: it has nothing to teach."""
     cache: Cache = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", Cache(self.folder, classical=self.classical))
 
     def stem(self, n: int) -> str:
-        """Image of draw ``n``: every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
+        """Image of draw ``n``."""
+        stem, labelled = self._next(n), self.folder.labelled
+        if stem in self.folder.masks or not labelled or not self.labelled_share or not self.classical or self.cache.is_plausible(stem):
+            return stem
+        return self._in_order(labelled, n, (*self.seed, 3))
+
+    def _next(self, n: int) -> str:
+        """Every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
         labelled = self.folder.labelled
         if not len(labelled) < self.labelled_share * len(self.folder) or not labelled:
             return self._in_order(list(self.folder.images), n, self.seed)

@@ -33,7 +33,8 @@ FULLY = 0.9
 class WeakSSDA(WeakUDA):
     """Semi-supervised: L_seg gains the soft Dice loss over the labelled target images of the batch, and the source counts as far as these bear it out. Without any it is WeakUDA.
 
-    Where the classical segmentation is not plausible images with a mask meet the adversary like those without, as in CellSegSSDA.
+    Where the classical segmentation is not plausible images with a mask meet the adversary like those without, as in CellSegSSDA; those without give their draws
+    to these (``data.pairs.Stream``), so that they are met alone where nothing is annotated.
     """
 
     target_masks = True
