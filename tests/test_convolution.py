@@ -362,7 +362,7 @@ def test_relu_at_the_end_of_a_convolution(
         y = rectified(layer, x)
         torch.testing.assert_close(y, torch.relu(layer(x)), atol=1e-6, rtol=1e-6)
         assert y.is_contiguous(memory_format=torch.channels_last)
-        monkeypatch.setattr(convolution, "_onednn_rectifies", lambda: False)
+        monkeypatch.setattr(convolution, "_onednn_rectifies", lambda _: False)
         torch.testing.assert_close(rectified(layer, x), torch.relu(layer(x)), atol=0, rtol=0)
 
 
@@ -381,3 +381,26 @@ def test_relu_at_the_end_of_winograd_s(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         assert torch.equal(rectified(layer, x), torch.relu(layer(x)))
     assert calls == ["convolve", "convolve"]
+
+
+def test_relu_goes_along_in_prediction_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+    monkeypatch.setattr(convolution, "_onednn_rectifies", lambda dtype: asked.append(dtype))
+    layer, x = Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, 20, 20)
+    rectified(layer, x)
+    with torch.inference_mode():
+        rectified(layer.double(), x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            rectified(layer.float(), x)
+        assert not asked
+        rectified(layer, x)
+    assert asked == [torch.float32]
+
+
+def test_relu_goes_along_only_where_onednn_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert convolution._onednn_rectifies(torch.float32) == torch.backends.mkldnn.enabled
+    assert not convolution._onednn_rectifies(torch.bfloat16), "there its operator refuses what torch's own convolution does"
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not convolution._onednn_rectifies(torch.float32)

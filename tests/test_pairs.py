@@ -106,6 +106,8 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
     assert all(one == other for one, other in zip(before, drawn, strict=True) if one in folder.masks or one in plausible), "the other draws stay"
     given = [drawn.count(stem) for stem in folder.masks]
     assert max(given) <= 1.5 * min(given), "to each alike"
+    again = Stream(folder, PLAIN, 32, "none", (3, 1), True, 0.25)
+    assert [again.stem(n) for n in reversed(range(400))][::-1] == drawn, "a draw is a function of seed and number alone"
     alike = Stream(folder, PLAIN, 32, "none", (3, 1), True, 0.0)
     assert {alike.stem(n) for n in range(400)} == set(folder.images), "a share of 0 draws all alike"
 

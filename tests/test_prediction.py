@@ -51,7 +51,7 @@ def test_strips_equal_the_whole(model: Model, shape: tuple[int, int], rows: int,
 
 
 def test_nothing_is_computed_twice(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much comes out of every convolution in strips as in the whole image."""
+    """As much comes out of every 3x3 convolution in strips as in the whole image."""
     seen: list[int] = []
     monkeypatch.setattr(
         "celladapt.strips.rectified", lambda layer, x: (seen.append((y := rectified(layer, x)).shape[2] * y.shape[3] * y.shape[1]), y)[1]
@@ -61,6 +61,14 @@ def test_nothing_is_computed_twice(model: Model, monkeypatch: pytest.MonkeyPatch
     whole, seen[:] = sum(seen), []
     in_strips(model, image, 64, monkeypatch)
     assert sum(seen) == whole
+
+
+@pytest.mark.parametrize("level", [0, 4])
+def test_a_broken_network_shows(model: Model, level: int) -> None:
+    """What is no number stays that on its way through every ReLU."""
+    network = copy.deepcopy(model.network)
+    next(network.down[level].parameters()).data.fill_(torch.nan)
+    assert np.isnan(Model(network, NORMALISATION).predict(picture(1, 64, 64)).probability).all()
 
 
 @pytest.mark.parametrize("rows", [SMALLEST, 64, 80, 512])

@@ -3,7 +3,7 @@
 - 3x3 convolutions between enough channels go by Winograd's algorithm, where numba is installed (the extra ``cpu``). In bf16 it rounds more coarsely than torch does,
   by what docs/performance.md shows; a prediction goes that way there between 128 channels or more alone.
 - The gradient of the filter in float32 is computed in contiguous layout where torch's best instructions are AVX2: there oneDNN is four times slower in channels-last.
-- In prediction ReLU is part of the convolution before it (``rectified``).
+- In prediction ReLU is part of the convolution before it, on x86 (``rectified``).
 
 Winograd's has no second derivative; no layer of a discriminator goes that way.
 """
@@ -65,7 +65,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, K, H', W']."""
         dtype = _arithmetic(self, x)
-        if (module := self._by_winograd(x, dtype)) and dtype:
+        if dtype and (module := self._by_winograd(x, dtype)):
             if torch.is_grad_enabled():
                 return _Winograd.apply(x.to(dtype), self.weight, self.bias, module)  # type: ignore[no-untyped-call, no-any-return]
             return module.convolve(x.to(dtype), self.weight, self.bias, self.padding[0])  # type: ignore[no-any-return]
@@ -73,9 +73,9 @@ class Conv2d(nn.Conv2d):
             return _convolve(self, x, transposed=False)
         return super().forward(x)
 
-    def _by_winograd(self, x: Tensor, dtype: torch.dtype | None) -> ModuleType | None:
+    def _by_winograd(self, x: Tensor, dtype: torch.dtype) -> ModuleType | None:
         """What convolves ``x`` by Winograd's algorithm, where that is worth it."""
-        return winograd(dtype) if dtype and self._suits_winograd(x, dtype) else None
+        return winograd(dtype) if self._suits_winograd(x, dtype) else None
 
     def _suits_winograd(self, x: Tensor, dtype: torch.dtype) -> bool:
         shape = (self.kernel_size, self.stride, self.padding[1:], self.dilation, self.groups, self.padding_mode)
@@ -91,23 +91,26 @@ class Conv2d(nn.Conv2d):
 
 
 def rectified(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """ReLU of ``layer(x)``, up to rounding; without a second pass over the result where oneDNN convolves and no gradient is wanted."""
+    """ReLU of ``layer(x)``, up to rounding; without a second pass over the result where oneDNN convolves (x86) and no gradient is wanted.
+
+    There what is no number becomes 0.
+    """
     dtype = _arithmetic(layer, x)
-    plain = not torch.is_grad_enabled() and x.dtype == dtype == layer.weight.dtype and x.numel() > 0 and _onednn_rectifies()
-    if plain and not (isinstance(layer, Conv2d) and layer._by_winograd(x, dtype)):
+    fits = x.dtype == dtype == layer.weight.dtype and x.numel() > 0 and not torch.is_grad_enabled()
+    if dtype and fits and _onednn_rectifies(dtype) and not (isinstance(layer, Conv2d) and layer._by_winograd(x, dtype)):
         geometry = (layer.padding, layer.stride, layer.dilation, layer.groups)
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *geometry, "relu", [], "")
         return y
     return torch.relu_(layer(x))
 
 
-@cache
-def _onednn_rectifies() -> bool:
-    """Whether torch computes convolutions by oneDNN here and has the operator with which its own compiler asks for ReLU at the end of one."""
+def _onednn_rectifies(dtype: torch.dtype) -> bool:
+    """Whether torch computes convolutions in ``dtype`` by oneDNN here and has the operator with which its own compiler asks for ReLU at the end of one."""
     return bool(
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        torch.backends.mkldnn.enabled
         and torch.cpu._is_avx2_supported()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 

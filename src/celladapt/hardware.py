@@ -16,7 +16,7 @@ from celladapt.errors import InputError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _FOR_THE_NEXT = 2**28
-"""Bytes of free memory that stay with the process after a piece of work: fresh pages for the next image would take some hundredths of its time."""
+"""Bytes of free memory that may stay with the process, at the top of its heap, after a piece of work: fresh pages for the next image would take some hundredths of its time."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -54,7 +54,7 @@ def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[A
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Within it, memory that one layer frees is there for the next; afterwards what is free goes back to the system, but for 256 MiB.
+    """Within it, memory that one layer frees is there for the next; afterwards what is free goes back to the system, but for up to 256 MiB.
 
     glibc returns each large block to the system as soon as it is freed, and the next layer waits for fresh pages. This acts on the main thread's
     memory alone, fully from glibc 2.35 on; other C libraries are left as they are, and so is glibc where the user has set MALLOC_* himself.

@@ -25,7 +25,7 @@ from celladapt.onnx_network import OnnxNetwork, open_onnx
 from celladapt.strips import GRID, HALO, SMALLEST, InStrips, spans
 
 STRIP = {"cpu": 12 * 2**20, "cuda": 2**26}
-"""Numbers in the first block's output for one strip of rows: on a CPU as many as stay in its cache; a GPU wants large pieces."""
+"""Numbers in the first block's output for one strip of rows: by measurement on a CPU, whose cache holds about as many; a GPU wants large pieces."""
 WINDOW_BYTES = 2**27
 """Of the first block's output for one window, where strips are not at hand; at its peak ONNX Runtime holds eight times as much."""
 

@@ -9,6 +9,7 @@ With Y_t the masks of the labelled target images of the batch, and m, n, w(r) as
           r_t = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
                 times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
           r_c = IoU of C(I_t) and Y_t, or the teacher where there is no mask, over plausible images
+          n   is 1 in a batch that has images without a mask, as only plausible ones are drawn (``data.pairs.Stream``)
 
 A source whose nuclei are something else than the target's holds S back, for one network cannot have both: S is then much worse where the target's masks are than
 on the source. It never counts more than it has: without it S fits these masks, and that is not the source's doing.
@@ -33,8 +34,8 @@ FULLY = 0.9
 class WeakSSDA(WeakUDA):
     """Semi-supervised: L_seg gains the soft Dice loss over the labelled target images of the batch, and the source counts as far as these bear it out. Without any it is WeakUDA.
 
-    Where the classical segmentation is not plausible images with a mask meet the adversary like those without, as in CellSegSSDA; those without give their draws
-    to these (``data.pairs.Stream``), so that they are met alone where nothing is annotated.
+    Where the classical segmentation is not plausible, images with a mask meet the adversary, as in CellSegSSDA. Images without one are not drawn there, unless no
+    image has a mask: there is nothing to learn from them that a mask does not say better.
     """
 
     target_masks = True
