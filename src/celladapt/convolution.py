@@ -95,9 +95,8 @@ def rectified(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
     There what is no number becomes 0.
     """
-    dtype = _arithmetic(layer, x)
-    fits = x.dtype == dtype == layer.weight.dtype and x.numel() > 0 and not torch.is_grad_enabled()
-    if dtype and fits and _onednn_rectifies(dtype) and not (isinstance(layer, Conv2d) and layer._by_winograd(x, dtype)):
+    fits = _arithmetic(layer, x) == x.dtype == layer.weight.dtype and x.numel() > 0 and not torch.is_grad_enabled()
+    if fits and _onednn_rectifies(x.dtype) and not (isinstance(layer, Conv2d) and layer._by_winograd(x, x.dtype)):
         geometry = (layer.padding, layer.stride, layer.dilation, layer.groups)
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *geometry, "relu", [], "")
         return y

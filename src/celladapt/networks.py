@@ -157,7 +157,10 @@ class FeatureDiscriminator(nn.Sequential):
 
 @torch.no_grad()
 def folded(network: Segmenter) -> Segmenter:
-    """A copy of ``network`` for prediction alone, each batch normalisation folded into the convolution before it: the same function up to rounding."""
+    """A copy of ``network`` for prediction alone, each batch normalisation folded into the convolution before it: the same function up to rounding.
+
+    Where a number of it is not finite, all that it gives is NaN: ``rectified`` would make background of what is no number.
+    """
     network = copy.deepcopy(network).eval()
     for block in network.modules():
         if isinstance(block, DoubleConv):
@@ -166,6 +169,9 @@ def folded(network: Segmenter) -> Segmenter:
                 assert isinstance(conv, nn.Conv2d)
                 assert isinstance(norm, BatchNorm2d)
                 block[at], block[at + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    if not all(bool(values.isfinite().all()) for values in network.parameters()):
+        assert network.head.bias is not None
+        network.head.bias.fill_(torch.nan)
     return network
 
 

@@ -39,10 +39,8 @@ class InStrips:
 
     def __init__(self, network: Segmenter) -> None:
         self.network = network
-        # A network that is broken must show: ``rectified`` would make background of it.
-        sound = all(bool(values.isfinite().all()) for values in network.parameters())
-        self.down = [_Block(block, sound) for block in network.down]  # type: ignore[arg-type]
-        self.merge = [_Block(block, sound) for block in network.merge]  # type: ignore[arg-type]
+        self.down = [_Block(block) for block in network.down]  # type: ignore[arg-type]
+        self.merge = [_Block(block) for block in network.merge]  # type: ignore[arg-type]
         self.skips: list[list[Tensor]] = [[] for _ in network.merge]
 
     def __call__(self, strips: Iterable[Tensor], count: int) -> Iterator[Tensor]:
@@ -96,9 +94,9 @@ def _pooled(x: Tensor) -> Tensor:
 class _Block:
     """(3x3 convolution, ReLU) twice."""
 
-    def __init__(self, block: DoubleConv, sound: bool) -> None:
+    def __init__(self, block: DoubleConv) -> None:
         first, second = (layer for layer in block if isinstance(layer, nn.Conv2d))
-        self.first, self.second = _Rows(first, sound), _Rows(second, sound)
+        self.first, self.second = _Rows(first), _Rows(second)
 
     def __call__(self, parts: list[Part], last: bool) -> Tensor:
         return self.second([[self.first(parts, last)]], last)
@@ -107,10 +105,9 @@ class _Block:
 class _Rows:
     """A 3x3 convolution of rows that come in pieces, and ReLU."""
 
-    def __init__(self, layer: nn.Conv2d, sound: bool) -> None:
+    def __init__(self, layer: nn.Conv2d) -> None:
         self.layer = copy.copy(layer)
         self.layer.padding = (0, 1)
-        self.sound = sound
         self.above: Tensor | None = None
 
     def __call__(self, parts: list[Part], last: bool) -> Tensor:
@@ -132,4 +129,4 @@ class _Rows:
         self.above = x[:, :, -2:].clone()
         if x.shape[2] < 3:
             return x.new_empty((1, self.layer.out_channels, 0, x.shape[3]))
-        return rectified(self.layer, x) if self.sound else torch.relu_(self.layer(x))
+        return rectified(self.layer, x)

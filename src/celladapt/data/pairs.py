@@ -90,10 +90,10 @@ class Stream:
 
     def stem(self, n: int) -> str:
         """Image of draw ``n``."""
-        stem, labelled = self._next(n), self.folder.labelled
-        if stem in self.folder.masks or not labelled or not self.labelled_share or not self.classical or self.cache.is_plausible(stem):
+        stem, masks = self._next(n), self.folder.masks
+        if stem in masks or not masks or not self.labelled_share or not self.classical or self.cache.is_plausible(stem):
             return stem
-        return self._in_order(labelled, n, (*self.seed, 3))
+        return self._in_order(self.folder.labelled, n, (*self.seed, 3))
 
     def _next(self, n: int) -> str:
         """Every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
