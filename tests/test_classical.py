@@ -1,5 +1,6 @@
 """The segmentation that learns nothing, and telling without a mask whether it found nuclei."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,62 @@ def test_discs_are_plausible_and_clouds_are_not() -> None:
     assert (nothing.solidity, nothing.area, nothing.plausible) == (0, 0, False)
 
 
+def cells(seed: int, side: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """A grey image of dark, ragged clumps of cells with darker round nuclei in them on a light ground, and where these are."""
+    rng = np.random.default_rng(seed)
+    wide, fine = (gaussian_filter(rng.normal(size=(side, side)), sigma) for sigma in (20, 4))
+    ground = wide / wide.std() + 0.3 * fine / fine.std()
+    clumps = ground > np.quantile(ground, 0.7)
+    y, x = np.mgrid[:side, :side]
+    nuclei = (np.hypot(y % 26 - 13, x % 26 - 13) <= 5) & clumps
+    image = 200 - 70.0 * clumps - 90.0 * nuclei + rng.normal(0, 8, (side, side))
+    return np.clip(image, 0, 255).astype(np.uint8), nuclei
+
+
+def test_of_cells_that_are_dark_all_through_it_finds_the_nuclei() -> None:
+    for seed in range(3):
+        image, nuclei = cells(seed)
+        found = witness(image)
+        assert found.closer
+        assert found.plausible
+        assert foreground(found.mask, nuclei).iou > 0.7
+        assert foreground(witness(255 - image).mask, nuclei).iou > 0.7, "whichever side is the lighter"
+        assert (classical_mask(image) == found.mask).all()
+
+
+def test_it_does_not_look_closer_at_nuclei_for_the_chromatin_in_them() -> None:
+    rng = np.random.default_rng(0)
+    nuclei = blobs(rng, 200, 30) > 0
+    texture = gaussian_filter(rng.normal(size=nuclei.shape), 1.5)
+    image = np.clip(210 - nuclei * (90 + 40 * texture / texture.std()) + rng.normal(0, 4, nuclei.shape), 0, 255).astype(np.uint8)
+    found = witness(image)
+    assert not found.closer
+    assert foreground(found.mask, nuclei).iou > 0.7
+    assert not witness(cloudy(0)).closer
+
+
+def test_it_stands_for_masks_where_it_looked_closer_in_most_images_and_no_image_has_one(tmp_path: Path) -> None:
+    options = {"preset": "fast", "steps": 4, "width": 4, "crop": 64, "batch_size": 2, "validate_every": 4}
+    for n in range(6):
+        image, nuclei = cells(n, 200)
+        for domain, shown in (("source", cells(n + 9, 200)[0]), ("cells", image), ("few", image if n < 2 else cloudy(n, 200))):
+            write_image(tmp_path / domain / "images" / f"{n}.png", shown)
+            write_image(tmp_path / domain / "masks" / f"{n}.png", nuclei.astype(np.uint8))
+
+    def told(target: str, method: str) -> bool:
+        run = celladapt.adapt(tmp_path / "source", tmp_path / target, out=tmp_path / f"{target}-{method}", method=method, **options)
+        losses = [json.loads(line)["bce"] for line in (run.path / "log.jsonl").read_text().splitlines()]
+        stands = "stands for masks" in " ".join(run.record["notes"])
+        assert losses[0] == 0 or not stands, "the source teaches first"
+        assert all(losses[1:]) == stands or method == "weakssda@1"
+        return stands
+
+    assert told("cells", "weakuda")
+    assert told("cells", "weakssda@0%")
+    assert not told("cells", "weakssda@1")
+    assert not told("few", "weakuda")
+
+
 def test_the_area_of_what_it_sees_is_that_of_the_piece_of_the_median_pixel() -> None:
     mask = np.zeros((60, 60), bool)
     mask[5:15, 5:15] = mask[5:25, 30:50] = mask[40:43, 40:43] = True  # 100, 400 and 9 px²
@@ -60,6 +117,16 @@ def test_where_it_is_never_plausible_weakuda_without_an_adversary_is_source_only
     seen = [[model.predict(path).probability for path in images] for model in (run.model, run.baseline.model)]
     np.testing.assert_array_equal(*seen)
     assert "in 0 of" in " ".join(run.record["notes"])
+
+
+def test_of_real_cells_that_are_dark_all_through_it_finds_the_nuclei(shared_data: Path) -> None:
+    folder = Folder.open(shared_data / "dsb2018" / "tissue-gray")
+    seen = [(witness(image), labels > 0) for image, labels in map(folder.pair, evenly(list(folder.masks), 5))]
+    assert all(found.closer for found, _ in seen)
+    assert np.mean([foreground(found.mask, truth).iou for found, truth in seen]) > 0.5
+    for other in ("dsb2018/tissue-violet", "monuseg/kidney", "monuseg/prostate"):
+        folder = Folder.open(shared_data / other)
+        assert not any(witness(read_image(folder.images[stem])).closer for stem in evenly(list(folder.images), 5))
 
 
 def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path) -> None:

@@ -179,12 +179,13 @@ def weak_batch(progress: float = 1.0) -> Batch:
 
 
 def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_is_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b, weak, reference: (1.0, 1.0))
+    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b: (1.0, 1.0))
     p = torch.tensor([[0.2, 0.7, 0.6, 0.3]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
 
     def cls(name: str, doubt: float) -> float:
-        batch = weak_batch()
-        terms = make_method(f"{name}:doubt={doubt}").turns[1].terms(batch, torch.zeros_like(batch.mask_s), p)
+        method = make_method(f"{name}:doubt={doubt}")
+        batch = method.taken(weak_batch())
+        terms = method.turns[1].terms(batch, torch.zeros_like(batch.mask_s), p)
         return float(terms["cls"].value)
 
     both = 1 - (2 * 0.6 * 2 + 1) / ((0.2 + 0.6) * 2 + 2 + 1)  # pixels 0 and 2 of both images
@@ -197,7 +198,7 @@ def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_
 
 def trusted(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """As WeakUDA has it: every image's weak label counts."""
-    return trust(batch, torch.ones(2, dtype=torch.bool), batch.teacher_t)
+    return trust(make_method("weakuda").taken(batch))
 
 
 def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
@@ -224,12 +225,9 @@ def test_an_image_where_the_classical_segmentation_is_not_plausible_has_no_part_
 def test_images_that_have_a_mask_are_taught_by_it_and_judge_the_classical_segmentation() -> None:
     batch = replace(weak_batch(), labelled_t=torch.tensor([True, False]), mask_t=weak_batch().classical_t, teacher_t=weak_batch().classical_t)
     ours, theirs = make_method("weakssda"), make_method("weakuda")
-    assert isinstance(ours, WeakUDA)
-    assert isinstance(theirs, WeakUDA)
 
-    def heard(method: WeakUDA, **changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        changed_batch = replace(batch, **changed)
-        return trust(changed_batch, method.weakly_taught(changed_batch), method.reference(changed_batch))
+    def heard(method: methods.Method, **changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return trust(method.taken(replace(batch, **changed)))
 
     other = 1 - batch.classical_t
     assert heard(ours) == heard(theirs) == (1, 1)
@@ -311,6 +309,9 @@ def test_it_is_said_how_much_the_source_counted(w_s: float, says: list[str]) -> 
     assert all(words in remarks[0] for words in says)
     assert ("More masks" in "".join(remarks)) == (w_s < 0.5)
     assert make_method("weakuda").remarks() == []
+    method = make_method("weakuda")
+    method.memory = {**method.memory, "w_s": torch.tensor(w_s)}
+    assert all("looking closer" in remark for remark in method.remarks())
 
 
 def test_what_a_step_says_of_the_source_is_asked_once_and_reaches_every_term(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,6 +359,7 @@ def test_where_the_classical_segmentation_is_silent_s_meets_the_adversary_and_on
     p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     p_t.requires_grad_(True)
     method = make_method(name)
+    batch = method.taken(batch)
     D = method.networks["D"]
     for_d, for_s = (turn.terms(batch, p_s, p_t) for turn in method.turns)
     (gradient,) = torch.autograd.grad(for_s["adv"].value, p_t, retain_graph=True)
@@ -389,6 +391,45 @@ def test_where_no_image_is_plausible_it_is_cellseguda_without_reconstruction() -
         torch.testing.assert_close(values, theirs.networks.state_dict()[name])
 
 
+def closer_batch(sees: float = 1.0, **changed: Any) -> Batch:
+    """Four images, the first with a mask; in the first three C had to look closer, and the teacher marks this share of what it saw."""
+    batch = make_batch(labelled=(True,))
+    teacher = torch.where(torch.rand(batch.classical_t.shape, generator=torch.Generator().manual_seed(2)) < sees, 1.0, 1 - batch.classical_t)
+    return replace(batch, **{"closer_t": torch.tensor([True, True, True, False]), "teacher_t": teacher, "progress": 0.5} | changed)
+
+
+def test_what_was_found_by_looking_closer_stands_for_a_mask_once_the_teacher_marks_half_of_it() -> None:
+    method, batch = make_method("weakuda"), closer_batch(0.6)
+    taken = method.taken(batch)
+    assert taken.labelled_t.tolist() == [True, True, True, False]
+    assert torch.equal(taken.mask_t[:3], batch.classical_t[:3])
+    assert torch.equal(taken.mask_t[3:], batch.mask_t[3:])
+    for other in (closer_batch(0.4), closer_batch(0.6, progress=0.1), closer_batch(0.6, closer_t=torch.zeros(4, dtype=torch.bool))):
+        assert not method.taken(other).labelled_t.any(), "the teacher denies it, the source teaches first, or it did not look closer"
+    given = make_method("weakssda").taken(batch)
+    assert given.labelled_t.tolist() == [True, True, True, False]
+    assert torch.equal(given.mask_t[:1], batch.mask_t[:1]), "a mask of a person's stays"
+
+
+def test_what_stands_for_a_mask_teaches_as_masks_do_and_judges_the_source() -> None:
+    """A step of WeakUDA on what C saw by looking closer is one of WeakSSDA with that for masks."""
+    batch = closer_batch(0.6, closer_t=torch.ones(4, dtype=torch.bool), labelled_t=torch.zeros(4, dtype=torch.bool))
+    masks = replace(batch, closer_t=torch.zeros(4, dtype=torch.bool), labelled_t=torch.ones(4, dtype=torch.bool), mask_t=batch.classical_t)
+    ours, theirs = make_method("weakuda"), make_method("weakssda")
+    values = []
+    for method, seen in ((ours, batch), (theirs, masks)):
+        for network in method.networks.values():
+            network.double()
+        with torch.no_grad():
+            method.networks["S"].head.bias += 2  # S, which is the teacher, marks nearly everything
+        seen = replace(seen, **{name: getattr(seen, name).double() for name in ("image_s", "mask_s", "image_t", "mask_t", "classical_t")})
+        values.append(step(method, *[seen] * 8, lambda_bce=1.0))
+    assert values[0] == values[1]
+    assert values[0][0]["bce"] > 0
+    assert all(torch.equal(ours.memory[name], value) for name, value in theirs.memory.items())
+    assert ours.memory["steps"] > 5
+
+
 def test_the_cross_entropy_is_against_the_masks_of_labelled_target_images_alone() -> None:
     batch = make_batch(labelled=(True, False))
     p_t = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -398,10 +439,11 @@ def test_the_cross_entropy_is_against_the_masks_of_labelled_target_images_alone(
         assert mask_cross_entropy(replace(batch, **changed), p_t).item() == pytest.approx(first)
 
 
-def test_only_methods_that_are_given_target_masks_have_a_cross_entropy() -> None:
+def test_only_methods_with_target_masks_or_what_may_stand_for_them_have_a_cross_entropy() -> None:
     batch = make_batch(dtype=torch.float32, labelled=(True, False))
     having = {name for name in methods.names() if "bce" in step(make_method(name), batch, lambda_bce=1.0)[0]}
-    assert having == {"cellsegssda", "nusegssda", "weakssda", "supervised"}
+    assert having == {"cellsegssda", "nusegssda", "weakssda", "supervised", "weakuda"}
+    assert step(make_method("weakuda"), batch, lambda_bce=1.0)[0]["bce"] == 0, "of masks it reads none"
 
 
 def test_the_cross_entropy_joins_the_loss_of_the_turn_that_moves_the_segmenter() -> None:

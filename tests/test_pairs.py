@@ -128,6 +128,7 @@ def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: P
         assert torch.equal(stream[n].classical[0], where[n].image[0])
         assert stream[n].plausible == Witness.of(whole).plausible
         assert not where[n].plausible, "nobody asked"
+        assert not stream[n].closer, "nobody asked"
         assert not stream[n].mask.any()
 
 
@@ -197,7 +198,7 @@ def test_masks_are_cut_and_turned_with_their_images(target: Folder) -> None:
     for augment in ("none", "flip", "colour"):
         stream, _ = streams(target.subset(target.labelled), side=32, augment=augment)
         for n in range(12):
-            image, mask, _, labelled, _ = stream[n]
+            image, mask, _, labelled, *_ = stream[n]
             assert image.shape == (3, 32, 32)
             assert image.dtype == mask.dtype == torch.float32
             assert mask.shape == (1, 32, 32)

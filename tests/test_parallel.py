@@ -65,14 +65,17 @@ def unequal_halves(name: str) -> tuple[Method, Batch]:
         method.networks["S"].head.bias += 2  # S sees nuclei nearly everywhere, as the classical segmentation below does, so that it is trusted
     batch = make_batch(labelled=(True, False, False, True), dtype=torch.float64)
     # Most of what S sees on the source and a third of what it sees on the target, so that the source counts in part.
-    masks = (1 - batch.mask_t) * (1 - batch.mask_s) * batch.labelled_t.view(-1, 1, 1, 1)
-    masks[..., ::3] = 0
+    some = (1 - batch.mask_t) * (1 - batch.mask_s)
+    some[..., ::3] = 0
+    classical = torch.ones_like(some)
+    classical[2] = some[2]
     return method, replace(
         batch,
         mask_s=1 - batch.mask_s,
-        mask_t=masks,
-        classical_t=torch.ones_like(batch.mask_t),
+        mask_t=some * batch.labelled_t.view(-1, 1, 1, 1),
+        classical_t=classical,
         plausible_t=torch.tensor([False, True, False, False]),
+        closer_t=torch.tensor([False, False, True, False]),
         progress=0.5,
     )
 
@@ -88,8 +91,8 @@ def step_worker(out: str, name: str) -> None:
     step(method, half, lambda_bce=1.0)
     layers = {n: sum(isinstance(module, parallel.BatchNorm2d) for module in network.modules()) for n, network in method.networks.items()}
     runs = 2 * layers["S"] + layers.get("R", 0)  # S on both domains
-    # Each run of a layer sends one message each way, so do each Dice loss and each cross-entropy, and each of two turns sends its gradients; m, n, r, r_s with r_t, and the teacher need no way back.
-    losses, ahead, teachers = {"cellsegssda": (3, 0, 0), "weakssda": (4, 4, 1)}[name]
+    # Each run of a layer sends one message each way, so do each Dice loss and each cross-entropy, and each of two turns sends its gradients; m, n, r, r_s with r_t, what stands for a mask, and the teacher need no way back.
+    losses, ahead, teachers = {"cellsegssda": (3, 0, 0), "weakssda": (4, 5, 1)}[name]
     assert sorted(sent) == ["all_gather"] * (runs + teachers * layers["S"]) + ["all_reduce"] * (runs + 2 * losses + 2 + ahead)
     save_file({n: p.grad for n, p in method.networks.named_parameters() if p.grad is not None}, f"{out}/rank{rank}.safetensors")
 

@@ -2,9 +2,12 @@
 
 Stain or intensity, smoothed, split by the threshold of Otsu (IEEE Trans. SMC 1979). No threshold is tuned to a data set; which side of it the nuclei
 are on is found from the image itself. ``to_instances`` then tells touching nuclei apart. Whether what was found are nuclei at all is told by its shape.
+
+Where cells are dark all through, that split finds clumps of cells, and their nuclei are darker spots in them. So it looks closer, splitting once more within what stands out of its
+surroundings (recursive thresholding: Cheriet, Said and Suen, IEEE Trans. Image Processing 1998), and takes what that finds if it is far smaller and has more of the shape of nuclei.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,11 @@ from celladapt.instances import to_instances
 from celladapt.shape import solidity, usual_area
 
 SMOOTHING = 1.0  # px, sigma
+GROUND = 25.0
+"""px, sigma: over how much of its surroundings a place is compared with them in looking closer; about two nuclei across."""
+CLUMP = 16
+"""What is at least so many times as large as the solid pieces in it is no nucleus: four times as wide. Nuclei are at most 7 times (in one of 95 images 22) as large as the
+darkest chromatin in them, the clumps at hand 33 to 77 times as large as the nuclei in them."""
 PLAUSIBLE = 0.86
 """Solidity from which on what was found is taken for nuclei. Of tissue types where it finds them well enough to learn from 0.86 to 0.96, where not 0.83 to 0.86."""
 
@@ -22,7 +30,8 @@ def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
     """Nuclei of an image.
 
     A coloured image on a bright ground is a stained section: its haematoxylin channel (Ruifrok and Johnston 2001) is thresholded, nuclei being where the stain
-    is. Any other image is thresholded in its intensity (the brightest channel), nuclei being the side that covers less of it.
+    is. Any other image is thresholded in its intensity (the brightest channel), nuclei being the side that covers less of it. Where that side is clumps in which
+    solid pieces stand out, the pieces are taken.
 
     Args:
         image: (H, W) or (H, W, 3), uint8 or uint16 whose full range is black to white.
@@ -30,18 +39,7 @@ def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
     Returns:
         (H, W) boolean, true on nuclei; all false for an image of one value.
     """
-    from skimage.filters import gaussian, threshold_otsu
-
-    channel, polarity = nuclear_channel(image)
-    # Black in a stained section is a margin that was filled in, and the most extreme stain there is: it must not draw the threshold to itself.
-    seen = np.asarray(image.any(axis=2)) if polarity else np.ones(channel.shape, bool)
-    if not seen.any():
-        return seen
-    smooth = gaussian(np.where(seen, channel, np.median(channel[seen])), SMOOTHING, preserve_range=True)  # type: ignore[no-untyped-call]
-    if np.ptp(smooth) == 0:
-        return np.zeros(smooth.shape, bool)
-    above: NDArray[np.bool_] = (smooth > threshold_otsu(smooth[seen])) & seen  # type: ignore[no-untyped-call]
-    return above if polarity or above.mean() <= 0.5 else ~above
+    return witness(image).mask
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class Witness:
     """Of its pieces, in [0, 1]."""
     area: float
     """px² of the piece that its median pixel lies in: of nuclei if it sees nuclei, far more where it sees tissue."""
+    closer: bool = False
+    """Whether it had to look closer: what stands out at first are clumps in which the nuclei are."""
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_]) -> "Witness":
@@ -69,7 +69,40 @@ class Witness:
 
 def witness(image: NDArray[Any]) -> Witness:
     """``classical_mask`` of ``image``, judged."""
-    return Witness.of(classical_mask(image))
+    mask, height = _standing_out(image)
+    first = Witness.of(mask)
+    if first.area < CLUMP:
+        return first
+    within = Witness.of(_within(mask, height))
+    clumps = 0 < CLUMP * within.area <= first.area and within.plausible and within.solidity > first.solidity
+    return replace(within, closer=True) if clumps else first
+
+
+def _standing_out(image: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """(H, W) what Otsu's threshold makes of an image, and the smoothed channel, the higher the more like a nucleus, in which it does."""
+    from skimage.filters import gaussian, threshold_otsu
+
+    channel, polarity = nuclear_channel(image)
+    # Black in a stained section is a margin that was filled in, and the most extreme stain there is: it must not draw the threshold to itself.
+    seen = np.asarray(image.any(axis=2)) if polarity else np.ones(channel.shape, bool)
+    if not seen.any():
+        return seen, channel
+    smooth = gaussian(np.where(seen, channel, np.median(channel[seen])), SMOOTHING, preserve_range=True)  # type: ignore[no-untyped-call]
+    if np.ptp(smooth) == 0:
+        return np.zeros(smooth.shape, bool), smooth
+    above: NDArray[np.bool_] = (smooth > threshold_otsu(smooth[seen])) & seen  # type: ignore[no-untyped-call]
+    return (above, smooth) if polarity or above.mean() <= 0.5 else (~above, -smooth)
+
+
+def _within(mask: NDArray[np.bool_], height: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(H, W) what of ``mask`` stands out of its surroundings, and among all that does so most."""
+    from skimage.filters import gaussian, threshold_otsu
+
+    relief = height - gaussian(height, GROUND, preserve_range=True)  # type: ignore[no-untyped-call]
+    higher = relief > threshold_otsu(relief)  # type: ignore[no-untyped-call]
+    if np.ptp(relief[higher]) > 0:
+        higher = relief > threshold_otsu(relief[higher])  # type: ignore[no-untyped-call]
+    return np.asarray(higher & mask)
 
 
 def nuclear_channel(image: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:

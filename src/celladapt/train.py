@@ -56,7 +56,7 @@ def take_step(
         optimizers: one for each network, by name.
         arithmetic: context of the forward passes (bf16 autocast or nothing).
         teacher: predicts ``batch.image_t`` where the method is taught; in training mode, and not moved here.
-        lambda_bce: weight of the cross-entropy that joins the terms of a method that is given target masks, wherever S moves; 0 leaves it out.
+        lambda_bce: weight of the cross-entropy that joins the terms of a method with target masks, or what may stand for them, wherever S moves; 0 leaves it out.
 
     Returns:
         Log name -> value of each term, unweighted.
@@ -70,6 +70,7 @@ def take_step(
         assert teacher is not None
         with torch.no_grad(), arithmetic():
             batch = replace(batch, teacher_t=teacher(batch.image_t))
+    batch = method.taken(batch)
     with arithmetic():
         if method.features:  # which are of both domains
             (p_s, features_s), (p_t, features_t) = (networks["S"](images, features=True) for images in (batch.image_s, batch.image_t))
@@ -98,17 +99,17 @@ def take_step(
     return values
 
 
-CROSS_ENTROPY = {"bce": "L_bce: cross-entropy of S against the masks of the target, pixel by pixel"}
+CROSS_ENTROPY = {"bce": "L_bce: cross-entropy of S against the masks of the target, or what stands for them, pixel by pixel"}
 """As in ``Method.equations``."""
 
 
 def has_cross_entropy(method: Method, lambda_bce: float) -> bool:
-    """Whether L_bce joins the terms of S: of a method that is given target masks, unless its weight is 0."""
-    return method.target_masks and lambda_bce > 0
+    """Whether L_bce joins the terms of S: of a method that is given target masks or what may stand for them, unless its weight is 0."""
+    return (method.target_masks or method.classical) and lambda_bce > 0
 
 
 def mask_cross_entropy(b: Batch, p_t: Tensor) -> Tensor:
-    """L_bce of S against the masks of the target that the method is given.
+    """L_bce of S against the masks of the target that the method is given or takes.
 
     Not against those of the source: cross-entropy also teaches how common nuclei are, which need not be so in the target.
     """

@@ -33,6 +33,7 @@ class Cache:
         self._held: OrderedDict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
         self._opinions: dict[str, NDArray[np.uint8]] = {}  # packed, and kept: they take longer to make than an image to read
         self._plausible: dict[str, bool] = {}
+        self._closer: dict[str, bool] = {}
         self.bytes = 0
         self._lock = Lock()
 
@@ -49,7 +50,7 @@ class Cache:
         if self.classical:
             if stem not in self._opinions:
                 opinion = witness(image)
-                self._plausible[stem] = opinion.plausible
+                self._plausible[stem], self._closer[stem] = opinion.plausible, opinion.closer
                 self._opinions[stem] = np.packbits(opinion.mask)
             mask[..., 1] = np.unpackbits(self._opinions[stem], count=mask[..., 1].size).reshape(image.shape[:2])
         with self._lock:
@@ -67,6 +68,10 @@ class Cache:
             self[stem]
         return self._plausible.get(stem, False)
 
+    def is_closer(self, stem: str) -> bool:
+        """Whether the classical segmentation had to look closer in the image; false where nobody asked for it."""
+        return self.is_plausible(stem) and self._closer[stem]
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -83,6 +88,8 @@ class Stream:
     labelled_share: float = 0.0
     """At least this share of the draws are of images with a mask, where there are any; if it is not 0, an image without one, in which the classical segmentation
     that goes along is not plausible, gives its draw to one that has a mask: it has nothing to teach."""
+    closer: bool = False
+    """Whether to tell in which images the classical segmentation had to look closer."""
     cache: Cache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,8 +126,8 @@ class Stream:
             image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
-        labelled, plausible = stem in self.folder.masks, self.cache.is_plausible(stem)
-        return Draw(self.normalisation(image), planes[:1], planes[1:], torch.tensor(labelled), torch.tensor(plausible))
+        flags = stem in self.folder.masks, self.cache.is_plausible(stem), self.closer and self.cache.is_closer(stem)
+        return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, flags))
 
     def draw(self, numbers: range) -> "Draw":
         """The draws in ``numbers``, one batch."""
@@ -143,6 +150,8 @@ class Draw(NamedTuple):
     """Bool: whether there is a mask."""
     plausible: Tensor
     """Bool: whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
+    closer: Tensor
+    """Bool: whether it had to look closer; false where nobody asked."""
 
 
 @lru_cache(maxsize=16)
@@ -170,7 +179,7 @@ class Pairs:
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
         s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
-        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.closer)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
@@ -202,4 +211,4 @@ class Pairs:
             return stream.draw(numbers)
         images, masks = torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32)
         none = torch.zeros(0, dtype=torch.bool)
-        return Draw(images, masks, masks, none, none)
+        return Draw(images, masks, masks, none, none, none)

@@ -76,6 +76,10 @@ class Method(ABC):
     def __init__(self, width: int, options: Any) -> None:
         """Build the networks at base ``width`` with ``options``, an instance of ``Options``."""
 
+    def taken(self, b: Batch) -> Batch:
+        """The batch as the method takes it; asked once a step, when the teacher has spoken."""
+        return b
+
     def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
         """What the source counts in this step, scalar in [0, 1]: its masks, and whatever else of it the target is held to. Asked once a step."""
         return p_s.new_ones(())
