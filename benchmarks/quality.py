@@ -17,6 +17,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.documents import put
-from celladapt.classical import witness
+from celladapt.classical import Witness, witness
 from celladapt.data.folder import Folder
+from celladapt.data.images import read_image
 from celladapt.data.normalise import Normalisation
 from celladapt.data.sample import evenly, middle
 from celladapt.expectation import MOST_IMAGES, SIDE
@@ -153,11 +155,17 @@ def transferred(model: Model, folder: Folder, stems: Sequence[str]) -> Judgement
 def judged(model: Predictor, folder: Folder, stems: Sequence[str]) -> Judgement:
     """A model on some images of ``folder``, each cut to its middle."""
     pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
-    seen, opinions = [model.predict(image) for image, _ in pairs], [witness(image) for image, _ in pairs]
+    seen, opinions = [model.predict(image) for image, _ in pairs], [_opinion(folder.images[stem]) for stem in stems]
     iou = [foreground(some.mask, truth).iou for some, (_, truth) in zip(seen, pairs, strict=True)]
     maps = [torch.from_numpy(some.probability) for some in seen]
     alone = [clues([p], [opinion]) for p, opinion in zip(maps, opinions, strict=True)]
     return Judgement(clues(maps, opinions), statistics.mean(iou), list(zip(alone, iou, strict=True)))
+
+
+@lru_cache(maxsize=256)
+def _opinion(path: Path) -> Witness:
+    """What the classical segmentation sees in the middle of an image: the same whichever model is judged."""
+    return witness(middle(read_image(path), SIDE))
 
 
 def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callable[[], Judgement]) -> Judgement:

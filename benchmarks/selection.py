@@ -34,6 +34,8 @@ CRITERIA = ("expected", "agreement", "contrast", "solidity", "zoom", "infomax", 
 ADAPTED, BAR, BOUND = "weakuda", "source_only", "supervised"
 SMALLEST_GAP = 0.05
 """Pairs whose gap is smaller have too little to close."""
+MOST_HARM = 0.01
+"""IoU by which adapting may end below source-only before that is harm."""
 
 Runs = dict[tuple[str, str], dict[str, list[Point]]]
 """(pair, method) -> seed -> checkpoints in order."""
@@ -70,7 +72,11 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
         step, model = int(path.stem.removeprefix("step_")), load_model(path)
         scores = logged[step] if logged[step].keys() >= needed else {**logged[step], **clues_on(model, held)}
-        known[step] = scores, statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images)
+        final = step == run.record["selected"]["step"]  # which was scored when it was picked
+        known[step] = (
+            scores,
+            run.metrics["iou"] if final else statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images),
+        )
     write_json(file, known)
     return known
 
@@ -117,23 +123,39 @@ def regrets(runs: Runs) -> str:
 
 
 def kept(runs: Runs) -> str:
-    """The second table, as Markdown."""
+    """The second table, as Markdown, and in words what it says of all pairs. Full supervision reads no source, so that of one pair serves all with the same target."""
+    bounds = {_target(pair): seeds for (pair, method), seeds in runs.items() if method == BOUND}
     lines = [f"| pair | {BAR} | {ADAPTED} | `best` keeps | fell back | {BOUND} | gap | closed |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
-    shares = []
+    shares, without, harmed, pairs = [], [], [], 0
     for pair in dict.fromkeys(pair for pair, _ in runs):
-        if not all((pair, method) in runs for method in (BAR, ADAPTED, BOUND)):
+        if not all((pair, method) in runs for method in (BAR, ADAPTED)) or _target(pair) not in bounds:
             continue
-        before, after, bound = ([picked(run, "infomax") for run in runs[pair, method].values()] for method in (BAR, ADAPTED, BOUND))
+        seeds = runs[pair, BAR], runs[pair, ADAPTED], bounds[_target(pair)]
+        before, after, bound = ([picked(run, "infomax") for run in some.values()] for some in seeds)
         ends = [max(pick, key=lambda point: point.scores["preference"]) for pick in zip(after, before, strict=True)]
         iou = [[point.iou for point in some] for some in (before, after, ends, bound)]
-        gap = statistics.mean(iou[3]) - statistics.mean(iou[0])
-        closed = (statistics.mean(iou[2]) - statistics.mean(iou[0])) / gap if gap >= SMALLEST_GAP else math.nan
+        source, alone, end, full = map(statistics.mean, iou)
+        gap, pairs = full - source, pairs + 1
+        closed = (end - source) / gap if gap >= SMALLEST_GAP else math.nan
         shares += [] if math.isnan(closed) else [closed]
+        without += [] if math.isnan(closed) else [(alone - source) / gap]
+        harmed += [f"{pair} ({end - source:.3f})"] if end < source - MOST_HARM else []
         low, adapted, best, high = (f"{statistics.mean(some):.3f} ± {statistics.stdev(some) if len(some) > 1 else 0:.3f}" for some in iou)
         fell = f"{sum(point.method == BAR for point in ends)} of {len(ends)}"
         lines.append(f"| {pair} | {low} | {adapted} | {best} | {fell} | {high} | {gap:.3f} | {'' if math.isnan(closed) else f'{closed:.0%}'} |")
     mean = f"{statistics.mean(shares):.0%}" if shares else ""
-    return "\n".join([*lines, f"| **mean** over pairs with a gap of {SMALLEST_GAP} or more | | | | | | | {mean} |"]) + "\n"
+    lines.append(f"| **mean** over pairs with a gap of {SMALLEST_GAP} or more | | | | | | | {mean} |")
+    if shares:
+        lines += [
+            "",
+            f"- {len(shares)} of {pairs} pairs have a gap of {SMALLEST_GAP} or more. `best` closes {mean} of it on average, {statistics.median(shares):.0%} in the median; {ADAPTED} without falling back {statistics.mean(without):.0%} and {statistics.median(without):.0%}.",
+            f"- More than {MOST_HARM} below {BAR}: {', '.join(harmed) or 'none'}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _target(pair: str) -> str:
+    return pair.split(" → ")[1]
 
 
 def _rank(some: list[Point], name: str) -> float:

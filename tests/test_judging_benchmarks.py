@@ -124,12 +124,32 @@ def test_what_is_kept_is_source_only_where_that_is_expected_to_be_better() -> No
         for point in checkpoints()
         for level in [{"source_only": 0.8 if point.target == "t0" else 0.2, "weakuda": 0.6, "supervised": 0.9}[point.method]]
     ]
-    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in kept(with_expected(known, known)).splitlines()}
+    lines = [line.split("|") for line in kept(with_expected(known, known)).splitlines() if line.startswith("|")]
+    rows = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in lines}
     before, adapted, ends, fell, _, _, closed = rows["s → t0"]
     assert (ends, fell) == (before, "2 of 2")
     assert closed == "0%"
     before, adapted, ends, fell, *_ = rows["s → t1"]
     assert (ends, fell) == (adapted, "0 of 2")
+
+
+def test_full_supervision_of_one_pair_serves_all_that_lead_to_its_target_and_harm_is_named() -> None:
+    iou = {"source_only": 0.5, "weakuda": 0.7, "supervised": 0.9}
+    known = [
+        replace(
+            point,
+            pair=f"{'x' if point.method == 'supervised' else 's'} → {point.target}",
+            scores={**point.scores, "agreement": iou[point.method]},
+            iou=iou[point.method],
+        )
+        for point in checkpoints()
+    ]
+    text = kept(with_expected(known, known))
+    assert {"| s → t0 |", "| s → t1 |"} <= {line[:10] for line in text.splitlines()}
+    assert "x → t0" not in text
+    assert "below source_only: none." in text
+    harmful = [replace(point, iou=0.48) if point.method == "weakuda" and point.target == "t1" else point for point in known]
+    assert "below source_only: s → t1 (-0.020)." in kept(with_expected(harmful, known))
 
 
 def given_masks(known: list[Point], better: float) -> list[Point]:

@@ -99,7 +99,9 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
     folder = domain(tmp_path, [(33, 33)] * 8, labelled={3, 6})
     bare = [stem for stem in folder.images if stem not in folder.masks]
     plausible = set(bare[:1])
-    monkeypatch.setattr(Cache, "is_plausible", lambda self, stem: stem in plausible)
+    closer = set(bare[1:3])  # and these would be plausible, had it not had to look closer
+    monkeypatch.setattr(Cache, "is_plausible", lambda self, stem: stem in plausible | closer)
+    monkeypatch.setattr(Cache, "is_closer", lambda self, stem: stem in closer)
     every, rule = (Stream(folder, PLAIN, 32, "none", (3, 1), classical, 0.25) for classical in (False, True))
     before, drawn = ([stream.stem(n) for n in range(400)] for stream in (every, rule))
     assert set(drawn) == {*folder.masks, *plausible}

@@ -469,7 +469,7 @@ def benchmark(
 
 @app.command
 def demo(*, out: Path = Path("celladapt-demo")) -> None:
-    """Adapt on embedded tissue images with five methods and print the table; nothing to download.
+    """Adapt on embedded tissue images with six methods and print the table; nothing to download.
 
     Parameters
     ----------

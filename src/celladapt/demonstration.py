@@ -7,11 +7,11 @@ from celladapt.data.synthetic import embedded
 from celladapt.files import write_json
 from celladapt.progress import say
 
-METHODS = ("source_only", "cellseguda", "weakuda", "cellsegssda@10%", "supervised")
+METHODS = ("source_only", "cellseguda", "weakuda", "cellsegssda@10%", "weakssda@10%", "supervised")
 
 
 def demo(out: str | Path = "celladapt-demo") -> Benchmark:
-    """Render two domains of stained-tissue-like images, run five methods, and write ``results.json`` and ``report.html`` into ``out``.
+    """Render two domains of stained-tissue-like images, run six methods, and write ``results.json`` and ``report.html`` into ``out``.
 
     ``results.json`` is ``{method: {"iou", "dice", "seconds", ...}}`` on the target's test images. An interrupted demo goes on when called again.
     """

@@ -87,7 +87,7 @@ class Stream:
     """Whether the classical segmentation of each image goes along."""
     labelled_share: float = 0.0
     """At least this share of the draws are of images with a mask, where there are any; if it is not 0, an image without one, in which the classical segmentation
-    that goes along is not plausible, gives its draw to one that has a mask: it has nothing to teach."""
+    that goes along is not plausible or had to look closer, gives its draw to one that has a mask: it has nothing to teach that a mask does not say better."""
     closer: bool = False
     """Whether to tell in which images the classical segmentation had to look closer."""
     cache: Cache = field(init=False)
@@ -98,7 +98,9 @@ class Stream:
     def stem(self, n: int) -> str:
         """Image of draw ``n``."""
         stem, masks = self._next(n), self.folder.masks
-        if stem in masks or not masks or not self.labelled_share or not self.classical or self.cache.is_plausible(stem):
+        if stem in masks or not masks or not self.labelled_share or not self.classical:
+            return stem
+        if self.cache.is_plausible(stem) and not self.cache.is_closer(stem):
             return stem
         return self._in_order(self.folder.labelled, n, (*self.seed, 3))
 

@@ -10,8 +10,8 @@ from celladapt.methods.weakuda import WeakUDA
 class WeakSSDA(WeakUDA):
     """Semi-supervised: L_seg gains the soft Dice loss over the labelled target images of the batch, and the source counts as far as these bear it out. Without any it is WeakUDA.
 
-    Where the classical segmentation is not plausible, images with a mask meet the adversary, as in CellSegSSDA. Images without one are not drawn there, unless no
-    image has a mask: there is nothing to learn from them that a mask does not say better. As soon as one image has a mask, the classical segmentation stands for none.
+    Where the classical segmentation is not plausible, images with a mask meet the adversary, as in CellSegSSDA. Images without one are not drawn there, nor where it had to look
+    closer, unless no image has a mask: there is nothing to learn from them that a mask does not say better. As soon as one image has a mask, it stands for none.
     """
 
     target_masks = True
