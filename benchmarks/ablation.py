@@ -57,8 +57,6 @@ VARIANTS = {
     "source_only, as by default": Variant("source_only", USUAL, bar="source_only, as by default"),
     "weakuda": Variant("weakuda", USUAL, bar="source_only, as by default"),
     "weakuda, no adversary": Variant("weakuda:lambda_adv=0", USUAL, bar="weakuda"),
-    "weakuda, no weak labels": Variant("weakuda:lambda_cls=0", USUAL, bar="weakuda"),
-    "weakuda, weak labels denied by nobody": Variant("weakuda:doubt=1", USUAL, bar="weakuda"),
     "weakuda, source as it is": Variant("weakuda", {**USUAL, "match": False}, bar="weakuda"),
     "weakuda, soft Dice alone": Variant("weakuda", {**USUAL, "lambda_bce": 0.0}, bar="weakuda"),
     "weakuda, weights of the last step": Variant("weakuda", {**USUAL, "ema": 0.0}, bar="weakuda"),

@@ -15,8 +15,8 @@ from celladapt.batch import Batch
 from celladapt.config import Config, MethodSpec
 from celladapt.errors import InputError
 from celladapt.losses import Domain, domain_loss
-from celladapt.methods.weakssda import WeakSSDA
-from celladapt.methods.weakuda import WeakUDA, trust
+from celladapt.methods.weakssda import WeakSSDA, trust
+from celladapt.methods.weakuda import WeakUDA
 from celladapt.train import make_optimizers, mask_cross_entropy, take_step
 
 
@@ -78,13 +78,13 @@ NUSEG = UDA | {
     "adv_feature": {"S"}, "adv_image": {"S", "R"}, "translated": {"S", "R"},
 }  # fmt: skip
 
-WEAK = {"dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "cls": {"S"}, "adv": {"S"}}
+WEAK = {"dis_source": {"D"}, "dis_target": {"D"}, "seg": {"S"}, "adv": {"S"}}
 
 # Which networks a term sends a gradient to, when the loop evaluates its turn.
 WHO_MOVES = {
     "source_only": {"seg": {"S"}},
     "weakuda": WEAK,
-    "weakssda": WEAK,
+    "weakssda": WEAK | {"cls": {"S"}},
     "supervised": {"seg": {"S"}},
     "cellseguda": UDA,
     "cellsegssda": UDA,
@@ -154,7 +154,8 @@ def test_without_its_own_terms_nuseguda_is_cellseguda() -> None:
 def test_semi_supervised_without_labels_is_unsupervised(group: str) -> None:
     uda, ssda = make_method(f"{group}uda"), make_method(f"{group}ssda")
     batches = [half_silent(make_batch(seed=seed)) for seed in range(3)]
-    assert step(uda, *batches) == step(ssda, *batches)
+    batches = [replace(batch, stands_t=batch.plausible_t) for batch in batches]  # as there is no mask
+    assert step(uda, *batches) == [{name: value for name, value in values.items() if name != "cls"} for values in step(ssda, *batches)]
     assert all(torch.equal(a, b) for a, b in zip(weights(uda).values(), weights(ssda).values(), strict=True))
 
 
@@ -179,26 +180,27 @@ def weak_batch(progress: float = 1.0) -> Batch:
 
 
 def test_weak_labels_are_left_out_where_the_teacher_denies_them_and_where_there_is_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celladapt.methods.weakuda.trust", lambda b: (1.0, 1.0))
+    monkeypatch.setattr("celladapt.methods.weakssda.trust", lambda b: (1.0, 1.0))
     p = torch.tensor([[0.2, 0.7, 0.6, 0.3]]).view(1, 1, 1, 4).repeat(2, 1, 1, 1)
 
-    def cls(name: str, doubt: float) -> float:
-        method = make_method(f"{name}:doubt={doubt}")
-        batch = method.taken(weak_batch())
+    def cls(doubt: float, **changed: torch.Tensor) -> float:
+        method = make_method(f"weakssda:doubt={doubt}")
+        batch = method.taken(replace(weak_batch(), **changed))
         terms = method.turns[1].terms(batch, torch.zeros_like(batch.mask_s), p)
         return float(terms["cls"].value)
 
     both = 1 - (2 * 0.6 * 2 + 1) / ((0.2 + 0.6) * 2 + 2 + 1)  # pixels 0 and 2 of both images
     one = 1 - (2 * 0.6 + 1) / (0.2 + 0.6 + 1 + 1)
     everything = 1 - (2 * (0.6 + 0.3) * 2 + 1) / ((0.2 + 0.7 + 0.6 + 0.3) * 2 + 4 + 1)
-    assert cls("weakuda", 0.75) == pytest.approx(both, abs=1e-6)
-    assert cls("weakssda", 0.75) == pytest.approx(one, abs=1e-6)
-    assert cls("weakuda", 1) == pytest.approx(everything, abs=1e-6)
+    without = torch.zeros(2, dtype=torch.bool)
+    assert cls(0.75, labelled_t=without) == pytest.approx(both, abs=1e-6)
+    assert cls(0.75) == pytest.approx(one, abs=1e-6)
+    assert cls(1, labelled_t=without) == pytest.approx(everything, abs=1e-6)
 
 
 def trusted(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """As WeakUDA has it: every image's weak label counts."""
-    return trust(make_method("weakuda").taken(batch))
+    """Where no image has a mask: every image's weak label counts."""
+    return trust(replace(batch, labelled_t=torch.zeros(2, dtype=torch.bool)))
 
 
 def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
@@ -224,19 +226,18 @@ def test_an_image_where_the_classical_segmentation_is_not_plausible_has_no_part_
 
 def test_images_that_have_a_mask_are_taught_by_it_and_judge_the_classical_segmentation() -> None:
     batch = replace(weak_batch(), labelled_t=torch.tensor([True, False]), mask_t=weak_batch().classical_t, teacher_t=weak_batch().classical_t)
-    ours, theirs = make_method("weakssda"), make_method("weakuda")
 
-    def heard(method: methods.Method, **changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return trust(method.taken(replace(batch, **changed)))
+    def heard(**changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return trust(make_method("weakssda").taken(replace(batch, **changed)))
 
     other = 1 - batch.classical_t
-    assert heard(ours) == heard(theirs) == (1, 1)
-    assert heard(ours, mask_t=torch.cat([other[:1], batch.mask_t[1:]])) == (1, 0), "by the mask r is 1/3, whatever the teacher says"
-    assert heard(theirs, mask_t=other) == (1, 1), "without masks it is the teacher's word"
-    assert heard(ours, mask_t=torch.cat([batch.mask_t[:1], other[1:]])) == (1, 1), "what stands in for a mask that is not there does not count"
-    assert heard(ours, teacher_t=torch.cat([other[:1], batch.teacher_t[1:]])) == (1, 1), "nor does the teacher where there is a mask"
-    assert heard(ours, plausible_t=torch.tensor([True, False])) == (0, 1), "the image without a mask is not plausible"
-    assert heard(ours, labelled_t=torch.ones(2, dtype=torch.bool)) == (0, 1), "nobody is left to teach"
+    assert heard() == trusted(batch) == (1, 1)
+    assert heard(mask_t=torch.cat([other[:1], batch.mask_t[1:]])) == (1, 0), "by the mask r is 1/3, whatever the teacher says"
+    assert trusted(replace(batch, mask_t=other)) == (1, 1), "without masks it is the teacher's word"
+    assert heard(mask_t=torch.cat([batch.mask_t[:1], other[1:]])) == (1, 1), "what stands in for a mask that is not there does not count"
+    assert heard(teacher_t=torch.cat([other[:1], batch.teacher_t[1:]])) == (1, 1), "nor does the teacher where there is a mask"
+    assert heard(plausible_t=torch.tensor([True, False])) == (0, 1), "the image without a mask is not plausible"
+    assert heard(labelled_t=torch.ones(2, dtype=torch.bool)) == (0, 1), "nobody is left to teach"
 
 
 def source_seen(
@@ -311,7 +312,7 @@ def test_it_is_said_how_much_the_source_counted(w_s: float, says: list[str]) -> 
     assert make_method("weakuda").remarks() == []
     method = make_method("weakuda")
     method.memory = {**method.memory, "w_s": torch.tensor(w_s)}
-    assert all("looking closer" in remark for remark in method.remarks())
+    assert all("the classical segmentation sees" in remark for remark in method.remarks())
 
 
 def test_what_a_step_says_of_the_source_is_asked_once_and_reaches_every_term(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,8 +365,9 @@ def test_where_the_classical_segmentation_is_silent_s_meets_the_adversary_and_on
     for_d, for_s = (turn.terms(batch, p_s, p_t) for turn in method.turns)
     (gradient,) = torch.autograd.grad(for_s["adv"].value, p_t, retain_graph=True)
     assert [bool(part.any()) for part in gradient] == [False, True, True, True]
-    (gradient,) = torch.autograd.grad(for_s["cls"].value, p_t)
-    assert [bool(part.any()) for part in gradient] == [True, False, False, False]
+    if name == "weakssda":
+        (gradient,) = torch.autograd.grad(for_s["cls"].value, p_t)
+        assert [bool(part.any()) for part in gradient] == [True, False, False, False]
     assert for_s["adv"].value.item() == pytest.approx(3 / 4 * domain_loss(D(p_t[1:]), Domain.SOURCE).item(), rel=1e-5)
     assert for_d["dis_target"].value.item() == pytest.approx(3 / 4 * domain_loss(D(p_t[1:]), Domain.TARGET).item(), rel=1e-5)
     assert for_d["dis_source"].value.item() == pytest.approx(3 / 4 * domain_loss(D(p_s), Domain.SOURCE).item(), rel=1e-5)
@@ -391,30 +393,30 @@ def test_where_no_image_is_plausible_it_is_cellseguda_without_reconstruction() -
         torch.testing.assert_close(values, theirs.networks.state_dict()[name])
 
 
-def closer_batch(sees: float = 1.0, **changed: Any) -> Batch:
-    """Four images, the first with a mask; in the first three C had to look closer, and the teacher marks this share of what it saw."""
+def standing_batch(sees: float = 1.0, **changed: Any) -> Batch:
+    """Four images, the first with a mask; in the first three C may stand for one, and the teacher marks this share of what it saw."""
     batch = make_batch(labelled=(True,))
     teacher = torch.where(torch.rand(batch.classical_t.shape, generator=torch.Generator().manual_seed(2)) < sees, 1.0, 1 - batch.classical_t)
-    return replace(batch, **{"closer_t": torch.tensor([True, True, True, False]), "teacher_t": teacher, "progress": 0.5} | changed)
+    return replace(batch, **{"stands_t": torch.tensor([True, True, True, False]), "teacher_t": teacher, "progress": 0.5} | changed)
 
 
-def test_what_was_found_by_looking_closer_stands_for_a_mask_once_the_teacher_marks_half_of_it() -> None:
-    method, batch = make_method("weakuda"), closer_batch(0.6)
+def test_the_classical_segmentation_stands_for_masks_once_the_teacher_marks_half_of_it() -> None:
+    method, batch = make_method("weakuda"), standing_batch(0.6)
     taken = method.taken(batch)
     assert taken.labelled_t.tolist() == [True, True, True, False]
     assert torch.equal(taken.mask_t[:3], batch.classical_t[:3])
     assert torch.equal(taken.mask_t[3:], batch.mask_t[3:])
-    for other in (closer_batch(0.4), closer_batch(0.6, progress=0.1), closer_batch(0.6, closer_t=torch.zeros(4, dtype=torch.bool))):
-        assert not method.taken(other).labelled_t.any(), "the teacher denies it, the source teaches first, or it did not look closer"
+    for other in (standing_batch(0.4), standing_batch(0.6, progress=0.1), standing_batch(0.6, stands_t=torch.zeros(4, dtype=torch.bool))):
+        assert not method.taken(other).labelled_t.any(), "the teacher denies it, the source teaches first, or it may not"
     given = make_method("weakssda").taken(batch)
     assert given.labelled_t.tolist() == [True, True, True, False]
     assert torch.equal(given.mask_t[:1], batch.mask_t[:1]), "a mask of a person's stays"
 
 
 def test_what_stands_for_a_mask_teaches_as_masks_do_and_judges_the_source() -> None:
-    """A step of WeakUDA on what C saw by looking closer is one of WeakSSDA with that for masks."""
-    batch = closer_batch(0.6, closer_t=torch.ones(4, dtype=torch.bool), labelled_t=torch.zeros(4, dtype=torch.bool))
-    masks = replace(batch, closer_t=torch.zeros(4, dtype=torch.bool), labelled_t=torch.ones(4, dtype=torch.bool), mask_t=batch.classical_t)
+    """Steps of WeakUDA on what C saw are those of WeakSSDA with that for masks."""
+    batch = standing_batch(0.6, stands_t=torch.ones(4, dtype=torch.bool), labelled_t=torch.zeros(4, dtype=torch.bool))
+    masks = replace(batch, stands_t=torch.zeros(4, dtype=torch.bool), labelled_t=torch.ones(4, dtype=torch.bool), mask_t=batch.classical_t)
     ours, theirs = make_method("weakuda"), make_method("weakssda")
     values = []
     for method, seen in ((ours, batch), (theirs, masks)):
@@ -423,7 +425,7 @@ def test_what_stands_for_a_mask_teaches_as_masks_do_and_judges_the_source() -> N
         with torch.no_grad():
             method.networks["S"].head.bias += 2  # S, which is the teacher, marks nearly everything
         seen = replace(seen, **{name: getattr(seen, name).double() for name in ("image_s", "mask_s", "image_t", "mask_t", "classical_t")})
-        values.append(step(method, *[seen] * 8, lambda_bce=1.0))
+        values.append([{name: value for name, value in terms.items() if name != "cls"} for terms in step(method, *[seen] * 8, lambda_bce=1.0)])
     assert values[0] == values[1]
     assert values[0][0]["bce"] > 0
     assert all(torch.equal(ours.memory[name], value) for name, value in theirs.memory.items())

@@ -130,7 +130,8 @@ def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: P
         assert torch.equal(stream[n].classical[0], where[n].image[0])
         assert stream[n].plausible == Witness.of(whole).plausible
         assert not where[n].plausible, "nobody asked"
-        assert not stream[n].closer, "nobody asked"
+        assert stream[n].stands == stream[n].plausible, "no image has a mask"
+        assert not where[n].stands
         assert not stream[n].mask.any()
 
 

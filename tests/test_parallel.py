@@ -75,7 +75,7 @@ def unequal_halves(name: str) -> tuple[Method, Batch]:
         mask_t=some * batch.labelled_t.view(-1, 1, 1, 1),
         classical_t=classical,
         plausible_t=torch.tensor([False, True, False, False]),
-        closer_t=torch.tensor([False, False, True, False]),
+        stands_t=torch.tensor([False, False, True, False]),
         progress=0.5,
     )
 

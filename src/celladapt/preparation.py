@@ -81,7 +81,6 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     stream_s = Stream(train_s, normalise_s, config.crop, config.augment, (config.seed, 0))
     stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1), method.classical, config.labelled_share)
     if method.classical:
-        stream_t = replace(stream_t, closer=not usable and _looks_closer(stream_t))
         notes.append(_witnessed(stream_t))
     pairs = Pairs(
         stream_s if Domain.SOURCE in method.reads else None,
@@ -162,24 +161,14 @@ def _as_the_target(config: Config, method: methods.Method, source: Folder, targe
     return match(*looks), looks[0].grey and not looks[1].grey
 
 
-def _looks_closer(target: Stream) -> bool:
-    """Whether in most target images the classical segmentation has to look closer; in one of many that it does so is a mistake more often than not."""
-    closer = [target.cache.is_closer(stem) for stem in evenly(list(target.folder.images), MOST_WITNESSED)]
-    return 2 * sum(closer) > len(closer)
-
-
 def _witnessed(target: Stream) -> str:
     """In how many target images the classical segmentation can be believed, for people."""
     seen = evenly(list(target.folder.images), MOST_WITNESSED)
-    plausible = sum(target.cache.is_plausible(stem) for stem in seen)
+    plausible, closer = (sum(judge(stem) for stem in seen) for judge in (target.cache.is_plausible, target.cache.is_closer))
     text = (
         f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it is learned from there alone."
     )
-    return (
-        f"{text} It finds them in cells that are dark all through, which it had to look at more closely; there it stands for masks."
-        if target.closer
-        else text
-    )
+    return f"{text} In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are." if closer else text
 
 
 def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, split_t: Split) -> tuple[Folder, Folder, Folder, list[str]]:

@@ -88,8 +88,6 @@ class Stream:
     labelled_share: float = 0.0
     """At least this share of the draws are of images with a mask, where there are any; if it is not 0, an image without one, in which the classical segmentation
     that goes along is not plausible or had to look closer, gives its draw to one that has a mask: it has nothing to teach that a mask does not say better."""
-    closer: bool = False
-    """Whether to tell in which images the classical segmentation had to look closer."""
     cache: Cache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +126,8 @@ class Stream:
             image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
-        flags = stem in self.folder.masks, self.cache.is_plausible(stem), self.closer and self.cache.is_closer(stem)
+        plausible = self.cache.is_plausible(stem)
+        flags = stem in self.folder.masks, plausible, plausible and not self.folder.masks
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, flags))
 
     def draw(self, numbers: range) -> "Draw":
@@ -152,8 +151,8 @@ class Draw(NamedTuple):
     """Bool: whether there is a mask."""
     plausible: Tensor
     """Bool: whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
-    closer: Tensor
-    """Bool: whether it had to look closer; false where nobody asked."""
+    stands: Tensor
+    """Bool: whether it may then stand for a mask, as no image of the folder has one."""
 
 
 @lru_cache(maxsize=16)
@@ -181,7 +180,7 @@ class Pairs:
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
         s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
-        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.closer)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.stands)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
