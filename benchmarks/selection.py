@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grids", type=Path, nargs="+")
     parser.add_argument("--into", type=Path, help="Markdown file with parts <!-- begin selection --> and <!-- begin kept -->")
-    parser.add_argument("--suffix", default="", help="of the names of these parts")
+    parser.add_argument("--suffix", default="", help="of the names of these parts, such as --suffix=-every")
     parser.add_argument("--fit", type=Path, nargs="+", default=[], metavar="GRID", help="more benchmark folders for the fit of `expected`")
     parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="as benchmarks.quality takes it")
     a = parser.parse_args()
