@@ -41,7 +41,7 @@ def draw(grid: Grid, path: Path) -> str:
     """Draw the map to ``path``; what is to be said below it."""
     known = scores(grid, (*PANELS, *BELOW))
     pairs = [(source, target) for method, source, target in known if method == ADAPTED]
-    # Domains of a single pair would be rows and columns of nothing.
+    # Those of one or two pairs, such as two that are crossed with each other alone, would be rows and columns of nothing.
     domains = [name for name in dict.fromkeys(name for pair in pairs for name in pair) if sum(name in pair for pair in pairs) > 2]
     rows = [*domains, *BELOW.values()]
     with matplotlib.rc_context({"font.size": 7.5, "text.color": PAPER.ink, "axes.labelcolor": PAPER.ink}):
@@ -65,8 +65,8 @@ def draw(grid: Grid, path: Path) -> str:
     crossed = [pair for pair in pairs if set(pair) <= set(domains)]
     gains = [known[ADAPTED, *pair] - known[BAR, *pair] for pair in crossed if (BAR, *pair) in known]
     return (
-        f"IoU, mean over test images and seeds; a row for each source, a column for each target, {len(crossed)} pairs. {PANELS[ADAPTED]} is above {PANELS[BAR]} by more than 0.01 on {sum(gain > 0.01 for gain in gains)} of them, "
-        f"below by more than 0.01 on {sum(gain < -0.01 for gain in gains)}; the mean difference is {statistics.mean(gains):+.3f}, the least {min(gains):+.3f}."
+        f"IoU, mean over test images and seeds; a row for each source, a column for each target, {len(gains)} pairs. {PANELS[ADAPTED]} is above {PANELS[BAR]} by more than 0.01 on {sum(gain > 0.01 for gain in gains)} of them, "
+        f"below by more than 0.01 on {sum(gain < -0.01 for gain in gains)}; the mean difference is {statistics.mean(gains or [0]):+.3f}, the least {min(gains, default=0):+.3f}."
     )
 
 

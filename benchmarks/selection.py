@@ -72,7 +72,7 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
         step, model = int(path.stem.removeprefix("step_")), load_model(path)
         scores = logged[step] if logged[step].keys() >= needed else {**logged[step], **clues_on(model, held)}
-        final = step == run.record["selected"]["step"]  # which was scored when it was picked
+        final = step == run.record["selected"]["step"] and not run.config.fallback  # the run's own scores are of it
         known[step] = (
             scores,
             run.metrics["iou"] if final else statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images),
@@ -123,14 +123,15 @@ def regrets(runs: Runs) -> str:
 
 
 def kept(runs: Runs) -> str:
-    """The second table, as Markdown, and in words what it says of all pairs. Full supervision reads no source, so that of one pair serves all with the same target."""
-    bounds = {_target(pair): seeds for (pair, method), seeds in runs.items() if method == BOUND}
+    """The second table, as Markdown, and in words what it says of all pairs. Full supervision reads no source: a pair without its own has that of another with the same target."""
+    lent = {_target(pair): seeds for (pair, method), seeds in runs.items() if method == BOUND}
     lines = [f"| pair | {BAR} | {ADAPTED} | `best` keeps | fell back | {BOUND} | gap | closed |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
     shares, without, harmed, pairs = [], [], [], 0
     for pair in dict.fromkeys(pair for pair, _ in runs):
-        if not all((pair, method) in runs for method in (BAR, ADAPTED)) or _target(pair) not in bounds:
+        bounds = runs.get((pair, BOUND)) or lent.get(_target(pair))
+        if bounds is None or not all((pair, method) in runs for method in (BAR, ADAPTED)):
             continue
-        seeds = runs[pair, BAR], runs[pair, ADAPTED], bounds[_target(pair)]
+        seeds = runs[pair, BAR], runs[pair, ADAPTED], bounds
         before, after, bound = ([picked(run, "infomax") for run in some.values()] for some in seeds)
         ends = [max(pick, key=lambda point: point.scores["preference"]) for pick in zip(after, before, strict=True)]
         iou = [[point.iou for point in some] for some in (before, after, ends, bound)]

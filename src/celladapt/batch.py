@@ -22,15 +22,15 @@ class Batch:
     image_t: Tensor
     """[B, 3, H', W']"""
     mask_t: Tensor
-    """[B, 1, H', W'] in {0, 1}; all 0 where the image has no mask that the run may use"""
+    """[B, 1, H', W'] in {0, 1}; all 0 where the image has no mask that the run may use, nor, after ``Method.taken``, one that stands for it"""
     labelled_t: Tensor
-    """[B] bool: which target images have a mask"""
+    """[B] bool: which target images have a mask, or after ``Method.taken`` what stands for one"""
     classical_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
     """[B, 1, H', W'] in {0, 1}: what the classical segmentation, which learns nothing, sees in ``image_t``; no channel where the method has no use for it."""
     plausible_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     """[B] bool: in which images ``classical_t`` has the shape of nuclei; all false where the method has no use for it."""
     stands_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    """[B] bool: in which of them it may stand for a mask: in all, if no image of the target has one that the run may use."""
+    """[B] bool: in which plausible images ``classical_t`` may stand for a mask: in all, if no image of the target has one that the run may use."""
     teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
     """[B, 1, H', W'] in [0, 1]: the teacher's prediction for ``image_t``, cut from the graph; the loop fills it in."""
     features_s: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))

@@ -104,7 +104,7 @@ class Config:
     lr_r: float = 0.001
     """Learning rate of the reconstruction network R (Adam)."""
     lambda_bce: float = 1.0
-    """Weight of the cross-entropy against target masks that methods which are given some have beside their own losses; 0, as in the paper, leaves soft Dice alone."""
+    """Weight of the cross-entropy against target masks, or what stands for them, beside the losses of the methods that have some; 0, as in the paper, leaves soft Dice alone."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Learning rates over the steps: constant as in the paper, or falling to zero along a half cosine."""
     validate_every: int = 500

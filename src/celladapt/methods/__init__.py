@@ -62,7 +62,7 @@ class Method(ABC):
     taught: ClassVar[bool] = False
     """Whether a teacher, the average of S over the steps (``--ema``), predicts ``image_t`` for it in every step."""
     classical: ClassVar[bool] = False
-    """Whether a step needs the classical segmentation of the target images."""
+    """Whether a step needs the classical segmentation of the target images; it may then stand for masks, which have cross-entropy."""
     features: ClassVar[bool] = False
     """Whether the terms see ``features_s`` and ``features_t``, what the bottom of S sees of either domain."""
     equations: ClassVar[Mapping[str, str]]

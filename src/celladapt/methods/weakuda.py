@@ -104,12 +104,15 @@ class WeakUDA(Method):
         return b.source_weight * soft_dice_loss(p_s, b.mask_s, sum_over_processes) + labelled_dice(b, p_t)
 
     def taken(self, b: Batch) -> Batch:
-        """With C for a mask where it may stand for one, if the teacher marks enough of what it sees."""
+        """With C for a mask where it may stand for one, if the teacher marks enough of what it sees there.
+
+        That is asked of a batch: in one crop there may be a nucleus or none. Where C sees nothing in any crop nobody has agreed to anything.
+        """
         given = b.labelled_t & self.target_masks
         may = b.stands_t & ~given
         seen = as_plane(may) & (b.classical_t >= 0.5)
         both, all_of_it = sum_over_processes(torch.stack([(seen & (b.teacher_t >= 0.5)).sum(), seen.sum()]).to(b.mask_t.dtype))
-        stands = may & (both >= SEEN_TOO * all_of_it) & (b.progress >= WARM_UP)
+        stands = may & (both > 0) & (both >= SEEN_TOO * all_of_it) & (b.progress >= WARM_UP)
         return replace(b, mask_t=torch.where(as_plane(stands), b.classical_t, b.mask_t), labelled_t=given | stands)
 
     def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
@@ -139,8 +142,7 @@ class WeakUDA(Method):
         w_s = float(self.memory["w_s"])
         if w_s >= FULLY:
             return []
-        whose = "The masks of the target do" if self.target_masks else "What the classical segmentation sees does"
-        text = f"{whose} not bear out all that the source teaches: at the end of training the source counted {w_s:.0%}."
+        text = f"The masks of the target, or what stood for them, do not bear out all that the source teaches: at the end of training the source counted {w_s:.0%}."
         return [text if w_s >= 0.5 else f"{text} More masks of the target are likely to help more than more source images."]
 
 
