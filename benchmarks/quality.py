@@ -83,7 +83,12 @@ class Point:
     @property
     def target(self) -> str:
         """What the pair leads to."""
-        return self.pair.split(" → ")[1]
+        return target_of(self.pair)
+
+
+def target_of(pair: str) -> str:
+    """What a pair leads to."""
+    return pair.split(" → ")[1]
 
 
 def finished_cells(grids: list[Path]) -> list[tuple[Path, dict[str, str]]]:

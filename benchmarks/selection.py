@@ -19,7 +19,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from benchmarks.documents import put
-from benchmarks.quality import COMPARED, LEVEL, Point, blind, elsewhere, finished_cells, fit, points, predicted
+from benchmarks.quality import COMPARED, LEVEL, Point, blind, elsewhere, finished_cells, fit, points, predicted, target_of
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
 from celladapt.expectation import clues_on, part
@@ -124,11 +124,11 @@ def regrets(runs: Runs) -> str:
 
 def kept(runs: Runs) -> str:
     """The second table, as Markdown, and in words what it says of all pairs. Full supervision reads no source: a pair without its own has that of another with the same target."""
-    lent = {_target(pair): seeds for (pair, method), seeds in runs.items() if method == BOUND}
+    lent = {target_of(pair): seeds for (pair, method), seeds in runs.items() if method == BOUND}
     lines = [f"| pair | {BAR} | {ADAPTED} | `best` keeps | fell back | {BOUND} | gap | closed |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
     shares, without, harmed, pairs = [], [], [], 0
     for pair in dict.fromkeys(pair for pair, _ in runs):
-        bounds = runs.get((pair, BOUND)) or lent.get(_target(pair))
+        bounds = runs.get((pair, BOUND)) or lent.get(target_of(pair))
         if bounds is None or not all((pair, method) in runs for method in (BAR, ADAPTED)):
             continue
         seeds = runs[pair, BAR], runs[pair, ADAPTED], bounds
@@ -153,10 +153,6 @@ def kept(runs: Runs) -> str:
             f"- More than {MOST_HARM} below {BAR}: {', '.join(harmed) or 'none'}.",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _target(pair: str) -> str:
-    return pair.split(" → ")[1]
 
 
 def _rank(some: list[Point], name: str) -> float:

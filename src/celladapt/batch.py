@@ -58,6 +58,11 @@ class Batch:
         return replace(self, **{f.name: change(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)})  # type: ignore[arg-type]
 
 
+def as_plane(flags: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1], so that what is known of each image meets its pixels."""
+    return flags.view(-1, 1, 1, 1)
+
+
 def _move(x: Tensor, device: torch.device) -> Tensor:
     x = x.to(device, non_blocking=True)
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -7,7 +7,7 @@ Where cells are dark all through, that split finds clumps of cells, and their nu
 surroundings (recursive thresholding: Cheriet, Said and Suen, IEEE Trans. Image Processing 1998), and takes what that finds if it is far smaller and has more of the shape of nuclei.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Witness:
     def of(cls, mask: NDArray[np.bool_]) -> "Witness":
         """Judge ``mask``, (H, W)."""
         labels = to_instances(mask)
-        return cls(mask, solidity(labels), usual_area(np.bincount(labels.ravel())[1:]))
+        return cls(mask, solidity(labels), _usual_area(labels))
 
     @property
     def plausible(self) -> bool:
@@ -74,10 +74,16 @@ def witness(image: NDArray[Any]) -> Witness:
     if first.area < CLUMP:
         return first
     spots = _within(mask, height, seen)
-    if CLUMP * usual_area(np.bincount(to_instances(spots).ravel())[1:]) > first.area:  # as nearly always; solidity takes longer
+    labels = to_instances(spots)
+    area = _usual_area(labels)
+    if CLUMP * area > first.area:  # as nearly always; solidity takes longer
         return first
-    within = Witness.of(spots)
-    return replace(within, closer=True) if within.plausible and within.solidity > first.solidity else first
+    within = Witness(spots, solidity(labels), area, closer=True)
+    return within if within.plausible and within.solidity > first.solidity else first
+
+
+def _usual_area(labels: NDArray[np.int32]) -> float:
+    return usual_area(np.bincount(labels.ravel())[1:])
 
 
 def _standing_out(image: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:

@@ -80,8 +80,6 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     normalise_t = Normalisation.of((target.image(stem) for stem in split_t.train), grey)
     stream_s = Stream(train_s, normalise_s, config.crop, config.augment, (config.seed, 0))
     stream_t = Stream(train_t, normalise_t, config.crop, config.augment, (config.seed, 1), method.classical, config.labelled_share)
-    if method.classical:
-        notes.append(_witnessed(stream_t))
     pairs = Pairs(
         stream_s if Domain.SOURCE in method.reads else None,
         stream_t if Domain.TARGET in method.reads else None,
@@ -96,6 +94,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         for k in range(STATISTICS_BATCHES):
             yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
+    if method.classical:
+        notes.append(_witnessed(stream_t))
     size = config.pixel_size or _stated_pixel_size(target.subset(split_t.train))
     if size is not None:
         notes.append(f"Target images have {size:.3g} µm per pixel; `celladapt predict` sees slides at that.")

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from celladapt.batch import Batch
+from celladapt.batch import Batch, as_plane
 from celladapt.losses import soft_dice_loss
 from celladapt.methods.cellseguda import CellSegUDA
 from celladapt.parallel import sum_over_processes
@@ -20,5 +20,5 @@ class CellSegSSDA(CellSegUDA):
 
 def labelled_dice(b: Batch, p_t: Tensor) -> Tensor:
     """Soft Dice over the labelled target images of the batch; without any the sums are 0, and so is the loss."""
-    labelled = b.labelled_t.view(-1, 1, 1, 1)  # a factor: to pick images by it a GPU would have to wait for their number
+    labelled = as_plane(b.labelled_t)  # a factor: to pick images by it a GPU would have to wait for their number
     return soft_dice_loss(p_t * labelled, b.mask_t * labelled, sum_over_processes)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from celladapt.batch import Batch
+from celladapt.batch import Batch, as_plane
 from celladapt.losses import soft_dice_loss
 from celladapt.methods import Term, Terms
-from celladapt.methods.weakuda import WARM_UP, WeakUDA, WeakUDAOptions, as_plane, credit, overlap, shared_pixels
+from celladapt.methods.weakuda import WARM_UP, WeakUDA, WeakUDAOptions, credit, overlap, shared_pixels
 from celladapt.parallel import sum_over_processes
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from celladapt.batch import Batch
+from celladapt.batch import Batch, as_plane
 from celladapt.losses import Domain, domain_loss, soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.methods.cellsegssda import labelled_dice
@@ -167,8 +167,3 @@ def credit(r: Tensor) -> Tensor:
 def _silent(b: Batch, p_t: Tensor) -> Tensor:
     """[B], of the dtype of ``p_t``: 1 for images in which the classical segmentation is not plausible, else 0."""
     return (~b.plausible_t).to(p_t.dtype)
-
-
-def as_plane(flags: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]"""
-    return flags.view(-1, 1, 1, 1)
