@@ -1,16 +1,19 @@
 """Is it worth asking which images to annotate? Suggested images against images drawn at random, as many masks, the same split, budget and seed.
 
-    python -m benchmarks.suggestion SOURCE TARGET --out FOLDER [-k 3] [--seeds 3] [--method weakssda]
+    python -m benchmarks.suggestion SOURCE:TARGET ... --out FOLDER [-k 3] [--seeds 3] [--draws 2] [--method weakssda] [--into docs/results.md]
 
 For each seed: source-only is trained; ``suggest`` chooses k of its target training images by that model alone; the method is trained once with their masks
-and once with the masks of k that were drawn. Prints Markdown: mean target test IoU, and the paired difference.
+and, for each draw, once with the masks of k that were drawn. The table, a row for each pair: mean target test IoU over the seeds, and the difference of the suggested from the mean of the draws
+of the same seed. Called again, it goes on where it stopped. The table goes where ``<!-- begin suggestion -->`` marks its place.
 """
 
 import argparse
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import put
 from celladapt.adaptation import prepare
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
@@ -18,6 +21,19 @@ from celladapt.data.split import choose_labelled
 from celladapt.run import Run
 from celladapt.side_by_side import carry_out_all, sensible_jobs
 from celladapt.suggestion import suggest
+
+SUGGESTED = "suggested"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared on every pair."""
+
+    k: int
+    seeds: int
+    draws: int
+    steps: int
+    method: str
 
 
 def linked(folder: Folder, images: list[str], masks: list[str], out: Path) -> Path:
@@ -45,43 +61,85 @@ def train(runs: dict[str, Run]) -> None:
             raise SystemExit(f"{name}: {failure.sentence}")
 
 
+def compare(source: Path, target: Path, out: Path, plan: Plan) -> dict[str, list[list[float]]]:
+    """Train everything for one pair in the folder ``out``.
+
+    Returns:
+        source_only, suggested and random -> for each seed, the target test IoU of each run.
+    """
+    whole = Folder.open(target)
+    bases = [begun(source, target, out / f"source{seed}", "source_only", seed, plan.steps) for seed in range(plan.seeds)]
+    train({f"{out.name}, source_only, seed {seed}": run for seed, run in enumerate(bases)})
+    runs: dict[str, list[list[Run]]] = {SUGGESTED: [], "random": []}
+    for seed, base in enumerate(bases):
+        split = base.splits[1]
+        bare = linked(whole, split.train, [], out / "bare")
+        todo = out / f"todo{seed}"
+        if not todo.exists():
+            suggest(base.path / "model.safetensors", bare, todo, plan.k, tile=4096)  # images whole, so that their masks are at hand
+        chosen = {f"{SUGGESTED}{seed}": sorted(path.stem for path in (todo / "masks").iterdir())}
+        chosen |= {f"random{seed}_{draw}": choose_labelled(split.train, str(plan.k), seed * plan.draws + draw) for draw in range(plan.draws)}
+        made = {}
+        for name, stems in chosen.items():
+            folder = linked(whole, list(whole.images), [*stems, *split.test], out / f"{name}-data")
+            made[name] = begun(source, folder, out / name, plan.method, seed, plan.steps, split=(base.path / "split.json").absolute())
+        for how, group in runs.items():
+            group.append([run for name, run in made.items() if name.startswith(how)])
+    train({f"{out.name}, {run.path.name}": run for group in runs.values() for some in group for run in some})
+    return {"source_only": [[base.metrics["iou"]] for base in bases]} | {
+        how: [[run.metrics["iou"] for run in some] for some in group] for how, group in runs.items()
+    }
+
+
+def row(pair: str, found: dict[str, list[list[float]]]) -> tuple[str, list[float]]:
+    """A line of the table, and the difference of each seed."""
+    means = {how: [statistics.mean(some) for some in group] for how, group in found.items()}
+    gains = [one - other for one, other in zip(means[SUGGESTED], means["random"], strict=True)]
+    cells = [*(_spread(means[how]) for how in ("source_only", SUGGESTED, "random")), _spread(gains, "+"), ", ".join(f"{gain:+.3f}" for gain in gains)]
+    worst = min(iou for some in found["random"] for iou in some), min(iou for some in found[SUGGESTED] for iou in some)
+    return f"| {pair} | {' | '.join(cells)} | {worst[1]:.3f} | {worst[0]:.3f} |", gains
+
+
+def _spread(values: list[float], sign: str = "") -> str:
+    return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+
+
+def table(found: dict[str, dict[str, list[list[float]]]], plan: Plan) -> str:
+    """Markdown."""
+    rows, gains = zip(*(row(pair, scores) for pair, scores in found.items()), strict=True)
+    each = [gain for some in gains for gain in some]
+    return "\n".join(
+        [
+            f"IoU with {plan.k} masks, {plan.method}; {plan.seeds} seeds, {plan.steps} steps, preset `fast`, the last checkpoint; {plan.draws} random draws a seed, whose mean is compared.",
+            "",
+            "| pair | source-only | suggested | random | difference | of each seed | worst suggested | worst random |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            f"Suggested images are better in {sum(gain > 0 for gain in each)} of {len(each)} comparisons, by {statistics.mean(each):+.3f} IoU on average.",
+        ]
+    )
+
+
 def main() -> None:
     """Train everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
+    parser.add_argument("pairs", nargs="+", metavar="SOURCE:TARGET")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("-k", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--method", default="weakssda")
+    parser.add_argument("--into", type=Path)
     a = parser.parse_args()
-    whole = Folder.open(a.target)
-    bases = {f"source_only, seed {seed}": begun(a.source, a.target, a.out / f"source{seed}", "source_only", seed, a.steps) for seed in range(a.seeds)}
-    train(bases)
-    runs: dict[str, Run] = {}
-    for seed, base in enumerate(bases.values()):
-        split = base.splits[1]
-        bare = linked(whole, split.train, [], a.out / "bare")
-        if not (a.out / f"todo{seed}").exists():
-            suggest(base.path / "model.safetensors", bare, a.out / f"todo{seed}", a.k, tile=4096)  # images whole, so that their masks are at hand
-        chosen = {
-            "suggested": sorted(path.stem for path in (a.out / f"todo{seed}" / "masks").iterdir()),
-            "random": choose_labelled(split.train, str(a.k), seed),
-        }
-        for how, stems in chosen.items():
-            target = linked(whole, list(whole.images), [*stems, *split.test], a.out / f"{how}{seed}-data")
-            split_file = base.path / "split.json"
-            runs[f"{how}, seed {seed}"] = begun(a.source, target, a.out / f"{how}{seed}", a.method, seed, a.steps, split=split_file.absolute())
-    train(runs)
-    iou = {how: [runs[f"{how}, seed {seed}"].metrics["iou"] for seed in range(a.seeds)] for how in ("suggested", "random")}
-    gains = [one - other for one, other in zip(iou["suggested"], iou["random"], strict=True)]
-    spread = " | ".join(
-        f"{statistics.mean(v):.3f} ± {statistics.stdev(v) if len(v) > 1 else 0:.3f}" for v in (iou["suggested"], iou["random"], gains)
-    )
-    each = ", ".join(f"{gain:+.3f}" for gain in gains)
-    print(f"| {a.source.name} → {a.target.name}, {a.k} masks, {a.method} | suggested | random | difference | each seed |\n|---|--:|--:|--:|--:|")
-    print(f"| | {spread} | {each} |")
+    plan = Plan(a.k, a.seeds, a.draws, a.steps, a.method)
+    found = {}
+    for source, target in (map(Path, pair.split(":")) for pair in a.pairs):
+        found[f"{source.name} → {target.name}"] = compare(source, target, a.out / f"{source.name}-to-{target.name}", plan)
+        print(table(found, plan), flush=True)
+    if a.into:
+        put(a.into, "suggestion", table(found, plan))
 
 
 if __name__ == "__main__":

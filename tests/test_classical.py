@@ -38,6 +38,21 @@ def test_discs_are_plausible_and_clouds_are_not() -> None:
     assert (nothing.solidity, nothing.area, nothing.plausible) == (0, 0, False)
 
 
+def test_a_dark_stained_section_is_still_one() -> None:
+    """Stains that swallow more than half of the light, and bright gaps: by intensity alone those would be taken for nuclei, covering the lesser part."""
+    nuclei = blobs(np.random.default_rng(0), 96, 20) > 0
+    section = np.where(nuclei[..., None], np.array([60, 25, 90], np.uint8), np.array([112, 45, 100], np.uint8))
+    section[:12] = 235
+    nuclei[:12] = False
+    assert foreground(classical_mask(section), nuclei).iou > 0.8
+
+
+def test_coloured_fluorescence_is_no_stained_section() -> None:
+    nuclei = blobs(np.random.default_rng(0), 96, 20) > 0
+    glowing = np.where(nuclei[..., None], np.array([30, 60, 220], np.uint8), np.array([2, 4, 30], np.uint8))
+    assert foreground(classical_mask(glowing), nuclei).iou > 0.8
+
+
 def cells(seed: int, side: int = 300) -> tuple[np.ndarray, np.ndarray]:
     """A grey image of dark, ragged clumps of cells with darker round nuclei in them on a light ground, and where these are."""
     rng = np.random.default_rng(seed)

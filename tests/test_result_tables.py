@@ -1,0 +1,36 @@
+"""What the benchmarks put into the results: the map of pairs, and what suggestions are worth."""
+
+from pathlib import Path
+
+import pytest
+from benchmarks import matrix
+from benchmarks.suggestion import Plan, table
+from PIL import Image
+from test_grid import write_grid
+
+from celladapt.reporting.grid import read_grid
+
+
+def test_the_map_counts_pairs_that_gained_and_lost(tmp_path: Path) -> None:
+    """Three domains crossed; two that meet each other alone have no row."""
+    ious = {("a", "b"): (0.4, 0.6), ("b", "c"): (0.5, 0.45), ("c", "a"): (0.7, 0.705), ("c", "b"): (0.1, 0.1), ("x", "y"): (0.1, 0.9), ("b", "a"): (0.2, 0.3)}
+    scores = {f"{s} → {t}": {"source_only": [[before]], "weakuda": [[after]]} for (s, t), (before, after) in ious.items()}
+    scores["a → b"] |= {"supervised": [[0.8]], "classical": [[0.3]]}
+    grid = read_grid(write_grid(tmp_path, scores))
+    words = matrix.draw(grid, tmp_path / "map.png")
+    assert ", 5 pairs." in words
+    assert "above source-only by more than 0.01 on 2 of them, below by more than 0.01 on 1" in words
+    assert "the mean difference is +0.051, the least -0.050" in words
+    with Image.open(tmp_path / "map.png") as picture:
+        assert picture.width > picture.height > 100
+    known = matrix.scores(grid, ("supervised",))
+    assert known == {("supervised", "a", "b"): pytest.approx(0.8)}
+
+
+def test_suggested_images_are_compared_with_the_mean_of_the_draws_of_their_seed() -> None:
+    found = {"source_only": [[0.3], [0.5]], "suggested": [[0.70], [0.60]], "random": [[0.60, 0.70], [0.65, 0.63]]}
+    text = table({"a → b": found}, Plan(k=3, seeds=2, draws=2, steps=300, method="weakssda"))
+    (row,) = [line for line in text.splitlines() if line.startswith("| a → b")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["a → b", "0.400 ± 0.141", "0.650 ± 0.071", "0.645 ± 0.007", "+0.005 ± 0.064", "+0.050, -0.040", "0.600", "0.600"]
+    assert text.endswith("Suggested images are better in 1 of 2 comparisons, by +0.005 IoU on average.")
