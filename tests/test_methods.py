@@ -213,7 +213,7 @@ def test_weak_labels_are_trusted_as_far_as_the_teacher_agrees() -> None:
     assert trusted(some) == (1, 1)  # r = 3/4
     some = replace(some, classical_t=torch.tensor([0.0, 1, 1, 1, 0, 0, 1, 1]).view(2, 1, 1, 4))
     assert float(trusted(some)[1]) == pytest.approx((3 / 5 - 0.4) / 0.3, abs=1e-5)
-    assert trusted(replace(batch, teacher_t=batch.classical_t, progress=0.1)) == (1, 0), "the source teaches first"
+    assert trusted(replace(batch, teacher_t=batch.classical_t, progress=0.05)) == (1, 0), "the source teaches first"
     nothing = torch.zeros_like(batch.classical_t)
     assert trusted(replace(batch, teacher_t=nothing, classical_t=nothing)) == (1, 0)
 
@@ -267,7 +267,7 @@ def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_
     assert weight(BAD) == 0
     assert weight(HALF, HALF) == 1, "S is no better on the source"
     assert weight(BAD, BAD) == weight([0.1] * 5, [0.1] * 5) == 1, "S has not learned the source"
-    assert weight(BAD, progress=0.1) == 1, "the source teaches first"
+    assert weight(BAD, progress=0.05) == 1, "the source teaches first"
     assert weight(BAD, labelled=(False, False)) == 1, "no mask says otherwise"
     assert weight(BAD, steps=6) == 1, "six steps are no evidence"
     assert weight(BAD, steps=7) == 0
@@ -405,7 +405,7 @@ def test_the_classical_segmentation_stands_for_masks_once_the_teacher_marks_half
     assert taken.labelled_t.tolist() == [True, True, True, False]
     assert torch.equal(taken.mask_t[:3], batch.classical_t[:3])
     assert torch.equal(taken.mask_t[3:], batch.mask_t[3:])
-    for other in (standing_batch(0.4), standing_batch(0.6, progress=0.1), standing_batch(0.6, stands_t=torch.zeros(4, dtype=torch.bool))):
+    for other in (standing_batch(0.4), standing_batch(0.6, progress=0.05), standing_batch(0.6, stands_t=torch.zeros(4, dtype=torch.bool))):
         assert not method.taken(other).labelled_t.any(), "the teacher denies it, the source teaches first, or it may not"
     assert not method.taken(replace(batch, classical_t=0 * batch.classical_t)).labelled_t.any(), "that there is no nucleus nobody has agreed to"
     given = make_method("weakssda").taken(batch)

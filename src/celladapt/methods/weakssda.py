@@ -4,7 +4,7 @@
           Y_t   = the masks of the labelled target images, and nothing else where there is any
           L_cls = soft Dice of S(I_t) against C(I_t), over plausible images without a mask in which C may not stand for one, and the pixels in them that the teacher does not deny
           n     = share of the images without a mask in which C is plausible; 1 in a batch that has any, as only these are drawn (``data.pairs.Stream``)
-          r     = IoU of C(I_t) and Y_t, or [T(I_t) >= 1/2] where there is no mask, over plausible images; w(r) = 0 in the first fifth of the training
+          r     = IoU of C(I_t) and Y_t, or [T(I_t) >= 1/2] where there is no mask, over plausible images; w(r) = 0 in the first tenth of the training
 
 A pixel with |T(I_t) - C(I_t)| > doubt is left out as a mistake of C. Without any mask it is WeakUDA.
 """

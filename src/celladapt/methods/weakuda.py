@@ -7,13 +7,13 @@ Per step, first D, then S, with m the share of the target images of the batch in
           L_seg = soft Dice of S(I_s) against Y_s
           L_adv = BCE(D(S(I_t)), source), over the images that are not plausible
           L_t   = soft Dice of S(I_t) against Y_t, over the images in which C(I_t) stands for a mask Y_t; the loop adds cross-entropy, as against any mask of the target
-          w_s   = the least that w(r_t / r_s) has been since the first fifth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
+          w_s   = the least that w(r_t / r_s) has been since the first tenth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
           r_t   = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
                   times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
 
 C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). An image is plausible if what C sees in it is as solid
 as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
-itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first fifth of the training the source alone teaches what a nucleus
+itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first tenth of the training the source alone teaches what a nucleus
 is. Then C stands for a mask in the plausible images of a batch if T marks at least half of what C sees in them: two witnesses that share no mistake then agree on where nuclei are, and on how far
 they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. The idea of two
 views that teach each other is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
@@ -37,7 +37,7 @@ from celladapt.methods.cellsegssda import labelled_dice
 from celladapt.networks import Discriminator, Segmenter
 from celladapt.parallel import sum_over_processes, world_size
 
-WARM_UP = 0.2
+WARM_UP = 0.1
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
 STRANGERS, FRIENDS = 0.4, 0.7
 """Agreement r up to which a witness is not believed at all, and from which on it is believed fully."""
