@@ -31,7 +31,8 @@ from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.convolution import pays, winograd
 from celladapt.hardware import arithmetic, kept_memory, pick_device, tried_convolutions, uses_bf16
 from celladapt.methods import build
-from celladapt.train import make_optimizers, take_step
+from celladapt.step import take_step
+from celladapt.train import make_optimizers
 
 UNIT = 64.0e9  # floating-point operations of the published U-Net forward at 256 x 256
 UNITS, PLAIN_UNITS = 9, 13

@@ -20,7 +20,8 @@ from celladapt.methods import Method
 from celladapt.model import Model
 from celladapt.networks import Segmenter, UNet
 from celladapt.run import Run
-from celladapt.train import make_optimizers, take_step
+from celladapt.step import take_step
+from celladapt.train import make_optimizers
 
 
 def make_batch(size: int = 4, side: int = 32, seed: int = 0, labelled: tuple[bool, ...] = (), dtype: torch.dtype = torch.float32) -> Batch:

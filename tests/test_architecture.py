@@ -18,7 +18,7 @@ FLOORS = {
     "batch": 2, "config": 2, "losses": 2, "metrics": 2, "networks": 2, "classical": 2, "quality": 2, "ranking": 2, "selection": 3,
     "methods": 3, "data": 3,
     "onnx_network": 3, "onnx_graph": 4, "card": 3, "zoo": 7, "exporting": 8, "importing": 6,
-    "strips": 3, "checkpoint": 4, "validate": 4, "log": 2, "model": 5, "nuclei": 2, "tissue": 1, "whole_slide": 4, "outputs": 4, "job": 5, "prediction": 6, "cohort": 2, "plane": 6, "napari_plugin": 7, "evaluation": 7, "expectation": 7, "run": 6, "contact_sheet": 6, "worklist": 7, "reviewing": 8, "train": 7, "conclusion": 8, "preparation": 8, "suggestion": 8,
+    "strips": 3, "step": 4, "checkpoint": 4, "validate": 4, "log": 2, "model": 5, "nuclei": 2, "tissue": 1, "whole_slide": 4, "outputs": 4, "job": 5, "prediction": 6, "cohort": 2, "plane": 6, "napari_plugin": 7, "evaluation": 7, "expectation": 7, "run": 6, "contact_sheet": 6, "worklist": 7, "reviewing": 8, "train": 7, "conclusion": 8, "preparation": 8, "suggestion": 8,
     "adaptation": 9, "worker": 10, "side_by_side": 10, "benchmarking": 11, "demonstration": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
 REPORTING_MAY_USE = {"cells", "errors", "files"}

@@ -17,7 +17,8 @@ from celladapt.errors import InputError
 from celladapt.losses import Domain, domain_loss
 from celladapt.methods.weakssda import WeakSSDA, trust
 from celladapt.methods.weakuda import WeakUDA
-from celladapt.train import make_optimizers, mask_cross_entropy, take_step
+from celladapt.step import mask_cross_entropy, take_step
+from celladapt.train import make_optimizers
 
 
 def in_full(name: str) -> str:

@@ -24,7 +24,8 @@ from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
 from celladapt.losses import Domain
 from celladapt.progress import say
 from celladapt.run import Run
-from celladapt.train import CROSS_ENTROPY, Trainer, has_cross_entropy
+from celladapt.step import CROSS_ENTROPY, has_cross_entropy
+from celladapt.train import Trainer
 from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16

@@ -1,4 +1,4 @@
-"""A method is its networks, its options and its turns; the loop in ``celladapt.train`` does the rest.
+"""A method is its networks, its options and its turns; ``celladapt.step`` and the loop around it do the rest.
 
 A method file holds only the paper: no detaching, no freezing, no devices, no logging. The loop runs S once per image and step. In a turn
 in which S does not move the terms see S's predictions and features cut from the graph; every network that a turn does not move is frozen in it.
