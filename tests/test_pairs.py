@@ -15,7 +15,7 @@ from celladapt.data.augment import AUGMENTATIONS, colour, crop, flip
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.data.normalise import Normalisation, to_unit
-from celladapt.data.pairs import Cache, Pairs, Stream
+from celladapt.data.pairs import Cache, Opinion, Pairs, Stream
 from celladapt.errors import InputError
 
 TENSORS = [f.name for f in fields(Batch) if f.name not in ("progress", "source_weight")]  # what a batch has of each image
@@ -100,8 +100,11 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
     bare = [stem for stem in folder.images if stem not in folder.masks]
     plausible = set(bare[:1])
     closer = set(bare[1:3])  # and these would be plausible, had it not had to look closer
-    monkeypatch.setattr(Cache, "is_plausible", lambda self, stem: stem in plausible | closer)
-    monkeypatch.setattr(Cache, "is_closer", lambda self, stem: stem in closer)
+
+    def opinion(cache: Cache, stem: str) -> Opinion | None:
+        return Opinion(np.zeros(0, np.uint8), stem in plausible | closer, stem in closer) if cache.classical else None
+
+    monkeypatch.setattr(Cache, "opinion", opinion)
     every, rule = (Stream(folder, PLAIN, 32, "none", (3, 1), classical, 0.25) for classical in (False, True))
     before, drawn = ([stream.stem(n) for n in range(400)] for stream in (every, rule))
     assert set(drawn) == {*folder.masks, *plausible}

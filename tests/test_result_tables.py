@@ -13,7 +13,14 @@ from celladapt.reporting.grid import read_grid
 
 def test_the_map_counts_pairs_that_gained_and_lost(tmp_path: Path) -> None:
     """Three domains crossed; two that meet each other alone have no row."""
-    ious = {("a", "b"): (0.4, 0.6), ("b", "c"): (0.5, 0.45), ("c", "a"): (0.7, 0.705), ("c", "b"): (0.1, 0.1), ("x", "y"): (0.1, 0.9), ("b", "a"): (0.2, 0.3)}
+    ious = {
+        ("a", "b"): (0.4, 0.6),
+        ("b", "c"): (0.5, 0.45),
+        ("c", "a"): (0.7, 0.705),
+        ("c", "b"): (0.1, 0.1),
+        ("x", "y"): (0.1, 0.9),
+        ("b", "a"): (0.2, 0.3),
+    }
     scores = {f"{s} → {t}": {"source_only": [[before]], "weakuda": [[after]]} for (s, t), (before, after) in ious.items()}
     scores["a → b"] |= {"supervised": [[0.8]], "classical": [[0.3]]}
     grid = read_grid(write_grid(tmp_path, scores))

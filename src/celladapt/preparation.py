@@ -165,7 +165,8 @@ def _as_the_target(config: Config, method: methods.Method, source: Folder, targe
 def _witnessed(target: Stream) -> str:
     """In how many target images the classical segmentation can be believed, for people."""
     seen = evenly(list(target.folder.images), MOST_WITNESSED)
-    plausible, closer = (sum(judge(stem) for stem in seen) for judge in (target.cache.is_plausible, target.cache.is_closer))
+    opinions = [opinion for stem in seen if (opinion := target.cache.opinion(stem))]
+    plausible, closer = sum(opinion.plausible for opinion in opinions), sum(opinion.closer for opinion in opinions)
     text = (
         f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it is learned from there alone."
     )

@@ -31,6 +31,7 @@ from celladapt.validate import Validator
 LAST = "last.safetensors"
 """The newest training state in a run folder."""
 
+
 def make_optimizers(method: Method, config: Config) -> dict[str, torch.optim.Optimizer]:
     """Adam with default betas for each network, at the learning rate of its role (the first letter of its name)."""
     rates = {"S": config.lr_s, "D": config.lr_d, "R": config.lr_r}

@@ -25,15 +25,24 @@ from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 
 
+class Opinion(NamedTuple):
+    """What the classical segmentation makes of an image; kept when the image is dropped, as it takes longer to make than an image to read."""
+
+    packed: NDArray[np.uint8]
+    """Its mask, 8 pixels a byte."""
+    plausible: bool
+    """Whether what it sees has the shape of nuclei."""
+    closer: bool
+    """Whether it had to look closer."""
+
+
 class Cache:
     """Decoded images and masks of one folder, the least recently used dropped beyond ``limit`` bytes."""
 
     def __init__(self, folder: Folder, limit: int = 2 * 2**30, classical: bool = False) -> None:
         self.folder, self.limit, self.classical = folder, limit, classical
         self._held: OrderedDict[str, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
-        self._opinions: dict[str, NDArray[np.uint8]] = {}  # packed, and kept: they take longer to make than an image to read
-        self._plausible: dict[str, bool] = {}
-        self._closer: dict[str, bool] = {}
+        self._opinions: dict[str, Opinion] = {}
         self.bytes = 0
         self._lock = Lock()
 
@@ -49,10 +58,9 @@ class Cache:
             mask[..., 0] = labels > 0
         if self.classical:
             if stem not in self._opinions:
-                opinion = witness(image)
-                self._plausible[stem], self._closer[stem] = opinion.plausible, opinion.closer
-                self._opinions[stem] = np.packbits(opinion.mask)
-            mask[..., 1] = np.unpackbits(self._opinions[stem], count=mask[..., 1].size).reshape(image.shape[:2])
+                found = witness(image)
+                self._opinions[stem] = Opinion(np.packbits(found.mask), found.plausible, found.closer)
+            mask[..., 1] = np.unpackbits(self._opinions[stem].packed, count=mask[..., 1].size).reshape(image.shape[:2])
         with self._lock:
             if stem not in self._held:
                 self._held[stem] = (image, mask)
@@ -62,15 +70,11 @@ class Cache:
                 self.bytes -= old.nbytes + old_mask.nbytes
         return image, mask
 
-    def is_plausible(self, stem: str) -> bool:
-        """Whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
-        if self.classical and stem not in self._plausible:
+    def opinion(self, stem: str) -> Opinion | None:
+        """What the classical segmentation makes of the image; None where nobody asked for it."""
+        if self.classical and stem not in self._opinions:
             self[stem]
-        return self._plausible.get(stem, False)
-
-    def is_closer(self, stem: str) -> bool:
-        """Whether the classical segmentation had to look closer in the image; false where nobody asked for it."""
-        return self.is_plausible(stem) and self._closer[stem]
+        return self._opinions.get(stem)
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,10 @@ class Stream:
     def stem(self, n: int) -> str:
         """Image of draw ``n``."""
         stem, masks = self._next(n), self.folder.masks
-        if stem in masks or not masks or not self.labelled_share or not self.classical:
+        if stem in masks or not masks or not self.labelled_share:
             return stem
-        if self.cache.is_plausible(stem) and not self.cache.is_closer(stem):
+        opinion = self.cache.opinion(stem)
+        if opinion is None or (opinion.plausible and not opinion.closer):
             return stem
         return self._in_order(self.folder.labelled, n, (*self.seed, 3))
 
@@ -126,7 +131,8 @@ class Stream:
             image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
-        plausible = self.cache.is_plausible(stem)
+        opinion = self.cache.opinion(stem)
+        plausible = opinion is not None and opinion.plausible
         flags = stem in self.folder.masks, plausible, plausible and not self.folder.masks
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, flags))
 
