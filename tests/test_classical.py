@@ -53,6 +53,22 @@ def test_coloured_fluorescence_is_no_stained_section() -> None:
     assert foreground(classical_mask(glowing), nuclei).iou > 0.8
 
 
+def test_pale_nuclei_are_filled_and_gaps_between_nuclei_are_not() -> None:
+    y, x = np.mgrid[:120, :160]
+
+    def disc(at: tuple[float, float], radius: float) -> np.ndarray:
+        return np.hypot(y - at[0], x - at[1]) <= radius
+
+    pale = [(20, 20), (60, 20), (100, 20)]
+    rims = np.any([disc(at, 10) & ~disc(at, 4) for at in pale], axis=0)
+    gland = np.any([disc((60 + 24 * np.sin(a), 100 + 24 * np.cos(a)), 8) for a in np.linspace(0, 2 * np.pi, 10, endpoint=False)], axis=0)
+    found = classical_mask(np.where(rims | gland, 40, 200).astype(np.uint8))
+    assert all(found[at] for at in pale)
+    assert not found[60, 100], "a hole as large as several nuclei"
+    pocket = np.pad(np.ones((3, 3), bool), ((0, 2), (2, 0)))
+    assert (classical.filled(pocket, 100) == pocket).all(), "what is open to the border is no hole"
+
+
 def cells(seed: int, side: int = 300) -> tuple[np.ndarray, np.ndarray]:
     """A grey image of dark, ragged clumps of cells with darker round nuclei in them on a light ground, and where these are."""
     rng = np.random.default_rng(seed)
