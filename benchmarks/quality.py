@@ -1,12 +1,16 @@
 """How well can the IoU on a target be told without its masks? Fit, and check on what is left out.
 
     celladapt benchmark ... --keep-checkpoints --out GRID
-    python -m benchmarks.quality GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md] [--write]
+    python -m benchmarks.quality GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md] [--write] [--keep FILE]
+    python -m benchmarks.quality --points FILE [FILE ...] [GRID ...] [...]
 
 A point is a model on images: its clues, which need no mask, and its mean IoU on the same images. There is one for some kept checkpoints of every run on its test
 images, and one for each first seed's source-only and supervised model on each domain of ``--elsewhere`` that it has not seen, with statistics and normalisation of that
 domain: models that fail, too, must be told. In turn each target is left out, with all pairs that lead to it, or each pair; the rest is fitted, and what was left out is predicted. ``--write`` stores
 the fit to all points as ``src/celladapt/quality.json``, with the interval's radius from the targets left out.
+
+``--keep`` stores the points themselves, so that the fit can be checked, and made again with the models of another day, without training these again. They hold for one classical segmentation:
+after a change of that they are to be made anew.
 
 A model that was given masks of the target is taken as one that is known there: its estimate is moved by what the clues were off on these images, and such models stand apart.
 """
@@ -14,6 +18,7 @@ A model that was given masks of the target is taken as one that is known there: 
 import argparse
 import csv
 import json
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +38,7 @@ from celladapt.data.images import read_image
 from celladapt.data.normalise import Normalisation
 from celladapt.data.sample import evenly, middle
 from celladapt.expectation import MOST_IMAGES, SIDE
-from celladapt.files import write_json
+from celladapt.files import write_json, write_text
 from celladapt.metrics import foreground
 from celladapt.model import Model, Predictor, load_model
 from celladapt.networks import with_statistics_of
@@ -182,6 +187,18 @@ def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callab
         write_json(file, known)
     found = known[where]
     return Judgement(found["scores"], found["iou"], [(scores, iou) for scores, iou in found["alone"]])
+
+
+def store(file: Path, known: list[Point]) -> None:
+    """Write points as lines of JSON, with five digits: more than any of them means."""
+    lines = [json.dumps(asdict(point), separators=(",", ":")) for point in known]
+    write_text(file, re.sub(r"\d+\.\d{6,}", lambda number: f"{float(number[0]):.5g}", "\n".join(lines)) + "\n")
+
+
+def stored(file: Path) -> list[Point]:
+    """The points that ``store`` has written."""
+    found = [Point(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [replace(point, given=Known(**point.given)) if isinstance(point.given, dict) else point for point in found]
 
 
 def fit(known: list[Point], names: Sequence[str] = LEVEL) -> dict[str, Any]:
@@ -386,12 +403,16 @@ def _rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 def main() -> None:
     """Print the table, or put it into a document, and store the fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grids", type=Path, nargs="+")
+    parser.add_argument("grids", type=Path, nargs="*")
+    parser.add_argument("--points", type=Path, nargs="+", default=[], metavar="FILE", help="more points, that --keep has stored")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="store all points in this file")
     parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin quality --> ... <!-- end quality -->")
     parser.add_argument("--write", action="store_true", help=f"store the fit as {FILE.name}")
     parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="annotated domains to try the models on")
     a = parser.parse_args()
-    known = [*points(a.grids), *elsewhere(a.grids, a.elsewhere)]
+    known = [*points(a.grids), *elsewhere(a.grids, a.elsewhere), *(point for file in a.points for point in stored(file))]
+    if a.keep:
+        store(a.keep, known)
     if a.into:
         put(a.into, "quality", table(known))
     else:

@@ -179,6 +179,20 @@ def test_masks_that_models_were_given_mend_wrong_clues() -> None:
     assert fit(blind(known)) == fit([point for point in checkpoints() if point.method != "supervised"])
 
 
+def test_points_that_were_stored_give_the_same_fit(tmp_path: Path) -> None:
+    known = given_masks(checkpoints(noise=0.5), 0.3)
+    known[0] = replace(known[0], alone=[(known[1].scores, known[1].iou)])
+    quality.store(tmp_path / "points.jsonl", known)
+    again = quality.stored(tmp_path / "points.jsonl")
+    assert [(point.pair, point.method, point.seed, point.step) for point in again] == [
+        (point.pair, point.method, point.seed, point.step) for point in known
+    ]
+    assert quality.singly(again)[0].iou == pytest.approx(known[1].iou, abs=1e-5)
+    one, other = calibrated(known), calibrated(again)
+    assert other["weights"] == pytest.approx(one["weights"], abs=1e-3)
+    assert other["optimism"] == pytest.approx(one["optimism"], abs=1e-3)
+
+
 def never(path: Path) -> None:
     raise AssertionError(f"{path} was read again")
 
