@@ -100,12 +100,14 @@ class Stream:
     def stem(self, n: int) -> str:
         """Image of draw ``n``."""
         stem, masks = self._next(n), self.folder.masks
-        if stem in masks or not masks or not self.labelled_share:
-            return stem
-        opinion = self.cache.opinion(stem)
-        if opinion is None or (opinion.plausible and not opinion.closer):
+        if not masks or not self.labelled_share or not self.classical or stem in masks or self._stands(stem):
             return stem
         return self._in_order(self.folder.labelled, n, (*self.seed, 3))
+
+    def _stands(self, stem: str) -> bool:
+        """Whether the classical segmentation of the image may stand for a mask that it lacks: where it is plausible, and did not have to look closer unless there is no better to learn from."""
+        opinion = self.cache.opinion(stem)
+        return opinion is not None and stem not in self.folder.masks and opinion.plausible and not (opinion.closer and self.folder.masks)
 
     def _next(self, n: int) -> str:
         """Every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
@@ -133,7 +135,7 @@ class Stream:
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
         opinion = self.cache.opinion(stem)
         plausible = opinion is not None and opinion.plausible
-        flags = stem in self.folder.masks, plausible, plausible and not self.folder.masks
+        flags = stem in self.folder.masks, plausible, self._stands(stem)
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, flags))
 
     def draw(self, numbers: range) -> "Draw":
@@ -158,7 +160,7 @@ class Draw(NamedTuple):
     plausible: Tensor
     """Bool: whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
     stands: Tensor
-    """Bool: whether it may then stand for a mask, as no image of the folder has one."""
+    """Bool: whether it may stand for a mask that the image lacks."""
 
 
 @lru_cache(maxsize=16)

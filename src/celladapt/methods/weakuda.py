@@ -104,14 +104,15 @@ class WeakUDA(Method):
         return b.source_weight * soft_dice_loss(p_s, b.mask_s, sum_over_processes) + labelled_dice(b, p_t)
 
     def taken(self, b: Batch) -> Batch:
-        """With C for a mask where it may stand for one, if the teacher marks enough of what it sees there.
+        """With C for a mask where it may stand for one, if the teacher, or a mask where there is one, marks enough of what it sees.
 
         That is asked of a batch: in one crop there may be a nucleus or none. Where C sees nothing in any crop nobody has agreed to anything.
         """
         given = b.labelled_t & self.target_masks
         may = b.stands_t & ~given
-        seen = as_plane(may) & (b.classical_t >= 0.5)
-        both, all_of_it = sum_over_processes(torch.stack([(seen & (b.teacher_t >= 0.5)).sum(), seen.sum()]).to(b.mask_t.dtype))
+        seen = as_plane(may | (given & b.plausible_t)) & (b.classical_t >= 0.5)
+        marked = torch.where(as_plane(given), b.mask_t, b.teacher_t) >= 0.5
+        both, all_of_it = sum_over_processes(torch.stack([(seen & marked).sum(), seen.sum()]).to(b.mask_t.dtype))
         stands = may & (both > 0) & (both >= SEEN_TOO * all_of_it) & (b.progress >= WARM_UP)
         return replace(b, mask_t=torch.where(as_plane(stands), b.classical_t, b.mask_t), labelled_t=given | stands)
 
