@@ -1,7 +1,7 @@
 """Every pair of a benchmark at a glance: a map of IoU, a row for each source and a column for each target, before and after adapting.
 
     celladapt benchmark --methods source_only,weakuda,supervised ... --out GRID
-    python -m benchmarks.matrix GRID --into docs/results.md
+    python -m benchmarks.matrix GRID --into docs/earlier.md
 
 Below them a row of what the classical segmentation has on each target, and one of full supervision, neither of which reads a source, by any pair that has it. The picture goes into the folder ``results``
 beside the document, and the place that the benchmark folder's name marks, ``<!-- begin NAME-matrix -->``, shows it.

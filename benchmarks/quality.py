@@ -2,15 +2,15 @@
 
     celladapt benchmark ... --keep-checkpoints --out GRID
     python -m benchmarks.quality GRID [GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md] [--write] [--keep FILE]
-    python -m benchmarks.quality --points FILE [FILE ...] [GRID ...] [...]
+    python -m benchmarks.quality [GRID ...] --points FILE [FILE ...] [...]
 
 A point is a model on images: its clues, which need no mask, and its mean IoU on the same images. There is one for some kept checkpoints of every run on its test
 images, and one for each first seed's source-only and supervised model on each domain of ``--elsewhere`` that it has not seen, with statistics and normalisation of that
 domain: models that fail, too, must be told. In turn each target is left out, with all pairs that lead to it, or each pair; the rest is fitted, and what was left out is predicted. ``--write`` stores
 the fit to all points as ``src/celladapt/quality.json``, with the interval's radius from the targets left out.
 
-``--keep`` stores the points themselves, so that the fit can be checked, and made again with the models of another day, without training these again. They hold for one classical segmentation:
-after a change of that they are to be made anew.
+``--keep`` stores the points themselves, so that the fit can be checked, and made again with the models of another day, without training these again. They hold for one classical segmentation,
+as do the judgements that are kept beside checkpoints (``*.judged.json``): after a change of that delete these, and judge anew.
 
 A model that was given masks of the target is taken as one that is known there: its estimate is moved by what the clues were off on these images, and such models stand apart.
 """
@@ -410,6 +410,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"store the fit as {FILE.name}")
     parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="annotated domains to try the models on")
     a = parser.parse_args()
+    if not (a.grids or a.points):
+        parser.error("name a benchmark folder, or --points")
     known = [*points(a.grids), *elsewhere(a.grids, a.elsewhere), *(point for file in a.points for point in stored(file))]
     if a.keep:
         store(a.keep, known)

@@ -11,7 +11,7 @@ from skimage.draw import polygon2mask
 from skimage.segmentation import watershed
 
 from celladapt.data.images import read_mask
-from celladapt.instances import _basins, contours, label_components, polygons, to_instances, to_mask
+from celladapt.instances import _basins, contours, filled, label_components, polygons, to_instances, to_mask
 from celladapt.metrics import aji, panoptic
 
 
@@ -261,3 +261,15 @@ def test_basins_are_those_of_the_whole_watershed(seed: int) -> None:
     counts = [len(np.unique(seeds[ndimage.label(mask)[0] == one])) - 1 for one in range(1, ndimage.label(mask)[1] + 1)]
     assert {0, 1} < set(counts)
     np.testing.assert_array_equal(_basins(height, seeds, mask), watershed(-height, seeds, mask=mask))
+
+
+def test_holes_are_filled_up_to_a_size_and_what_is_open_to_the_border_is_no_hole() -> None:
+    mask = np.zeros((12, 12), bool)
+    mask[1:6, 1:6], mask[3, 2:5] = True, False  # a hole of 3 px
+    mask[8:12, 1:6], mask[9:12, 2:5] = True, False  # open below
+    whole = mask.copy()
+    whole[3, 2:5] = True
+    np.testing.assert_array_equal(filled(mask, 4), whole)
+    np.testing.assert_array_equal(filled(mask, 3), mask)
+    assert filled(np.ones((4, 4), bool), 9).all()
+    assert not filled(np.zeros((4, 4), bool), 99).any()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from celladapt.batch import Batch
-from celladapt.classical import Witness, classical_mask
+from celladapt.classical import classical_mask, witness
 from celladapt.data.augment import AUGMENTATIONS, colour, crop, flip
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
@@ -131,7 +131,7 @@ def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: P
     where = Stream(Folder.open(tmp_path / "other"), PLAIN, 32, "flip", (3, 1))
     for n in range(8):
         assert torch.equal(stream[n].classical[0], where[n].image[0])
-        assert stream[n].plausible == Witness.of(whole).plausible
+        assert stream[n].plausible == witness(image).plausible
         assert not where[n].plausible, "nobody asked"
         assert stream[n].stands == stream[n].plausible, "no image has a mask"
         assert not where[n].stands

@@ -48,8 +48,7 @@ def to_instances(probability: NDArray[Any], threshold: float = 0.5, min_size: in
 
     mask = _without_small(to_mask(probability, threshold), min_size)
     # The frame of background makes the image border an edge like any other, also for a mask that covers everything.
-    mask = np.pad(mask, 1)
-    mask = ~_without_small(~mask, min_size, keep_first=True)
+    mask = np.pad(filled(mask, min_size), 1)
     distance = ndimage.distance_transform_edt(mask).astype(np.float32)
     height = np.where(mask, ndimage.gaussian_filter(distance, _SMOOTHING), 0)
     seeds, _ = ndimage.label(local_maxima(height) & mask, structure=np.ones((3, 3)))  # type: ignore[no-untyped-call]
@@ -110,6 +109,11 @@ def polygons(labels: NDArray[Any], tolerance: float = 0.3) -> list[NDArray[np.fl
         shapes[folded] = _simplified(exact[folded], tolerance)
     corners, of = shapely.get_coordinates(shapes, return_index=True)
     return np.split(corners, np.flatnonzero(np.diff(of)) + 1)
+
+
+def filled(mask: NDArray[np.bool_], min_size: int) -> NDArray[np.bool_]:
+    """(H, W) ``mask`` without its holes of fewer than ``min_size`` pixels; what is open to the border of the image is no hole."""
+    return ~_without_small(~np.pad(mask, 1), min_size, keep_first=True)[1:-1, 1:-1]
 
 
 def _without_small(mask: NDArray[np.bool_], min_size: int, keep_first: bool = False) -> NDArray[np.bool_]:

@@ -40,9 +40,9 @@ from celladapt.parallel import sum_over_processes, world_size
 WARM_UP = 0.1
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
 STRANGERS, FRIENDS = 0.4, 0.7
-"""Agreement r up to which a witness is not believed at all, and from which on it is believed fully."""
+"""Ratio r up to which the source does not count at all, and from which on it counts fully."""
 SEEN_TOO = 0.5
-"""Share of what the classical segmentation sees that the teacher must mark too, for it to stand for masks."""
+"""Share of what the classical segmentation sees that the teacher must mark too, and the masks where there are some, for it to stand for masks."""
 FORGETS = 0.1
 """Share of what was seen before that each step forgets in judging the source."""
 ENOUGH = 5.0
@@ -104,16 +104,17 @@ class WeakUDA(Method):
         return b.source_weight * soft_dice_loss(p_s, b.mask_s, sum_over_processes) + labelled_dice(b, p_t)
 
     def taken(self, b: Batch) -> Batch:
-        """With C for a mask where it may stand for one, if the teacher, or a mask where there is one, marks enough of what it sees.
+        """With C for a mask where it may stand for one, if the teacher marks enough of what it sees there, and so do the masks where there are some.
 
-        That is asked of a batch: in one crop there may be a nucleus or none. Where C sees nothing in any crop nobody has agreed to anything.
+        That is asked of a batch: in one crop there may be a nucleus or none. Where C sees nothing in any crop without a mask nobody has agreed to anything.
         """
         given = b.labelled_t & self.target_masks
         may = b.stands_t & ~given
-        seen = as_plane(may | (given & b.plausible_t)) & (b.classical_t >= 0.5)
-        marked = torch.where(as_plane(given), b.mask_t, b.teacher_t) >= 0.5
-        both, all_of_it = sum_over_processes(torch.stack([(seen & marked).sum(), seen.sum()]).to(b.mask_t.dtype))
-        stands = may & (both > 0) & (both >= SEEN_TOO * all_of_it) & (b.progress >= WARM_UP)
+        here, there = (as_plane(images) & (b.classical_t >= 0.5) for images in (may, given & b.plausible_t))
+        counts = torch.stack([(here & (b.teacher_t >= 0.5)).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum()])
+        taught, seen, masked, seen_there = sum_over_processes(counts.to(b.mask_t.dtype))
+        agreed = (taught > 0) & (taught >= SEEN_TOO * seen) & (masked >= SEEN_TOO * seen_there)
+        stands = may & agreed & (b.progress >= WARM_UP)
         return replace(b, mask_t=torch.where(as_plane(stands), b.classical_t, b.mask_t), labelled_t=given | stands)
 
     def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
