@@ -167,9 +167,7 @@ def _witnessed(target: Stream) -> str:
     seen = evenly(list(target.folder.images), MOST_WITNESSED)
     opinions = [opinion for stem in seen if (opinion := target.cache.opinion(stem))]
     plausible, closer = sum(opinion.plausible for opinion in opinions), sum(opinion.closer for opinion in opinions)
-    text = (
-        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it is learned from there alone."
-    )
+    text = f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach there alone."
     return f"{text} In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are." if closer else text
 
 

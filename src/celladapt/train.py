@@ -1,4 +1,4 @@
-"""The one loop: steps, validation, selection, checkpoints. What a step is stands in ``step``."""
+"""The one loop: steps, validation, selection, checkpoints. ``step`` holds what one step does."""
 
 import copy
 import math

@@ -48,7 +48,7 @@ FORGETS = 0.1
 ENOUGH = 5.0
 """Steps, so discounted, from which on it is judged; there are never more than ten."""
 FULLY = 0.9
-"""A source that counts so much is nothing to speak of."""
+"""A source that counts so much, or a classical segmentation that is heard so often, is nothing to speak of."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class WeakUDA(Method):
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
-        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "w_s": torch.ones(())}
+        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "w_s": torch.ones(()), "heard": torch.zeros(2)}
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -111,10 +111,13 @@ class WeakUDA(Method):
         given = b.labelled_t & self.target_masks
         may = b.stands_t & ~given
         here, there = (as_plane(images) & (b.classical_t >= 0.5) for images in (may, given & b.plausible_t))
-        counts = torch.stack([(here & (b.teacher_t >= 0.5)).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum()])
-        taught, seen, masked, seen_there = sum_over_processes(counts.to(b.mask_t.dtype))
+        counts = torch.stack([(here & (b.teacher_t >= 0.5)).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum(), may.sum()])
+        taught, seen, masked, seen_there, images = sum_over_processes(counts.to(b.mask_t.dtype))
         agreed = (taught > 0) & (taught >= SEEN_TOO * seen) & (masked >= SEEN_TOO * seen_there)
         stands = may & agreed & (b.progress >= WARM_UP)
+        if b.progress >= WARM_UP:
+            heard = torch.stack([images * agreed, images]).float()
+            self.memory = {**self.memory, "heard": self.memory["heard"].to(heard) + heard}
         return replace(b, mask_t=torch.where(as_plane(stands), b.classical_t, b.mask_t), labelled_t=given | stands)
 
     def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
@@ -128,7 +131,7 @@ class WeakUDA(Method):
             ]
         )
         here = sum_over_processes(here)
-        before = {name: value.to(here) for name, value in self.memory.items()}
+        before = {name: self.memory[name].to(here) for name in ("pixels", "steps", "w_s")}
         # Where no nucleus is annotated a single wrong pixel would be all wrong.
         tells = here[0, 0] > 0
         pixels = torch.where(tells, (1 - FORGETS) * before["pixels"] + here[1:], before["pixels"])
@@ -136,11 +139,23 @@ class WeakUDA(Method):
         r_t, r_s = map(overlap, pixels)
         judged = (b.progress >= WARM_UP) & (steps > ENOUGH) & (r_s > STRANGERS)
         w_s = torch.where(judged, torch.minimum(before["w_s"], credit(r_t / r_s)), before["w_s"])
-        self.memory = {"pixels": pixels, "steps": steps, "w_s": w_s}
+        self.memory = {**self.memory, "pixels": pixels, "steps": steps, "w_s": w_s}
         return w_s
 
     def remarks(self) -> list[str]:
-        """How much the source counted in the end, where that is not nearly all."""
+        """How often the classical segmentation was not believed, and how much the source counted in the end, where that is worth a word."""
+        return [*self._unheard(), *self._discounted()]
+
+    def _unheard(self) -> list[str]:
+        heard, asked = self.memory["heard"].tolist()
+        if heard >= FULLY * asked:
+            return []
+        judges = "the source's model, or the masks of the target," if self.target_masks else "the source's model"
+        return [
+            f"Of the target images drawn in which the classical segmentation could have stood for a mask, it did in {heard / asked:.0%}: in the others {judges} marked less than half of what it sees."
+        ]
+
+    def _discounted(self) -> list[str]:
         w_s = float(self.memory["w_s"])
         if w_s >= FULLY:
             return []
