@@ -10,7 +10,6 @@ A warm start begins with the segmenter of the finished source-only run, so it ha
 import argparse
 import multiprocessing
 import os
-import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.documents import put
+from benchmarks.documents import put, spread
 from celladapt.adaptation import _conclude, prepare
 from celladapt.config import Config, preset_options, with_options
 from celladapt.model import load_model
@@ -109,8 +108,7 @@ def main() -> None:
     for name, values in iou.items():
         bar = VARIANTS[name].bar
         gains = [value - reference for value, reference in zip(values, iou[bar], strict=True)]
-        spread = [f"{statistics.mean(v):.3f} ± {statistics.stdev(v) if len(v) > 1 else 0:.3f}" for v in (values, gains)]
-        lines.append(f"| {name} | {spread[0]} | {'' if name == bar else spread[1]} | {'' if name == bar else bar} |")
+        lines.append(f"| {name} | {spread(values)} | {'' if name == bar else spread(gains)} | {'' if name == bar else bar} |")
     text = "\n".join(lines) + "\n"
     if a.into:
         put(a.into, a.out.name, text)

@@ -1,6 +1,8 @@
-"""Generated parts of a Markdown document, between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``."""
+"""Generated parts of a Markdown document, and the numbers in them; a part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``."""
 
 import re
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from celladapt.files import write_text
@@ -18,3 +20,8 @@ def put(document: Path, name: str, text: str) -> None:
     if count != 1:
         raise SystemExit(f"{document} has {count} parts '{name}'; write {begin} and {end} where it belongs, once.")
     write_text(document, new)
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± sample standard deviation, 0 of a single value; ``sign`` "+" shows that of the mean."""
+    return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"

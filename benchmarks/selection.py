@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from benchmarks.documents import put
+from benchmarks.documents import put, spread
 from benchmarks.quality import COMPARED, LEVEL, Point, blind, elsewhere, finished_cells, fit, points, predicted, target_of
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
@@ -141,7 +141,7 @@ def kept(runs: Runs) -> str:
         shares += [] if math.isnan(closed) else [closed]
         without += [] if math.isnan(closed) else [(alone - source) / gap]
         harmed += [f"{pair} ({end - source:.3f})"] if end < source - MOST_HARM else []
-        low, adapted, best, high = (f"{statistics.mean(some):.3f} ± {statistics.stdev(some) if len(some) > 1 else 0:.3f}" for some in iou)
+        low, adapted, best, high = map(spread, iou)
         fell = f"{sum(point.method == BAR for point in ends)} of {len(ends)}"
         lines.append(f"| {pair} | {low} | {adapted} | {best} | {fell} | {high} | {gap:.3f} | {'' if math.isnan(closed) else f'{closed:.0%}'} |")
     mean = f"{statistics.mean(shares):.0%}" if shares else ""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.documents import put
+from benchmarks.documents import put, spread
 from celladapt.adaptation import prepare
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
@@ -85,14 +85,17 @@ def compare(source: Path, target: Path, out: Path, plan: Plan) -> dict[str, list
         todo = out / f"todo{seed}"
         if not todo.exists():
             suggest(base.path / "model.safetensors", bare, todo, plan.k, tile=4096)  # images whole, so that their masks are at hand
-        chosen = {f"{SUGGESTED}{seed}": sorted(path.stem for path in (todo / "masks").iterdir())}
-        chosen |= {f"random{seed}_{draw}": choose_labelled(split.train, str(plan.k), 1000 * seed + draw) for draw in range(plan.draws)}
-        made = {}
-        for name, stems in chosen.items():
-            folder = linked(whole, list(whole.images), [*stems, *split.test], out / f"{name}-data")
-            made[name] = begun(source, folder, out / name, plan.method, seed, plan.steps, split=(base.path / "split.json").absolute())
-        for how, group in runs.items():
-            group.append([run for name, run in made.items() if name.startswith(how)])
+        chosen = {
+            SUGGESTED: [sorted(path.stem for path in (todo / "masks").iterdir())],
+            "random": [choose_labelled(split.train, str(plan.k), 1000 * seed + draw) for draw in range(plan.draws)],
+        }
+        for how, choices in chosen.items():
+            runs[how].append([])
+            for number, stems in enumerate(choices):
+                name = f"{how}{seed}_{number}"
+                folder = linked(whole, list(whole.images), [*stems, *split.test], out / f"{name}-data")
+                split_file = (base.path / "split.json").absolute()
+                runs[how][-1].append(begun(source, folder, out / name, plan.method, seed, plan.steps, split=split_file))
     train({f"{out.name}, {run.path.name}": run for group in runs.values() for some in group for run in some})
     return {"source_only": [[base.metrics["iou"]] for base in bases]} | {
         how: [[run.metrics["iou"] for run in some] for some in group] for how, group in runs.items()
@@ -103,12 +106,8 @@ def row(pair: str, found: dict[str, list[list[float]]]) -> tuple[str, list[float
     """A line of the table, and the difference of each seed."""
     means = {how: [statistics.mean(some) for some in group] for how, group in found.items()}
     gains = [one - other for one, other in zip(means[SUGGESTED], means["random"], strict=True)]
-    cells = [*(_spread(means[how]) for how in ("source_only", SUGGESTED, "random")), _spread(gains, "+"), ", ".join(f"{gain:+.3f}" for gain in gains)]
+    cells = [*(spread(means[how]) for how in ("source_only", SUGGESTED, "random")), spread(gains, "+"), ", ".join(f"{gain:+.3f}" for gain in gains)]
     return f"| {pair} | {' | '.join(cells)} |", gains
-
-
-def _spread(values: list[float], sign: str = "") -> str:
-    return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
 
 
 def table(found: dict[str, dict[str, list[list[float]]]], plan: Plan) -> str:

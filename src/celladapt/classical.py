@@ -127,8 +127,16 @@ def nuclear_channel(image: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
     unit = image / np.iinfo(image.dtype).max
     if image.ndim == 2:
         return unit, False
-    light, saturation = np.median(unit.max(axis=2)), np.median(unit.max(axis=2) - unit.min(axis=2))
+    brightest = unit.max(axis=2)
+    return (np.asarray(rgb2hed(unit)[..., 0]), True) if _is_section(unit, brightest) else (brightest, False)
+
+
+def _is_section(unit: NDArray[np.float64], brightest: NDArray[np.float64]) -> bool:
+    """Whether (H, W, 3), in [0, 1], shows a stained section; ``brightest`` is the largest of its channels, (H, W)."""
+    light = np.median(brightest)
+    if light <= DIM or np.median(brightest - unit.min(axis=2)) <= 0.05:
+        return False
+    if light > BRIGHT:
+        return True
     red, green, blue = np.median(unit, axis=(0, 1))
-    if saturation > 0.05 and (light > BRIGHT or (light > DIM and min(red, blue) - green > 0.1)):
-        return np.asarray(rgb2hed(unit)[..., 0]), True
-    return unit.max(axis=2), False
+    return bool(min(red, blue) - green > 0.1)

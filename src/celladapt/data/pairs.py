@@ -99,15 +99,20 @@ class Stream:
 
     def stem(self, n: int) -> str:
         """Image of draw ``n``."""
-        stem, masks = self._next(n), self.folder.masks
-        if stem in masks or not masks or not self.labelled_share or not self.classical or self._stands(stem):
+        stem = self._next(n)
+        if stem in self.folder.masks or not self._chooses or self._stands(stem):
             return stem
         return self._in_order(self.folder.labelled, n, (*self.seed, 3))
 
+    @property
+    def _chooses(self) -> bool:
+        """Whether images with a mask are drawn for those that have less to teach."""
+        return self.classical and self.labelled_share > 0 and bool(self.folder.masks)
+
     def _stands(self, stem: str) -> bool:
         """Whether the classical segmentation of the image may stand for a mask that it lacks: where it is plausible, and did not have to look closer if there is better to draw."""
-        opinion, better = self.cache.opinion(stem), bool(self.folder.masks) and self.labelled_share > 0
-        return opinion is not None and stem not in self.folder.masks and opinion.plausible and not (opinion.closer and better)
+        opinion = self.cache.opinion(stem)
+        return opinion is not None and stem not in self.folder.masks and opinion.plausible and not (opinion.closer and self._chooses)
 
     def _next(self, n: int) -> str:
         """Every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
