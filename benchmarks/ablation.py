@@ -20,7 +20,7 @@ import torch
 from benchmarks.documents import put, spread
 from celladapt.adaptation import _conclude, prepare
 from celladapt.config import Config, preset_options, with_options
-from celladapt.model import load_model
+from celladapt.loading import load_model
 from celladapt.preparation import set_up
 from celladapt.run import Run
 

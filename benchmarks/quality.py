@@ -39,8 +39,9 @@ from celladapt.data.normalise import Normalisation
 from celladapt.data.sample import evenly, middle
 from celladapt.expectation import MOST_IMAGES, SIDE
 from celladapt.files import write_json, write_text
+from celladapt.loading import load_model
 from celladapt.metrics import foreground
-from celladapt.model import Model, Predictor, load_model
+from celladapt.model import Model, Predictor
 from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
 from celladapt.quality import Known, expected_iou, logit

@@ -24,8 +24,8 @@ from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
 from celladapt.expectation import clues_on, part
 from celladapt.files import write_json
+from celladapt.loading import load_model
 from celladapt.metrics import foreground
-from celladapt.model import load_model
 from celladapt.progress import Bar
 from celladapt.run import Run
 from celladapt.selection import CLUES

@@ -33,7 +33,7 @@ def run(*command: str) -> None:
 def first_prediction(folder: Path) -> float:
     """Seconds of the first prediction in a process of its own, that has imported everything and loaded the model."""
     script = (
-        "import sys, time; from celladapt.data.images import read_image; from celladapt.model import load_model\n"
+        "import sys, time; from celladapt.data.images import read_image; from celladapt.loading import load_model\n"
         "model, image = load_model(sys.argv[1]), read_image(__import__('pathlib').Path(sys.argv[2]))\n"
         "began = time.perf_counter(); model.predict(image); print(time.perf_counter() - began)"
     )

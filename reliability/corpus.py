@@ -39,7 +39,8 @@ from celladapt.data.slide import open_slide
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.evaluation import evaluate
 from celladapt.files import write_json, write_text
-from celladapt.model import Model, load_model
+from celladapt.loading import load_model
+from celladapt.model import Model
 from celladapt.networks import Segmenter
 from celladapt.reporting import report
 from celladapt.run import Run

@@ -13,7 +13,8 @@ import celladapt
 from celladapt.card import card, facts, title
 from celladapt.checkpoint import load, save
 from celladapt.exporting import export
-from celladapt.model import Model, load_model
+from celladapt.loading import load_model
+from celladapt.model import Model
 from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("no_charts")

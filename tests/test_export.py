@@ -16,19 +16,20 @@ import torch
 from helpers import NORMALISATION, picture, spread_model
 
 import celladapt
-from celladapt import exporting
-from celladapt import model as models
+from celladapt import exporting, onnx_model
 from celladapt.cli import main
 from celladapt.data.images import read_mask, write_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.expectation import expected_quality
 from celladapt.exporting import export
-from celladapt.model import HALO, Model, load_model
+from celladapt.loading import load_model
+from celladapt.model import Model
 from celladapt.networks import REACH
 from celladapt.onnx_graph import as_onnx
 from celladapt.prediction import predict
 from celladapt.selection import CLUES
+from celladapt.strips import HALO
 
 GREY = Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), grey=True)
 SIZES = [(1, 1), (17, 33), (250, 311)]
@@ -86,12 +87,12 @@ def test_windows_agree_with_the_whole(file: Path, monkeypatch: pytest.MonkeyPatc
     seen: list[tuple[int, ...]] = []
     real = type(loaded.network).forward
     monkeypatch.setattr(type(loaded.network), "forward", lambda network, x: (seen.append(tuple(x.shape)), real(network, x))[1])
-    monkeypatch.setattr(models, "WINDOW_BYTES", 4 * 4 * (64 + 2 * HALO) ** 2)
+    monkeypatch.setattr(onnx_model, "WINDOW_BYTES", 4 * 4 * (64 + 2 * HALO) ** 2)
     np.testing.assert_allclose(loaded.predict(image).probability, whole, rtol=0, atol=5e-5)
     assert len(seen) == 6 * 5
     assert max(max(shape[2:]) for shape in seen) == 64 + 2 * HALO, "whatever the size of the image"
-    monkeypatch.setattr(models, "HALO", 32)
-    monkeypatch.setattr(models, "WINDOW_BYTES", 4 * 4 * (64 + 2 * 32) ** 2)
+    monkeypatch.setattr(onnx_model, "HALO", 32)
+    monkeypatch.setattr(onnx_model, "WINDOW_BYTES", 4 * 4 * (64 + 2 * 32) ** 2)
     assert np.abs(loaded.predict(image).probability - whole).max() > 1e-4, "that the comparison can fail"
 
 

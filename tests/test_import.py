@@ -22,7 +22,7 @@ from celladapt.cli import main
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
 from celladapt.importing import import_weights
-from celladapt.model import load_model
+from celladapt.loading import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEAN, STD = NORMALISATION.mean, NORMALISATION.std

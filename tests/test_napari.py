@@ -23,7 +23,8 @@ from celladapt.data.images import image_of, read_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.instances import to_instances
-from celladapt.model import Model, load_model, loaded_model
+from celladapt.loading import load_model, loaded_model
+from celladapt.model import Model
 from celladapt.networks import Segmenter
 from celladapt.plane import find_nuclei, newest_model, other_magnification, plane_at
 

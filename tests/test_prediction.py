@@ -18,8 +18,10 @@ from celladapt import prediction
 from celladapt.convolution import Conv2d, rectified
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
-from celladapt.model import STRIP, Model, load_model
-from celladapt.prediction import find_images, predict
+from celladapt.inputs import find_images
+from celladapt.loading import load_model
+from celladapt.model import STRIP, Model
+from celladapt.prediction import predict
 from celladapt.strips import GRID, LAG, SMALLEST, spans
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,10 +13,10 @@ from .expectation import expected_quality as expected_quality
 from .exporting import export as export
 from .importing import import_weights as import_weights
 from .job import Written as Written
+from .loading import load_model as load_model
 from .model import Model as Model
-from .model import OnnxModel as OnnxModel
 from .model import Prediction as Prediction
-from .model import load_model as load_model
+from .onnx_model import OnnxModel as OnnxModel
 from .prediction import SomeFailed as SomeFailed
 from .prediction import predict as predict
 from .reporting import report as report

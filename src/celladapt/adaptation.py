@@ -26,9 +26,10 @@ from celladapt.errors import InputError
 from celladapt.expectation import MOST_IMAGES, clues_on, known_on, part
 from celladapt.files import atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
+from celladapt.loading import load_model
 from celladapt.locks import alone
 from celladapt.losses import Domain
-from celladapt.model import Predictor, load_model
+from celladapt.model import Predictor
 from celladapt.preparation import set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import expected_iou, preference

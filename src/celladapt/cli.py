@@ -174,7 +174,7 @@ def predict(
     """
     from celladapt import expectation, prediction
     from celladapt.data.limits import at_most
-    from celladapt.model import loaded_model
+    from celladapt.loading import loaded_model
 
     if not inputs:
         raise InputError("Name at least one image, slide, folder or glob to predict.")
@@ -269,7 +269,7 @@ def review(
     """
     from celladapt import reviewing
     from celladapt.data.limits import at_most
-    from celladapt.model import loaded_model
+    from celladapt.loading import loaded_model
 
     if not inputs:
         raise InputError("Name at least one image, slide, folder or glob to review.")

@@ -15,9 +15,9 @@ from celladapt.classical import witness
 from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import is_slide, open_slide, overview, view_at
+from celladapt.inputs import find_images
 from celladapt.metrics import foreground
 from celladapt.model import Prediction, Predictor
-from celladapt.prediction import find_images
 from celladapt.quality import Expectation, Known, expected_iou
 from celladapt.selection import clues
 from celladapt.tissue import find_tissue

@@ -12,8 +12,10 @@ import torch
 from celladapt.card import facts
 from celladapt.errors import InputError, optional
 from celladapt.files import atomic
-from celladapt.model import Model, OnnxModel, load_model, load_weights
+from celladapt.loading import load_model, load_weights
+from celladapt.model import Model
 from celladapt.onnx_graph import as_onnx
+from celladapt.onnx_model import OnnxModel
 from celladapt.run import Run
 from celladapt.zoo import check_licence, write_package
 

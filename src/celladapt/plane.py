@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from celladapt.data.images import image_of
 from celladapt.errors import InputError
 from celladapt.instances import to_instances
-from celladapt.model import Predictor, loaded_model
+from celladapt.loading import loaded_model
+from celladapt.model import Predictor
 
 PEAK_BYTES = 80
 """Of memory per pixel of a plane, at most: deep colour that is being stretched."""

@@ -1,7 +1,5 @@
-"""From files to outputs on disk: images, slides, folders and globs, one after another or spread over processes."""
+"""From images and slides to outputs on disk, one after another or spread over processes. ``inputs`` finds the files, ``misfits`` says whose pixels do not fit the model."""
 
-import errno
-import glob
 import hashlib
 import os
 from collections import deque
@@ -17,15 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.folder import digest, list_images
-from celladapt.data.images import IMAGE_SUFFIXES, read_image, require_file
+from celladapt.data.folder import digest
+from celladapt.data.images import read_image, require_file
 from celladapt.data.limits import at_most
-from celladapt.data.slide import SLIDE_SUFFIXES, open_slide, tiff_pixel_size, view_at
+from celladapt.data.slide import open_slide, tiff_pixel_size, view_at
 from celladapt.errors import FileError, InputError
 from celladapt.files import write_json
+from celladapt.inputs import check_out, find_images
 from celladapt.job import NOTES, Job, Settings, Written
+from celladapt.loading import loaded_model
 from celladapt.locks import alone, sweep
-from celladapt.model import Prediction, Predictor, loaded_model
+from celladapt.misfits import misfits
+from celladapt.model import Prediction, Predictor
 from celladapt.nuclei import Nuclei, measure
 from celladapt.outputs import Picture
 from celladapt.progress import Bar, say
@@ -36,8 +37,6 @@ from celladapt.whole_slide import Rules, Work
 RECORD = "predictions.json"
 _WRITERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 _WAITING_PIXELS = 2**26
-_MISFIT = 1.2  # pixel sizes that differ more than this are told
-_NEAR = 1.02  # and those that differ less are the same
 _MOST_ENLARGED = 4
 _ONE_AT_A_TIME = Lock()
 
@@ -182,14 +181,6 @@ def segment(model: Predictor, job: Job, more: Callable[[int], None] = lambda cou
     if job.slide:
         return _slide(model, job, more, step)
     return _write(job, *_image(model, job))
-
-
-def check_out(images: Sequence[Path], out: Path) -> None:
-    """Raise InputError where ``out`` is a file, or the folder of one of ``images``: outputs would be taken for inputs, or replace them."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder as --out.")
-    if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:
-        raise InputError(f"{out} holds {among.name}, which is to be segmented; choose another --out, or the outputs would be taken for images.")
 
 
 def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
@@ -341,44 +332,6 @@ class _Once:
                 say(sentence)
 
 
-def misfits(model: Predictor, job: Job) -> Iterator[str]:
-    """What a person should know about the pixel sizes of a model and a file, a sentence each.
-
-    Raises:
-        InputError: the slide cannot be opened.
-    """
-    settings, trained = job.settings, model.pixel_size
-    stated = settings.pixel_size and _stated_pixel_size(job)
-    if stated and settings.pixel_size and not 1 / _NEAR <= settings.pixel_size / stated <= _NEAR:
-        yield f"{job.image.name} says {stated:.3g} µm per pixel; it is taken for {settings.pixel_size:.3g}, as --pixel-size says."
-    if not job.slide:
-        size = settings.pixel_size or tiff_pixel_size(job.image)
-        if size is not None and trained is not None and not 1 / _MISFIT <= size / trained <= _MISFIT:
-            yield (
-                f"The model was trained at {trained:.3g} µm per pixel, {job.image.parent} has {size:.3g}: nuclei look {trained / size:.2g} times as large to it; "
-                f"scale the images by {size / trained:.2g}, or train on such images."
-            )
-        return
-    with open_slide(job.image, settings.pixel_size) as slide:
-        wanted = settings.at or trained
-        if wanted is None:
-            known = f" ({slide.pixel_size:.3g} µm per pixel)" if slide.pixel_size else ""
-            yield f"The model does not know the pixel size it was trained at, so {job.image.name} is segmented at full resolution{known}; --at MICRONS sets another."
-        elif slide.pixel_size is None:
-            yield f"{job.image.name} does not say its pixel size, so it is segmented at full resolution, though the model was trained at {wanted:.3g} µm per pixel; give --pixel-size."
-        elif slide.pixel_size > wanted * _MISFIT:
-            yield f"{job.image.name} has {slide.pixel_size:.3g} µm per pixel at most, the model was trained at {wanted:.3g}: it is enlarged {slide.pixel_size / wanted:.2g} times and less sharp."
-        elif settings.at is not None and trained is not None and not 1 / _MISFIT <= settings.at / trained <= _MISFIT:
-            yield f"The model was trained at {trained:.3g} µm per pixel, --at is {settings.at:.3g}: nuclei look {trained / settings.at:.2g} times as large to it."
-
-
-def _stated_pixel_size(job: Job) -> float | None:
-    if not job.slide:
-        return tiff_pixel_size(job.image)
-    with open_slide(job.image) as slide:
-        return slide.pixel_size
-
-
 def _note_seen(model: Predictor, out: Path, jobs: Sequence[Job]) -> None:
     """Note which of the images trained the model, so that ``evaluate`` can say so."""
     trained = model.about.get("trained_on")
@@ -400,55 +353,3 @@ def record_of(folder: Path) -> dict[str, Any]:
         return {}
     seen = record.get("seen_in_training", [])
     return record if isinstance(seen, list) and all(isinstance(stem, str) for stem in seen) else {}
-
-
-def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True) -> list[Path]:
-    """Images and slides that ``inputs`` (files, folders, globs) name, in order of name, each once.
-
-    Args:
-        inputs: one or more.
-        outputs: whether each is to have outputs of its own name.
-
-    Raises:
-        InputError: one names nothing, or two files would write the same output.
-    """
-    found: dict[Path, None] = {}
-    for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
-        path = Path(item)
-        there = True
-        try:
-            path.stat()
-        except OSError as error:
-            there = False
-            # Windows says of a name with * or ? not that it does not exist, but that it could not.
-            if not isinstance(error, FileNotFoundError) and getattr(error, "winerror", None) != 123 and error.errno != errno.EINVAL:
-                raise InputError(f"{item} cannot be looked at ({error.strerror}); check its name and permissions.") from None
-        if there and path.is_dir() and path.suffix.lower() != ".zarr":
-            folder = path / "images" if (path / "images").is_dir() else path
-            files = sorted([*list_images(folder), *(entry for entry in folder.iterdir() if _read_in_parts(entry))])
-        elif there:
-            files = [path]
-        else:
-            files = sorted(p for p in map(Path, glob.glob(str(item), recursive=True)) if p.suffix.lower() in IMAGE_SUFFIXES or _read_in_parts(p))
-        if not files:
-            raise InputError(
-                f"{item} names no image; give an image or slide, a folder of them or a glob (formats: {' '.join(sorted((*IMAGE_SUFFIXES, *SLIDE_SUFFIXES, '.zarr')))})."
-            )
-        found |= dict.fromkeys(files)
-    if not found:
-        raise InputError("There is no image to look at; give an image or slide, a folder of them or a glob.")
-    stems: dict[str, Path] = {}
-    for path in found if outputs else ():
-        if path.stem in (".", ".."):
-            raise InputError(f"{path} has no name that its outputs could have; rename it.")
-        if path.stem in stems:
-            raise InputError(f"{stems[path.stem]} and {path} would write the same output; predict them into different folders.")
-        stems[path.stem] = path
-    return list(found)
-
-
-def _read_in_parts(path: Path) -> bool:
-    """Whether it is a slide by its name alone; hidden files are none."""
-    return not path.name.startswith(".") and (
-        (path.suffix.lower() in SLIDE_SUFFIXES and path.is_file()) or (path.suffix.lower() == ".zarr" and path.is_dir())
-    )

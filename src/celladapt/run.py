@@ -9,8 +9,9 @@ from celladapt.config import Config, read_options, with_options
 from celladapt.data.split import Split, load_splits, save_splits
 from celladapt.errors import InputError
 from celladapt.files import TEMPORARY, write_json, write_text
+from celladapt.loading import load_weights
 from celladapt.locks import HOLDER, LOCK, alone
-from celladapt.model import Model, load_weights
+from celladapt.model import Model
 from celladapt.quality import Expectation
 from celladapt.records import read_json
 

@@ -21,7 +21,8 @@ from celladapt.errors import InputError
 from celladapt.files import staged
 from celladapt.hardware import kept_memory
 from celladapt.instances import to_instances
-from celladapt.model import Model, load_weights
+from celladapt.loading import load_weights
+from celladapt.model import Model
 from celladapt.networks import Segmenter, folded
 from celladapt.progress import Bar, say
 from celladapt.ranking import Candidates, rank

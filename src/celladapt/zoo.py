@@ -14,8 +14,8 @@ from celladapt.data.images import write_image
 from celladapt.data.synthetic import specimen
 from celladapt.errors import InputError, optional
 from celladapt.files import write_text
-from celladapt.model import OnnxModel
 from celladapt.onnx_graph import OPSET
+from celladapt.onnx_model import OnnxModel
 from celladapt.onnx_network import INPUT, OUTPUT
 from celladapt.strips import GRID, HALO
 

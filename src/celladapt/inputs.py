@@ -1,0 +1,71 @@
+"""What files, folders and globs name: the images and slides to look at."""
+
+import errno
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from celladapt.data.folder import list_images
+from celladapt.data.images import IMAGE_SUFFIXES
+from celladapt.data.slide import SLIDE_SUFFIXES
+from celladapt.errors import InputError
+
+
+def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True) -> list[Path]:
+    """Images and slides that ``inputs`` (files, folders, globs) name, in order of name, each once.
+
+    Args:
+        inputs: one or more.
+        outputs: whether each is to have outputs of its own name.
+
+    Raises:
+        InputError: one names nothing, or two files would write the same output.
+    """
+    found: dict[Path, None] = {}
+    for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
+        path = Path(item)
+        there = True
+        try:
+            path.stat()
+        except OSError as error:
+            there = False
+            # Windows says of a name with * or ? not that it does not exist, but that it could not.
+            if not isinstance(error, FileNotFoundError) and getattr(error, "winerror", None) != 123 and error.errno != errno.EINVAL:
+                raise InputError(f"{item} cannot be looked at ({error.strerror}); check its name and permissions.") from None
+        if there and path.is_dir() and path.suffix.lower() != ".zarr":
+            folder = path / "images" if (path / "images").is_dir() else path
+            files = sorted([*list_images(folder), *(entry for entry in folder.iterdir() if _read_in_parts(entry))])
+        elif there:
+            files = [path]
+        else:
+            files = sorted(p for p in map(Path, glob.glob(str(item), recursive=True)) if p.suffix.lower() in IMAGE_SUFFIXES or _read_in_parts(p))
+        if not files:
+            raise InputError(
+                f"{item} names no image; give an image or slide, a folder of them or a glob (formats: {' '.join(sorted((*IMAGE_SUFFIXES, *SLIDE_SUFFIXES, '.zarr')))})."
+            )
+        found |= dict.fromkeys(files)
+    if not found:
+        raise InputError("There is no image to look at; give an image or slide, a folder of them or a glob.")
+    stems: dict[str, Path] = {}
+    for path in found if outputs else ():
+        if path.stem in (".", ".."):
+            raise InputError(f"{path} has no name that its outputs could have; rename it.")
+        if path.stem in stems:
+            raise InputError(f"{stems[path.stem]} and {path} would write the same output; predict them into different folders.")
+        stems[path.stem] = path
+    return list(found)
+
+
+def _read_in_parts(path: Path) -> bool:
+    """Whether it is a slide by its name alone; hidden files are none."""
+    return not path.name.startswith(".") and (
+        (path.suffix.lower() in SLIDE_SUFFIXES and path.is_file()) or (path.suffix.lower() == ".zarr" and path.is_dir())
+    )
+
+
+def check_out(images: Sequence[Path], out: Path) -> None:
+    """Raise InputError where ``out`` is a file, or the folder of one of ``images``: outputs would be taken for inputs, or replace them."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder as --out.")
+    if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:
+        raise InputError(f"{out} holds {among.name}, which is to be segmented; choose another --out, or the outputs would be taken for images.")

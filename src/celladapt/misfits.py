@@ -1,0 +1,48 @@
+"""What a person should know where the pixels of a file are not of the size that a model was trained at."""
+
+from collections.abc import Iterator
+
+from celladapt.data.slide import open_slide, tiff_pixel_size
+from celladapt.job import Job
+from celladapt.model import Predictor
+
+_MISFIT = 1.2  # pixel sizes that differ by a greater factor are told
+_NEAR = 1.02  # and those that differ less are the same
+
+
+def misfits(model: Predictor, job: Job) -> Iterator[str]:
+    """What a person should know about the pixel sizes of a model and a file, a sentence each.
+
+    Raises:
+        InputError: the slide cannot be opened.
+    """
+    settings, trained = job.settings, model.pixel_size
+    stated = settings.pixel_size and _stated_pixel_size(job)
+    if stated and settings.pixel_size and not 1 / _NEAR <= settings.pixel_size / stated <= _NEAR:
+        yield f"{job.image.name} says {stated:.3g} µm per pixel; it is taken for {settings.pixel_size:.3g}, as --pixel-size says."
+    if not job.slide:
+        size = settings.pixel_size or tiff_pixel_size(job.image)
+        if size is not None and trained is not None and not 1 / _MISFIT <= size / trained <= _MISFIT:
+            yield (
+                f"The model was trained at {trained:.3g} µm per pixel, {job.image.parent} has {size:.3g}: nuclei look {trained / size:.2g} times as large to it; "
+                f"scale the images by {size / trained:.2g}, or train on such images."
+            )
+        return
+    with open_slide(job.image, settings.pixel_size) as slide:
+        wanted = settings.at or trained
+        if wanted is None:
+            known = f" ({slide.pixel_size:.3g} µm per pixel)" if slide.pixel_size else ""
+            yield f"The model does not know the pixel size it was trained at, so {job.image.name} is segmented at full resolution{known}; --at MICRONS sets another."
+        elif slide.pixel_size is None:
+            yield f"{job.image.name} does not say its pixel size, so it is segmented at full resolution, though the model was trained at {wanted:.3g} µm per pixel; give --pixel-size."
+        elif slide.pixel_size > wanted * _MISFIT:
+            yield f"{job.image.name} has {slide.pixel_size:.3g} µm per pixel at most, the model was trained at {wanted:.3g}: it is enlarged {slide.pixel_size / wanted:.2g} times and less sharp."
+        elif settings.at is not None and trained is not None and not 1 / _MISFIT <= settings.at / trained <= _MISFIT:
+            yield f"The model was trained at {trained:.3g} µm per pixel, --at is {settings.at:.3g}: nuclei look {trained / settings.at:.2g} times as large to it."
+
+
+def _stated_pixel_size(job: Job) -> float | None:
+    if not job.slide:
+        return tiff_pixel_size(job.image)
+    with open_slide(job.image) as slide:
+        return slide.pixel_size
