@@ -181,8 +181,9 @@ def source_seen(
     mask = torch.tensor([1.0, 1, 1, 1, 0]).view(1, 1, 1, 5)
     twice, p_s, p_t = (x.repeat(2, 1, 1, 1) for x in (mask, torch.tensor(source).view(1, 1, 1, 5), torch.tensor(teacher).view(1, 1, 1, 5)))
     batch = Batch(
-        torch.zeros(2, 3, 1, 5), twice, torch.zeros(2, 3, 1, 5), torch.cat([mask, 0 * mask]), torch.tensor(labelled), teacher_t=p_t, **other
-    )
+        torch.zeros(2, 3, 1, 5), twice, torch.zeros(2, 3, 1, 5), torch.cat([mask, 0 * mask]), torch.tensor(labelled),
+        teacher_t=p_t, **{"plausible_t": torch.zeros(2, dtype=torch.bool)} | other,
+    )  # fmt: skip
     return batch, p_s
 
 
@@ -203,6 +204,25 @@ def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_
     assert weight(BAD, labelled=(False, False)) == 1, "no mask says otherwise"
     assert weight(BAD, steps=6) == 1, "six steps are no evidence"
     assert weight(BAD, steps=7) == 0
+
+
+@pytest.mark.parametrize(
+    ("labelled", "plausible", "progress", "w_s"),
+    [
+        ((True, True), (True, True), 0.25, 0.75),
+        ((True, True), (True, False), 0.5, 0.75),
+        ((True, False), (True, True), 1.0, 0.5),
+        ((True, True), (False, False), 1.0, 1.0),
+    ],
+)
+def test_the_source_makes_way_where_masks_of_the_target_are_many(
+    labelled: tuple[bool, bool], plausible: tuple[bool, bool], progress: float, w_s: float
+) -> None:
+    """By the progress, times the share of images that have a mask, or what stands for it, and a plausible classical segmentation."""
+    method = make_method("weakssda")
+    batch, p_s = source_seen(GOOD, labelled=labelled, plausible_t=torch.tensor(plausible), progress=progress)
+    assert float(method.source_weight(batch, p_s)) == pytest.approx(w_s)
+    assert method.memory["v"] == 1, "which is no judgement of it"
 
 
 def test_images_without_a_nucleus_say_nothing_of_the_source() -> None:
@@ -235,14 +255,14 @@ def test_the_source_is_judged_by_the_last_steps_together_and_never_counts_more_t
     )
 
 
-@pytest.mark.parametrize(("w_s", "says"), [(1.0, []), (0.997, []), (0.6, ["counted 60%"]), (0.0, ["counted 0%", "More masks"])])
-def test_it_is_said_how_much_the_source_counted(w_s: float, says: list[str]) -> None:
+@pytest.mark.parametrize(("v", "says"), [(1.0, []), (0.997, []), (0.6, ["counted 60%"]), (0.0, ["counted 0%", "More masks"])])
+def test_it_is_said_how_much_the_source_counted(v: float, says: list[str]) -> None:
     method = make_method("weakssda")
-    method.memory = {**method.memory, "w_s": torch.tensor(w_s)}
+    method.memory = {**method.memory, "v": torch.tensor(v)}
     remarks = method.remarks()
     assert len(remarks) == bool(says)
     assert all(words in remarks[0] for words in says)
-    assert ("More masks" in "".join(remarks)) == (w_s < 0.5)
+    assert ("More masks" in "".join(remarks)) == (v < 0.5)
     assert make_method("weakuda").remarks() == []
 
 

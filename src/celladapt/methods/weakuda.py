@@ -7,7 +7,8 @@ Per step, first D, then S, with m the share of the target images of the batch in
           L_seg = soft Dice of S(I_s) against Y_s
           L_adv = BCE(D(S(I_t)), source), over the images that are not plausible
           L_t   = soft Dice of S(I_t) against Y_t, over the images in which C(I_t) stands for a mask Y_t; the loop adds cross-entropy, as against any mask of the target
-          w_s   = the least that w(r_t / r_s) has been since the first tenth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
+          w_s   = (1 - τ·c) · v, with τ the share of the training that is done and c the share of the target images of the batch that have a Y_t and a plausible C
+          v     = the least that w(r_t / r_s) has been since the first tenth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
           r_t   = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
                   times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
 
@@ -18,8 +19,11 @@ is. Then C stands for a mask in the plausible images of a batch if T marks at le
 they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. The idea of two
 views that teach each other is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
 
-A source whose nuclei are something else than the target's holds S back, for one network cannot have both: S is then much worse where the target's masks are than
-on the source. It never counts more than it has: without it S fits these masks, and that is not the source's doing.
+The source teaches first and the target last: with 1 - τ·c the source makes way bit by bit, for its annotators may have outlined nuclei otherwise. Where C is not plausible
+the target's masks are too few for that, and the source stays.
+
+A source whose nuclei are something else than the target's holds S back all along, for one network cannot have both: S is then much worse where the target's masks are than
+on the source, which v tells. It never grows: without the source S fits these masks, and that is not the source's doing.
 
 Where C is not plausible D tells S what predictions on the source look like: the output-space adversary of CellSegUDA (Haq and Huang, MIDL 2020), without its
 reconstruction and with a greater weight, that acts within a few hundred steps.
@@ -74,7 +78,7 @@ class WeakUDA(Method):
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
-        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "w_s": torch.ones(()), "heard": torch.zeros(2)}
+        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "v": torch.ones(()), "heard": torch.zeros(2)}
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -128,22 +132,23 @@ class WeakUDA(Method):
                 shared_pixels(b.mask_t, b.mask_t, b.labelled_t),
                 shared_pixels(b.teacher_t, b.mask_t, b.labelled_t),
                 shared_pixels(p_s, b.mask_s, every),
+                torch.stack([(b.labelled_t & b.plausible_t).sum(), torch.ones_like(b.labelled_t).sum()]).float(),
             ]
         )
         here = sum_over_processes(here)
-        before = {name: self.memory[name].to(here) for name in ("pixels", "steps", "w_s")}
+        seen, c = here[0, 0], here[3, 0] / here[3, 1]
+        before = {name: self.memory[name].to(here) for name in ("pixels", "steps", "v")}
         # Where no nucleus is annotated a single wrong pixel would be all wrong.
-        tells = here[0, 0] > 0
-        pixels = torch.where(tells, (1 - FORGETS) * before["pixels"] + here[1:], before["pixels"])
-        steps = torch.where(tells, (1 - FORGETS) * before["steps"] + 1, before["steps"])
+        pixels = torch.where(seen > 0, (1 - FORGETS) * before["pixels"] + here[1:3], before["pixels"])
+        steps = torch.where(seen > 0, (1 - FORGETS) * before["steps"] + 1, before["steps"])
         r_t, r_s = map(overlap, pixels)
         judged = (b.progress >= WARM_UP) & (steps > ENOUGH) & (r_s > STRANGERS)
-        w_s = torch.where(judged, torch.minimum(before["w_s"], credit(r_t / r_s)), before["w_s"])
-        self.memory = {**self.memory, "pixels": pixels, "steps": steps, "w_s": w_s}
-        return w_s
+        v = torch.where(judged, torch.minimum(before["v"], credit(r_t / r_s)), before["v"])
+        self.memory = {**self.memory, "pixels": pixels, "steps": steps, "v": v}
+        return (1 - b.progress * c) * v
 
     def remarks(self) -> list[str]:
-        """How often the classical segmentation was not believed, and how much the source counted in the end, where that is worth a word."""
+        """How often the classical segmentation was not believed, and how far the source was not, where that is worth a word."""
         return [*self._unheard(), *self._discounted()]
 
     def _unheard(self) -> list[str]:
@@ -156,11 +161,11 @@ class WeakUDA(Method):
         ]
 
     def _discounted(self) -> list[str]:
-        w_s = float(self.memory["w_s"])
-        if w_s >= FULLY:
+        v = float(self.memory["v"])
+        if v >= FULLY:
             return []
-        text = f"The masks of the target, or what stood for them, do not bear out all that the source teaches: at the end of training the source counted {w_s:.0%}."
-        return [text if w_s >= 0.5 else f"{text} More masks of the target are likely to help more than more source images."]
+        text = f"The masks of the target, or what stood for them, do not bear out all that the source teaches: by the end of training it counted {v:.0%} of what it would have."
+        return [text if v >= 0.5 else f"{text} More masks of the target are likely to help more than more source images."]
 
 
 def shared_pixels(p: Tensor, q: Tensor, images: Tensor) -> Tensor:
