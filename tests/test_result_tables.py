@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
-from benchmarks import matrix
-from benchmarks.suggestion import Plan, table
+from benchmarks import matrix, suggestion
+from benchmarks.suggestion import Plan, compare, table
+from helpers import in_this_process
 from PIL import Image
 from test_grid import write_grid
 
+from celladapt.data.folder import Folder
 from celladapt.reporting.grid import read_grid
+from celladapt.run import Run
 
 
 def test_the_map_counts_pairs_that_gained_and_lost(tmp_path: Path) -> None:
@@ -41,3 +44,23 @@ def test_suggested_images_are_compared_with_the_mean_of_the_draws_of_their_seed(
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["a → b", "0.400 ± 0.141", "0.650 ± 0.071", "0.645 ± 0.007", "+0.005 ± 0.064", "+0.050, -0.040"]
     assert text.endswith("Suggested images are better in 1 of 2 comparisons; the mean difference is +0.005 IoU.")
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_both_choices_have_as_many_masks_of_training_images_and_the_same_test_images(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suggestion, "carry_out_all", in_this_process)
+    source, target = tiny_domains
+    plan, out = Plan(k=2, seeds=1, draws=1, steps=1, method="supervised"), tmp_path / "out"
+    found = compare(source, target, out, plan)
+    assert {how: [len(runs) for runs in group] for how, group in found.items()} == {"source_only": [1], "suggested": [1], "random": [1]}
+    split = Run.open(out / "source0").splits[1]
+    for name in ("suggested0_0", "random0_0"):
+        assert Run.open(out / name).splits[1] == split
+        known = set(Folder.open(out / f"{name}-data").masks)
+        assert set(split.test) <= known
+        assert len(known & set(split.train)) == len(known - set(split.test)) == 2
+    assert compare(source, target, out, plan) == found, "what is done is not done again"
+    with pytest.raises(SystemExit, match="another plan"):
+        compare(source, target, out, Plan(k=1, seeds=1, draws=1, steps=1, method="supervised"))
