@@ -165,5 +165,5 @@ def test_no_part_of_the_documentation_is_left_to_be_filled_in() -> None:
 
 def test_no_compiler_is_loaded_before_it_is_needed() -> None:
     """Loading either takes a second, which a small prediction would spend for nothing."""
-    script = "import sys, celladapt.model, celladapt.train; print([name for name in ('numba', 'torch._dynamo') if name in sys.modules])"
+    script = "import sys, celladapt.loading, celladapt.train; print([name for name in ('numba', 'torch._dynamo') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip() == "[]"

@@ -182,7 +182,7 @@ def source_seen(
     twice, p_s, p_t = (x.repeat(2, 1, 1, 1) for x in (mask, torch.tensor(source).view(1, 1, 1, 5), torch.tensor(teacher).view(1, 1, 1, 5)))
     batch = Batch(
         torch.zeros(2, 3, 1, 5), twice, torch.zeros(2, 3, 1, 5), torch.cat([mask, 0 * mask]), torch.tensor(labelled),
-        teacher_t=p_t, **{"plausible_t": torch.zeros(2, dtype=torch.bool)} | other,
+        teacher_t=p_t, **{"stands_t": torch.zeros(2, dtype=torch.bool)} | other,
     )  # fmt: skip
     return batch, p_s
 
@@ -207,20 +207,19 @@ def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_
 
 
 @pytest.mark.parametrize(
-    ("labelled", "plausible", "progress", "w_s"),
+    ("labelled", "stands", "progress", "w_s"),
     [
         ((True, True), (True, True), 0.25, 0.75),
-        ((True, True), (True, False), 0.5, 0.75),
-        ((True, False), (True, True), 1.0, 0.5),
-        ((True, True), (False, False), 1.0, 1.0),
+        ((True, True), (False, True), 0.25, 0.75),  # a mask beside it
+        ((True, False), (True, False), 0.5, 0.75),
+        ((True, True), (False, False), 1.0, 1.0),  # masks alone
     ],
 )
-def test_the_source_makes_way_where_masks_of_the_target_are_many(
-    labelled: tuple[bool, bool], plausible: tuple[bool, bool], progress: float, w_s: float
+def test_the_source_makes_way_where_the_classical_segmentation_stands_for_masks(
+    labelled: tuple[bool, bool], stands: tuple[bool, bool], progress: float, w_s: float
 ) -> None:
-    """By the progress, times the share of images that have a mask, or what stands for it, and a plausible classical segmentation."""
     method = make_method("weakssda")
-    batch, p_s = source_seen(GOOD, labelled=labelled, plausible_t=torch.tensor(plausible), progress=progress)
+    batch, p_s = source_seen(GOOD, labelled=labelled, stands_t=torch.tensor(stands), progress=progress)
     assert float(method.source_weight(batch, p_s)) == pytest.approx(w_s)
     assert method.memory["v"] == 1, "which is no judgement of it"
 
@@ -354,7 +353,9 @@ def test_the_classical_segmentation_stands_for_masks_once_the_teacher_marks_half
     assert taken.labelled_t.tolist() == [True, True, True, False]
     assert torch.equal(taken.mask_t[:3], batch.classical_t[:3])
     assert torch.equal(taken.mask_t[3:], batch.mask_t[3:])
+    assert taken.stands_t.tolist() == [True, True, True, False]
     for other in (standing_batch(0.4), standing_batch(0.6, progress=0.05), standing_batch(0.6, stands_t=torch.zeros(4, dtype=torch.bool))):
+        assert not method.taken(other).stands_t.any()
         assert not method.taken(other).labelled_t.any(), "the teacher denies it, the source teaches first, or it may not"
     assert not method.taken(replace(batch, classical_t=0 * batch.classical_t)).labelled_t.any(), "that there is no nucleus nobody has agreed to"
     given = make_method("weakssda").taken(replace(batch, plausible_t=batch.plausible_t & ~batch.labelled_t))
@@ -386,9 +387,10 @@ def test_masks_overrule_the_classical_segmentation_where_it_is_plausible_in_thei
 
 
 def test_what_stands_for_a_mask_teaches_as_masks_do_and_judges_the_source() -> None:
-    """Steps of WeakUDA on what C saw are those of WeakSSDA with that for masks."""
+    """Steps of WeakUDA on what C saw are those of WeakSSDA with that for masks, but in one image."""
     batch = standing_batch(0.6, stands_t=torch.ones(4, dtype=torch.bool), labelled_t=torch.zeros(4, dtype=torch.bool))
-    masks = replace(batch, stands_t=torch.zeros(4, dtype=torch.bool), labelled_t=torch.ones(4, dtype=torch.bool), mask_t=batch.classical_t)
+    last = torch.tensor([False, False, False, True])
+    masks = replace(batch, stands_t=last, labelled_t=~last, mask_t=batch.classical_t * ~last.view(-1, 1, 1, 1))
     ours, theirs = make_method("weakuda"), make_method("weakssda")
     values = []
     for method, seen in ((ours, batch), (theirs, masks)):

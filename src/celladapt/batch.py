@@ -30,7 +30,7 @@ class Batch:
     plausible_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     """[B] bool: in which images ``classical_t`` has the shape of nuclei; all false where the method has no use for it."""
     stands_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    """[B] bool: in which images without a mask ``classical_t`` may stand for one: plausible ones, and where others have masks none in which it had to look closer."""
+    """[B] bool: in which images without a mask ``classical_t`` may stand for one: plausible ones, and where others have masks none in which it had to look closer; after ``Method.taken`` in which it does."""
     teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))
     """[B, 1, H', W'] in [0, 1]: the teacher's prediction for ``image_t``, cut from the graph; the loop fills it in."""
     features_s: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 2, 2))

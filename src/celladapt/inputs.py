@@ -1,4 +1,4 @@
-"""What files, folders and globs name: the images and slides to look at."""
+"""What files, folders and globs name: the images and slides to look at, and whether outputs could be taken for them."""
 
 import errno
 import glob

@@ -1,4 +1,4 @@
-"""What a person should know where the pixels of a file are not of the size that a model was trained at."""
+"""What a person should know about the size of a file's pixels: none is stated, another one is, or it is not the model's."""
 
 from collections.abc import Iterator
 

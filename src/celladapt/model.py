@@ -1,4 +1,4 @@
-"""A trained segmenter, and what it sees in one image that fits into memory. ``loading`` reads one from a file, ``onnx_model`` has ONNX Runtime compute it."""
+"""A trained segmenter, run by torch, and what it sees in one image that fits into memory. ``loading`` reads one from a file; ``onnx_model`` is its like, run by ONNX Runtime."""
 
 import hashlib
 import math
@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from celladapt.errors import InputError
 from celladapt.hardware import kept_memory, uses_bf16
 from celladapt.instances import to_instances, to_mask
 from celladapt.networks import Segmenter, folded
-from celladapt.strips import GRID, SMALLEST, InStrips, spans
+from celladapt.strips import GRID, SMALLEST, InStrips, reflected, spans
 
 STRIP = {"cpu": 12 * 2**20, "cuda": 2**26}
 """Numbers in the first block's output for one strip of rows: by measurement on a CPU, whose cache holds about as many; a GPU wants large pieces."""
@@ -182,10 +182,3 @@ def stated_pixel_size(about: dict[str, Any]) -> float | None:
     """µm per pixel of a model's training images, by its header; None where nobody said."""
     size = about.get("pixel_size")
     return float(size) if isinstance(size, (int, float)) and 0 < size < math.inf else None
-
-
-def reflected(h: int, w: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of an image as ``networks.pad_to_multiple`` would grow it."""
-    down, right = -h % GRID, -w % GRID
-    mode: Literal["reflect", "edge"] = "reflect" if down < h and right < w else "edge"
-    return np.pad(np.arange(h), (0, down), mode), np.pad(np.arange(w), (0, right), mode)

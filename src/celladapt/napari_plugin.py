@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 MODEL_FILES = "*.safetensors *.onnx"
-"""What the file dialog shows; `model.load_model` judges what is chosen or typed."""
+"""What the file dialog shows; `loading.load_model` judges what is chosen or typed."""
 TRANSFORMS = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """What puts a layer in its place."""
 

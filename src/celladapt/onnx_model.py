@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from celladapt.data.normalise import Normalisation
 from celladapt.hardware import kept_memory
-from celladapt.model import Prediction, as_image, reflected, stated_pixel_size
+from celladapt.model import Prediction, as_image, stated_pixel_size
 from celladapt.onnx_network import OnnxNetwork
-from celladapt.strips import GRID, HALO, SMALLEST
+from celladapt.strips import GRID, HALO, SMALLEST, reflected
 
 WINDOW_BYTES = 2**27
 """Of the first block's output for one window, where strips are not at hand; at its peak ONNX Runtime holds eight times as much."""

@@ -5,9 +5,12 @@ A 3x3 convolution looks one row up and down. So what it gives lags one row behin
 
 import copy
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from celladapt.convolution import rectified
@@ -22,6 +25,13 @@ LAG = GRID - 2
 
 Part = list[Tensor]
 """Some channels of an input, in pieces [1, C, rows, W] one below the other."""
+
+
+def reflected(h: int, w: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of an image as ``networks.pad_to_multiple`` would grow it."""
+    down, right = -h % GRID, -w % GRID
+    mode: Literal["reflect", "edge"] = "reflect" if down < h and right < w else "edge"
+    return np.pad(np.arange(h), (0, down), mode), np.pad(np.arange(w), (0, right), mode)
 
 
 def spans(height: int, rows: int) -> list[slice]:
