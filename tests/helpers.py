@@ -32,7 +32,17 @@ def make_batch(size: int = 4, side: int = 32, seed: int = 0, labelled: tuple[boo
     mask_s, mask_t = (torch.rand(2, size, 1, side, side, generator=g) > 0.7).to(dtype)
     classical_t = (torch.rand(size, 1, side, side, generator=g) > 0.7).to(dtype)
     every = torch.ones(size, dtype=torch.bool)
-    return Batch(image_s, mask_s, image_t, mask_t * flags.view(-1, 1, 1, 1), flags, classical_t, plausible_t=every, stands_t=~every)
+    return Batch(
+        image_s,
+        mask_s,
+        image_t,
+        mask_t * flags.view(-1, 1, 1, 1),
+        flags,
+        classical_t,
+        plausible_t=every,
+        stands_t=~every,
+        trust_t=torch.full((size,), 0.5),
+    )
 
 
 def part(batch: Batch, chosen: slice) -> Batch:

@@ -27,6 +27,11 @@ def cloudy(seed: int, side: int = 96) -> np.ndarray:
     return np.clip(128 + 60 * clouds / clouds.std(), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.parametrize(("solidity", "trust"), [(0.5, 0.0), (0.86, 0.0), (0.885, 0.5), (0.91, 1.0), (0.97, 1.0)])
+def test_outlines_are_trusted_by_how_solid_they_are(solidity: float, trust: float) -> None:
+    assert Witness(np.zeros((8, 8), bool), solidity, 0.0).trust == pytest.approx(trust)
+
+
 def test_discs_are_plausible_and_clouds_are_not() -> None:
     discs = np.where(blobs(np.random.default_rng(0), 96, 20) > 0, 200, 20).astype(np.uint8)
     found = witness(discs)

@@ -182,7 +182,7 @@ def source_seen(
     twice, p_s, p_t = (x.repeat(2, 1, 1, 1) for x in (mask, torch.tensor(source).view(1, 1, 1, 5), torch.tensor(teacher).view(1, 1, 1, 5)))
     batch = Batch(
         torch.zeros(2, 3, 1, 5), twice, torch.zeros(2, 3, 1, 5), torch.cat([mask, 0 * mask]), torch.tensor(labelled),
-        teacher_t=p_t, **{"stands_t": torch.zeros(2, dtype=torch.bool)} | other,
+        teacher_t=p_t, **{"stands_t": torch.zeros(2, dtype=torch.bool), "trust_t": torch.ones(2)} | other,
     )  # fmt: skip
     return batch, p_s
 
@@ -207,19 +207,20 @@ def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_
 
 
 @pytest.mark.parametrize(
-    ("labelled", "stands", "progress", "w_s"),
+    ("labelled", "stands", "trust", "w_s"),
     [
-        ((True, True), (True, True), 0.25, 0.75),
-        ((True, True), (False, True), 0.25, 0.75),  # a mask beside it
-        ((True, False), (True, False), 0.5, 0.75),
-        ((True, True), (False, False), 1.0, 1.0),  # masks alone
+        ((True, True), (True, True), (0.5, 1.0), 0.25),
+        ((True, True), (False, True), (0.5, 1.0), 0.25),  # a mask beside it
+        ((True, False), (True, False), (0.5, 1.0), 0.75),
+        ((True, True), (True, True), (0.0, 0.0), 1.0),  # it may teach, but its outlines are no better than another's
+        ((True, True), (False, False), (0.5, 1.0), 1.0),  # masks alone
     ],
 )
-def test_the_source_makes_way_where_the_classical_segmentation_stands_for_masks(
-    labelled: tuple[bool, bool], stands: tuple[bool, bool], progress: float, w_s: float
+def test_the_source_makes_way_as_far_as_outlines_of_the_classical_segmentation_are_trusted(
+    labelled: tuple[bool, bool], stands: tuple[bool, bool], trust: tuple[float, float], w_s: float
 ) -> None:
     method = make_method("weakssda")
-    batch, p_s = source_seen(GOOD, labelled=labelled, stands_t=torch.tensor(stands), progress=progress)
+    batch, p_s = source_seen(GOOD, labelled=labelled, stands_t=torch.tensor(stands), trust_t=torch.tensor(trust))
     assert float(method.source_weight(batch, p_s)) == pytest.approx(w_s)
     assert method.memory["v"] == 1, "which is no judgement of it"
 

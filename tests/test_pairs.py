@@ -102,7 +102,7 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
     closer = set(bare[1:3])  # and these would be plausible, had it not had to look closer
 
     def opinion(cache: Cache, stem: str) -> Opinion | None:
-        return Opinion(np.zeros(0, np.uint8), stem in plausible | closer, stem in closer) if cache.classical else None
+        return Opinion(np.zeros(0, np.uint8), stem in plausible | closer, stem in closer, 0.0) if cache.classical else None
 
     monkeypatch.setattr(Cache, "opinion", opinion)
     every, rule = (Stream(folder, PLAIN, 32, "none", (3, 1), classical, 0.25) for classical in (False, True))

@@ -34,6 +34,8 @@ class Opinion(NamedTuple):
     """Whether what it sees has the shape of nuclei."""
     closer: bool
     """Whether it had to look closer."""
+    trust: float
+    """How far its outlines are to be trusted, in [0, 1]."""
 
 
 class Cache:
@@ -59,7 +61,7 @@ class Cache:
         if self.classical:
             if stem not in self._opinions:
                 found = witness(image)
-                self._opinions[stem] = Opinion(np.packbits(found.mask), found.plausible, found.closer)
+                self._opinions[stem] = Opinion(np.packbits(found.mask), found.plausible, found.closer, found.trust)
             mask[..., 1] = np.unpackbits(self._opinions[stem].packed, count=mask[..., 1].size).reshape(image.shape[:2])
         with self._lock:
             if stem not in self._held:
@@ -139,9 +141,9 @@ class Stream:
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
         opinion = self.cache.opinion(stem)
-        plausible = opinion is not None and opinion.plausible
-        flags = stem in self.folder.masks, plausible, self._stands(stem)
-        return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, flags))
+        plausible, trust = (opinion.plausible, opinion.trust) if opinion else (False, 0.0)
+        known = stem in self.folder.masks, plausible, self._stands(stem), trust
+        return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, known))
 
     def draw(self, numbers: range) -> "Draw":
         """The draws in ``numbers``, one batch."""
@@ -166,6 +168,8 @@ class Draw(NamedTuple):
     """Bool: whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
     stands: Tensor
     """Bool: whether it may stand for a mask that the image lacks."""
+    trust: Tensor
+    """Float32 in [0, 1]: how far the outlines of the classical segmentation are to be trusted; 0 where nobody asked for it."""
 
 
 @lru_cache(maxsize=16)
@@ -193,7 +197,7 @@ class Pairs:
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
         s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
-        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.stands)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.stands, t.trust)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
@@ -225,4 +229,4 @@ class Pairs:
             return stream.draw(numbers)
         images, masks = torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32)
         none = torch.zeros(0, dtype=torch.bool)
-        return Draw(images, masks, masks, none, none, none)
+        return Draw(images, masks, masks, none, none, none, torch.zeros(0))

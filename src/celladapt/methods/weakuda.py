@@ -7,7 +7,9 @@ Per step, first D, then S, with m the share of the target images of the batch in
           L_seg = soft Dice of S(I_s) against Y_s
           L_adv = BCE(D(S(I_t)), source), over the images that are not plausible
           L_t   = soft Dice of S(I_t) against Y_t, over the images in which C(I_t) stands for a mask Y_t; the loop adds cross-entropy, as against any mask of the target
-          w_s   = (1 - τ·c) · v, with τ the share of the training that is done and c the share of the batch's target images that have a Y_t, and 0 where none of these is C's
+          w_s   = (1 - c) · v
+          c     = the mean over the batch's target images of how far the outlines of C are trusted, 0 in those without a Y_t, and 0 if none of the Y_t is C's; trusted not at all
+                  up to a solidity of 0.86, wholly from 0.91 on, a straight line between
           v     = the least that w(r_t / r_s) has been since the first tenth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
           r_t   = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
                   times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
@@ -19,8 +21,8 @@ is. Then C stands for a mask in the plausible images of a batch if T marks at le
 they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. The idea of two
 views that teach each other is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
 
-The source teaches first and the target last: with 1 - τ·c the source makes way bit by bit, for its annotators may have outlined nuclei otherwise. Where C stands for no mask the masks
-there are may be one, drawn again and again, and the source stays.
+The source teaches what a nucleus is; with 1 - c it then makes way for C as far as C is sure to tell nuclei's outlines, for the source's annotators may have drawn them otherwise. Where C
+stands for no mask the masks there are may be one, drawn again and again, and the source stays.
 
 A source whose nuclei are something else than the target's holds S back all along, for one network cannot have both: S is then much worse where the target's masks are than
 on the source, which v tells. It never grows: without the source S fits these masks, and that is not the source's doing.
@@ -71,7 +73,7 @@ class WeakUDA(Method):
     equations = {
         "dis_source": "BCE(D(S(I_s)), source): D on source predictions, by the share of images where the classical segmentation is not plausible",
         "dis_target": "BCE(D(S(I_t)), target): D on target predictions, where the classical segmentation is not plausible",
-        "seg": "L_seg: soft Dice of S against the masks, those of the source as far as the target's, or what stands for them, bear out what it teaches, and ever less where the classical segmentation stands for masks",
+        "seg": "L_seg: soft Dice of S against the masks, those of the source as far as the target's, or what stands for them, bear out what it teaches, and less where the outlines of the classical segmentation are trusted",
         "adv": "L_adv = BCE(D(S(I_t)), source): S passing target predictions as source, where the classical segmentation is not plausible; weighed like the masks of the source",
     }
 
@@ -132,11 +134,11 @@ class WeakUDA(Method):
                 shared_pixels(b.mask_t, b.mask_t, b.labelled_t),
                 shared_pixels(b.teacher_t, b.mask_t, b.labelled_t),
                 shared_pixels(p_s, b.mask_s, every),
-                torch.stack([b.labelled_t.sum(), b.stands_t.sum()]).float() / len(b.labelled_t),
+                torch.stack([(b.labelled_t * b.trust_t).sum(), b.stands_t.sum()]).float() / len(b.labelled_t),
             ]
         )
         here = sum_over_processes(here)
-        seen, (share, stands) = here[0, 0], here[3] / world_size()
+        seen, (trusted, stands) = here[0, 0], here[3] / world_size()
         before = {name: self.memory[name].to(here) for name in ("pixels", "steps", "v")}
         # Where no nucleus is annotated a single wrong pixel would be all wrong.
         pixels = torch.where(seen > 0, (1 - FORGETS) * before["pixels"] + here[1:3], before["pixels"])
@@ -145,8 +147,8 @@ class WeakUDA(Method):
         judged = (b.progress >= WARM_UP) & (steps > ENOUGH) & (r_s > STRANGERS)
         v = torch.where(judged, torch.minimum(before["v"], credit(r_t / r_s)), before["v"])
         self.memory = {**self.memory, "pixels": pixels, "steps": steps, "v": v}
-        c = torch.where(stands > 0, share, 0.0)
-        return (1 - b.progress * c) * v
+        c = torch.where(stands > 0, trusted, 0.0)
+        return (1 - c) * v
 
     def remarks(self) -> list[str]:
         """How often the classical segmentation was not believed, and how far the source was, where that is worth a word."""
