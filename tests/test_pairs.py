@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from celladapt import preparation
 from celladapt.batch import Batch
 from celladapt.classical import classical_mask, witness
 from celladapt.data.augment import AUGMENTATIONS, colour, crop, flip
@@ -115,6 +116,19 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
     assert [again.stem(n) for n in reversed(range(400))][::-1] == drawn, "a draw is a function of seed and number alone"
     alike = Stream(folder, PLAIN, 32, "none", (3, 1), True, 0.0)
     assert {alike.stem(n) for n in range(400)} == set(folder.images), "a share of 0 draws all alike"
+
+
+def test_it_is_said_what_the_classical_segmentation_is_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = domain(tmp_path, [(33, 33)] * 4, set())
+    opinions = {stem: Opinion(np.zeros(0, np.uint8), n > 0, n == 1, n / 4) for n, stem in enumerate(folder.images)}
+    monkeypatch.setattr(Cache, "opinion", lambda cache, stem: opinions[stem])
+    says = preparation._witnessed(Stream(folder, PLAIN, 32, "none", (3, 1), classical=True))
+    for words in ("in 3 of 4 target images", "In 1 of them it had to look closer", "make way by 50%"):
+        assert words in says
+    monkeypatch.setattr(Cache, "opinion", lambda cache, stem: opinions[next(iter(folder.images))])
+    says = preparation._witnessed(Stream(folder, PLAIN, 32, "none", (3, 1), classical=True))
+    assert "in 0 of 4" in says
+    assert "make way" not in says
 
 
 def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: Path) -> None:
