@@ -207,7 +207,7 @@ def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_
 
 
 @pytest.mark.parametrize(
-    ("labelled", "stands", "trust", "w_s"),
+    ("labelled", "stands", "trust", "weight"),
     [
         ((True, True), (True, True), (0.5, 1.0), 0.25),
         ((True, True), (False, True), (0.5, 1.0), 0.25),  # a mask beside it
@@ -217,12 +217,14 @@ def test_the_source_counts_as_far_as_s_is_as_good_where_the_masks_of_the_target_
     ],
 )
 def test_the_source_makes_way_as_far_as_outlines_of_the_classical_segmentation_are_trusted(
-    labelled: tuple[bool, bool], stands: tuple[bool, bool], trust: tuple[float, float], w_s: float
+    labelled: tuple[bool, bool], stands: tuple[bool, bool], trust: tuple[float, float], weight: float
 ) -> None:
     method = make_method("weakssda")
     batch, p_s = source_seen(GOOD, labelled=labelled, stands_t=torch.tensor(stands), trust_t=torch.tensor(trust))
-    assert float(method.source_weight(batch, p_s)) == pytest.approx(w_s)
-    assert method.memory["v"] == 1, "which is no judgement of it"
+    for believed in (1.0, 0.6):
+        method.memory = {**method.memory, "w_s": torch.tensor(believed)}
+        assert float(method.source_weight(batch, p_s)) == pytest.approx(weight * believed)
+        assert method.memory["w_s"] == torch.tensor(believed), "which is no judgement of it"
 
 
 def test_images_without_a_nucleus_say_nothing_of_the_source() -> None:
@@ -255,14 +257,14 @@ def test_the_source_is_judged_by_the_last_steps_together_and_never_counts_more_t
     )
 
 
-@pytest.mark.parametrize(("v", "says"), [(1.0, []), (0.997, []), (0.6, ["counted 60%"]), (0.0, ["counted 0%", "More masks"])])
-def test_it_is_said_how_much_the_source_counted(v: float, says: list[str]) -> None:
+@pytest.mark.parametrize(("w_s", "says"), [(1.0, []), (0.997, []), (0.6, ["counted 60%"]), (0.0, ["counted 0%", "More masks"])])
+def test_it_is_said_how_much_the_source_counted(w_s: float, says: list[str]) -> None:
     method = make_method("weakssda")
-    method.memory = {**method.memory, "v": torch.tensor(v)}
+    method.memory = {**method.memory, "w_s": torch.tensor(w_s)}
     remarks = method.remarks()
     assert len(remarks) == bool(says)
     assert all(words in remarks[0] for words in says)
-    assert ("More masks" in "".join(remarks)) == (v < 0.5)
+    assert ("More masks" in "".join(remarks)) == (w_s < 0.5)
     assert make_method("weakuda").remarks() == []
 
 

@@ -123,12 +123,12 @@ def test_it_is_said_what_the_classical_segmentation_is_worth(tmp_path: Path, mon
     opinions = {stem: Opinion(np.zeros(0, np.uint8), n > 0, n == 1, n / 4) for n, stem in enumerate(folder.images)}
     monkeypatch.setattr(Cache, "opinion", lambda cache, stem: opinions[stem])
     says = preparation._witnessed(Stream(folder, PLAIN, 32, "none", (3, 1), classical=True))
-    for words in ("in 3 of 4 target images", "In 1 of them it had to look closer", "make way by 50%"):
+    for words in ("in 3 of 4 target images", "In 1 of them it had to look closer", "count for 50% less"):
         assert words in says
     monkeypatch.setattr(Cache, "opinion", lambda cache, stem: opinions[next(iter(folder.images))])
     says = preparation._witnessed(Stream(folder, PLAIN, 32, "none", (3, 1), classical=True))
     assert "in 0 of 4" in says
-    assert "make way" not in says
+    assert "less" not in says
 
 
 def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: Path) -> None:
@@ -148,7 +148,9 @@ def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: P
         assert stream[n].plausible == witness(image).plausible
         assert not where[n].plausible, "nobody asked"
         assert stream[n].stands == stream[n].plausible, "no image has a mask"
+        assert stream[n].trust == pytest.approx(witness(image).trust)
         assert not where[n].stands
+        assert where[n].trust == 0
         assert not stream[n].mask.any()
 
 

@@ -76,6 +76,7 @@ def unequal_halves(name: str) -> tuple[Method, Batch]:
         classical_t=classical,
         plausible_t=torch.tensor([False, True, False, False]),
         stands_t=torch.tensor([False, False, True, False]),
+        trust_t=torch.tensor([0.2, 0.4, 0.9, 0.6]),
         progress=0.5,
     )
 
@@ -102,7 +103,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(name: str, tmp_path: Pat
     method, batch = unequal_halves(name)
     terms = step(method, batch, lambda_bce=1.0)[0]
     assert name == "cellsegssda" or method.taken(replace(batch, teacher_t=torch.ones_like(batch.mask_t))).labelled_t[2], "something stands for a mask"
-    assert name == "cellsegssda" or 0.1 < method.memory["v"] < 0.9
+    assert name == "cellsegssda" or 0.1 < method.memory["w_s"] < 0.9
     assert all(terms.values()), f"each of {terms} is to be compared"
     in_two_processes(tmp_path, step_worker, str(tmp_path), name)
     for rank in range(2):

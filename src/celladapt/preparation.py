@@ -165,16 +165,18 @@ def _as_the_target(config: Config, method: methods.Method, source: Folder, targe
 def _witnessed(target: Stream) -> str:
     """In how many target images the classical segmentation can be believed, for people."""
     seen = evenly(list(target.folder.images), MOST_WITNESSED)
-    opinions = [opinion for stem in seen if (opinion := target.cache.opinion(stem))]
-    trust = [opinion.trust for opinion in opinions if opinion.plausible]
-    closer = sum(opinion.closer for opinion in opinions)
+    opinions = {stem: opinion for stem in seen if (opinion := target.cache.opinion(stem))}
+    plausible, closer = sum(opinion.plausible for opinion in opinions.values()), sum(opinion.closer for opinion in opinions.values())
     sentences = [
-        f"What the classical segmentation sees has the shape of nuclei in {len(trust)} of {len(seen)} target images; it can teach there alone."
+        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach there alone."
     ]
     if closer:
         sentences.append(f"In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are.")
-    if trust:
-        sentences.append(f"Where it stands for a mask it is solid enough for the source to make way by {np.mean(trust):.0%}, on average.")
+    trust = [opinion.trust for stem, opinion in opinions.items() if target.stands(stem)]
+    if trust and round(100 * np.mean(trust)):
+        sentences.append(
+            f"Where it does, the masks of the source count for {np.mean(trust):.0%} less, on average, as its outlines are trusted that far."
+        )
     return " ".join(sentences)
 
 

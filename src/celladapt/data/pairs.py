@@ -102,7 +102,7 @@ class Stream:
     def stem(self, n: int) -> str:
         """Image of draw ``n``."""
         stem = self._next(n)
-        if stem in self.folder.masks or not self._chooses or self._stands(stem):
+        if stem in self.folder.masks or not self._chooses or self.stands(stem):
             return stem
         return self._in_order(self.folder.labelled, n, (*self.seed, 3))
 
@@ -111,7 +111,7 @@ class Stream:
         """Whether images with a mask are drawn for those that have less to teach."""
         return self.classical and self.labelled_share > 0 and bool(self.folder.masks)
 
-    def _stands(self, stem: str) -> bool:
+    def stands(self, stem: str) -> bool:
         """Whether the classical segmentation of the image may stand for a mask that it lacks: where it is plausible, and did not have to look closer if there is better to draw."""
         opinion = self.cache.opinion(stem)
         return opinion is not None and stem not in self.folder.masks and opinion.plausible and not (opinion.closer and self._chooses)
@@ -142,7 +142,7 @@ class Stream:
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
         opinion = self.cache.opinion(stem)
         plausible, trust = (opinion.plausible, opinion.trust) if opinion else (False, 0.0)
-        known = stem in self.folder.masks, plausible, self._stands(stem), trust
+        known = stem in self.folder.masks, plausible, self.stands(stem), trust
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, known))
 
     def draw(self, numbers: range) -> "Draw":

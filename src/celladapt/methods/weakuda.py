@@ -3,14 +3,13 @@
 Per step, first D, then S, with m the share of the target images of the batch in which C is not plausible:
 
     L_D = m · BCE(D(S(I_s)), source) + m · BCE(D(S(I_t)), target), over these images
-    L   = w_s · (L_seg + m · lambda_adv · L_adv) + L_t
+    L   = (1 - c) · w_s · (L_seg + m · lambda_adv · L_adv) + L_t
           L_seg = soft Dice of S(I_s) against Y_s
           L_adv = BCE(D(S(I_t)), source), over the images that are not plausible
           L_t   = soft Dice of S(I_t) against Y_t, over the images in which C(I_t) stands for a mask Y_t; the loop adds cross-entropy, as against any mask of the target
-          w_s   = (1 - c) · v
-          c     = the mean over the batch's target images of how far the outlines of C are trusted, 0 in those without a Y_t, and 0 if none of the Y_t is C's; trusted not at all
+          c     = 0 if C stands for no mask in the batch, else the mean over its target images of how far the outlines of C are trusted, 0 in those without a Y_t; trusted not at all
                   up to a solidity of 0.86, wholly from 0.91 on, a straight line between
-          v     = the least that w(r_t / r_s) has been since the first tenth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
+          w_s   = the least that w(r_t / r_s) has been since the first tenth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
           r_t   = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
                   times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
 
@@ -25,7 +24,7 @@ The source teaches what a nucleus is; with 1 - c it then makes way for C as far 
 stands for no mask the masks there are may be one, drawn again and again, and the source stays.
 
 A source whose nuclei are something else than the target's holds S back all along, for one network cannot have both: S is then much worse where the target's masks are than
-on the source, which v tells. It never grows: without the source S fits these masks, and that is not the source's doing.
+on the source, which w_s tells. It never grows: without the source S fits these masks, and that is not the source's doing.
 
 Where C is not plausible D tells S what predictions on the source look like: the output-space adversary of CellSegUDA (Haq and Huang, MIDL 2020), without its
 reconstruction and with a greater weight, that acts within a few hundred steps.
@@ -73,14 +72,14 @@ class WeakUDA(Method):
     equations = {
         "dis_source": "BCE(D(S(I_s)), source): D on source predictions, by the share of images where the classical segmentation is not plausible",
         "dis_target": "BCE(D(S(I_t)), target): D on target predictions, where the classical segmentation is not plausible",
-        "seg": "L_seg: soft Dice of S against the masks, those of the source as far as the target's, or what stands for them, bear out what it teaches, and less where the outlines of the classical segmentation are trusted",
+        "seg": "L_seg: soft Dice of S against the masks, those of the source as far as the target's, or what stands for them, bear out what it teaches, and less where the classical segmentation stands for masks and its outlines are trusted",
         "adv": "L_adv = BCE(D(S(I_t)), source): S passing target predictions as source, where the classical segmentation is not plausible; weighed like the masks of the source",
     }
 
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
-        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "v": torch.ones(()), "heard": torch.zeros(2)}
+        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "w_s": torch.ones(()), "heard": torch.zeros(2)}
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -98,7 +97,7 @@ class WeakUDA(Method):
         }
 
     def segmenter_terms(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Terms:
-        """w_s · (L_seg + m · lambda_adv · L_adv) + L_t"""
+        """(1 - c) · w_s · (L_seg + m · lambda_adv · L_adv) + L_t"""
         D = self.networks["D"]
         return {
             "seg": Term(1.0, self.supervised_loss(b, p_s, p_t)),
@@ -106,7 +105,7 @@ class WeakUDA(Method):
         }
 
     def supervised_loss(self, b: Batch, p_s: Tensor, p_t: Tensor) -> Tensor:
-        """w_s · L_seg + L_t"""
+        """(1 - c) · w_s · L_seg + L_t"""
         return b.source_weight * soft_dice_loss(p_s, b.mask_s, sum_over_processes) + labelled_dice(b, p_t)
 
     def taken(self, b: Batch) -> Batch:
@@ -127,7 +126,7 @@ class WeakUDA(Method):
         return replace(b, mask_t=torch.where(as_plane(stands), b.classical_t, b.mask_t), labelled_t=given | stands, stands_t=stands)
 
     def source_weight(self, b: Batch, p_s: Tensor) -> Tensor:
-        """w_s"""
+        """(1 - c) · w_s"""
         every = torch.ones(len(p_s), dtype=torch.bool, device=p_s.device)
         here = torch.stack(
             [
@@ -139,16 +138,16 @@ class WeakUDA(Method):
         )
         here = sum_over_processes(here)
         seen, (trusted, stands) = here[0, 0], here[3] / world_size()
-        before = {name: self.memory[name].to(here) for name in ("pixels", "steps", "v")}
+        before = {name: self.memory[name].to(here) for name in ("pixels", "steps", "w_s")}
         # Where no nucleus is annotated a single wrong pixel would be all wrong.
         pixels = torch.where(seen > 0, (1 - FORGETS) * before["pixels"] + here[1:3], before["pixels"])
         steps = torch.where(seen > 0, (1 - FORGETS) * before["steps"] + 1, before["steps"])
         r_t, r_s = map(overlap, pixels)
         judged = (b.progress >= WARM_UP) & (steps > ENOUGH) & (r_s > STRANGERS)
-        v = torch.where(judged, torch.minimum(before["v"], credit(r_t / r_s)), before["v"])
-        self.memory = {**self.memory, "pixels": pixels, "steps": steps, "v": v}
+        w_s = torch.where(judged, torch.minimum(before["w_s"], credit(r_t / r_s)), before["w_s"])
+        self.memory = {**self.memory, "pixels": pixels, "steps": steps, "w_s": w_s}
         c = torch.where(stands > 0, trusted, 0.0)
-        return (1 - c) * v
+        return (1 - c) * w_s
 
     def remarks(self) -> list[str]:
         """How often the classical segmentation was not believed, and how far the source was, where that is worth a word."""
@@ -164,11 +163,11 @@ class WeakUDA(Method):
         ]
 
     def _discounted(self) -> list[str]:
-        v = float(self.memory["v"])
-        if v >= FULLY:
+        w_s = float(self.memory["w_s"])
+        if w_s >= FULLY:
             return []
-        text = f"The masks of the target, or what stood for them, do not bear out all that the source teaches: by the end of training it counted {v:.0%} of what it would have."
-        return [text if v >= 0.5 else f"{text} More masks of the target are likely to help more than more source images."]
+        text = f"The masks of the target, or what stood for them, do not bear out all that the source teaches: by the end of training it counted {w_s:.0%} of what it would have."
+        return [text if w_s >= 0.5 else f"{text} More masks of the target are likely to help more than more source images."]
 
 
 def shared_pixels(p: Tensor, q: Tensor, images: Tensor) -> Tensor:
