@@ -173,10 +173,9 @@ def _witnessed(target: Stream) -> str:
     if closer:
         sentences.append(f"In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are.")
     trust = [opinion.trust for stem, opinion in opinions.items() if target.stands(stem)]
-    if trust and round(100 * np.mean(trust)):
-        sentences.append(
-            f"Where it does, the masks of the source count for {np.mean(trust):.0%} less, on average, as its outlines are trusted that far."
-        )
+    less = f"{float(np.mean(trust)) if trust else 0:.0%}"
+    if less != "0%":
+        sentences.append(f"Where it does, the masks of the source count for {less} less, on average, as its outlines are trusted that far.")
     return " ".join(sentences)
 
 
