@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 import celladapt
 from celladapt import classical
-from celladapt.classical import Witness, classical_mask, witness
+from celladapt.classical import Verdict, Witness, classical_mask, witness
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, write_image
 from celladapt.data.look import look_of
@@ -29,18 +29,18 @@ def cloudy(seed: int, side: int = 96) -> np.ndarray:
 
 @pytest.mark.parametrize(("solidity", "trust"), [(0.5, 0.0), (0.86, 0.0), (0.885, 0.5), (0.91, 1.0), (0.97, 1.0)])
 def test_outlines_are_trusted_by_how_solid_they_are(solidity: float, trust: float) -> None:
-    assert Witness(np.zeros((8, 8), bool), solidity, 0.0).trust == pytest.approx(trust)
+    assert Verdict(solidity, 0.0).trust == pytest.approx(trust)
 
 
 def test_discs_are_plausible_and_clouds_are_not() -> None:
     discs = np.where(blobs(np.random.default_rng(0), 96, 20) > 0, 200, 20).astype(np.uint8)
     found = witness(discs)
     assert (found.mask == classical_mask(discs)).all()
-    assert found.plausible
+    assert found.verdict.plausible
     assert witness(cloudy(0)).mask.any()
-    assert not witness(cloudy(0)).plausible
+    assert not witness(cloudy(0)).verdict.plausible
     nothing = Witness.of(np.zeros((40, 40), bool))
-    assert (nothing.solidity, nothing.area, nothing.plausible) == (0, 0, False)
+    assert (nothing.verdict.solidity, nothing.verdict.area, nothing.verdict.plausible) == (0, 0, False)
 
 
 def test_a_dark_stained_section_is_still_one() -> None:
@@ -70,7 +70,7 @@ def test_pale_nuclei_are_filled_and_gaps_between_nuclei_are_not() -> None:
     gland = np.any([disc((60 + 24 * np.sin(a), 100 + 24 * np.cos(a)), 8) for a in np.linspace(0, 2 * np.pi, 10, endpoint=False)], axis=0)
     found = classical_mask(np.where(rims | gland, 40, 200).astype(np.uint8))
     assert all(found[at] for at in pale)
-    assert witness(np.where(rims | gland, 40, 200).astype(np.uint8)).solidity < Witness.of(found).solidity, "it is judged before"
+    assert witness(np.where(rims | gland, 40, 200).astype(np.uint8)).verdict.solidity < Witness.of(found).verdict.solidity, "it is judged before"
     assert not found[60, 100], "a hole as large as several nuclei"
 
 
@@ -90,8 +90,8 @@ def test_of_cells_that_are_dark_all_through_it_finds_the_nuclei() -> None:
     for seed in range(3):
         image, nuclei = cells(seed)
         found = witness(image)
-        assert found.closer
-        assert found.plausible
+        assert found.verdict.closer
+        assert found.verdict.plausible
         assert foreground(found.mask, nuclei).iou > 0.7
         assert foreground(witness(255 - image).mask, nuclei).iou > 0.7, "whichever side is the lighter"
         assert (classical_mask(image) == found.mask).all()
@@ -103,9 +103,9 @@ def test_it_does_not_look_closer_at_nuclei_for_the_chromatin_in_them() -> None:
     texture = gaussian_filter(rng.normal(size=nuclei.shape), 1.5)
     image = np.clip(210 - nuclei * (90 + 40 * texture / texture.std()) + rng.normal(0, 4, nuclei.shape), 0, 255).astype(np.uint8)
     found = witness(image)
-    assert not found.closer
+    assert not found.verdict.closer
     assert foreground(found.mask, nuclei).iou > 0.7
-    assert not witness(cloudy(0)).closer
+    assert not witness(cloudy(0)).verdict.closer
 
 
 def test_it_stands_for_masks_where_no_image_has_one(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_it_stands_for_masks_where_no_image_has_one(tmp_path: Path) -> None:
 def test_the_area_of_what_it_sees_is_that_of_the_piece_of_the_median_pixel() -> None:
     mask = np.zeros((60, 60), bool)
     mask[5:15, 5:15] = mask[5:25, 30:50] = mask[40:43, 40:43] = True  # 100, 400 and 9 px²
-    assert Witness.of(mask).area == 400
-    assert Witness.of(mask).solidity == pytest.approx(1)
+    assert Witness.of(mask).verdict.area == 400
+    assert Witness.of(mask).verdict.solidity == pytest.approx(1)
 
 
 def test_clouds_have_no_say_about_the_size_of_nuclei(tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_where_it_is_never_plausible_weakuda_without_an_adversary_is_source_only
 def test_of_real_cells_that_are_dark_all_through_it_finds_the_nuclei(shared_data: Path) -> None:
     folder = Folder.open(shared_data / "dsb2018" / "tissue-gray")
     seen = [(witness(image), labels > 0) for image, labels in map(folder.pair, evenly(list(folder.masks), 5))]
-    assert all(found.closer for found, _ in seen)
+    assert all(found.verdict.closer for found, _ in seen)
     assert np.mean([foreground(found.mask, truth).iou for found, truth in seen]) > 0.5
     for other in ("dsb2018/tissue-violet", "monuseg/kidney", "monuseg/prostate"):
         folder = Folder.open(shared_data / other)
-        assert not any(witness(read_image(folder.images[stem])).closer for stem in evenly(list(folder.images), 5))
+        assert not any(witness(read_image(folder.images[stem])).verdict.closer for stem in evenly(list(folder.images), 5))
 
 
 def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path) -> None:
@@ -171,7 +171,7 @@ def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path)
         folder = Folder.open(shared_data / domain)
         pairs = [(middle(read_image(folder.images[stem]), 600), middle(folder.mask(stem), 600) > 0) for stem in evenly(list(folder.masks), 6)]
         found = [(witness(image), truth) for image, truth in pairs]
-        better += [(opinion.plausible, foreground(opinion.mask, truth).iou) for opinion, truth in found]
+        better += [(opinion.verdict.plausible, foreground(opinion.mask, truth).iou) for opinion, truth in found]
     heard, unheard = ([iou for plausible, iou in better if plausible is which] for which in (True, False))
     assert len(heard) > len(unheard) > 4
     assert np.mean(heard) > np.mean(unheard) + 0.15

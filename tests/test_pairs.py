@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from celladapt import preparation
 from celladapt.batch import Batch
-from celladapt.classical import classical_mask, witness
+from celladapt.classical import Verdict, classical_mask, witness
 from celladapt.data.augment import AUGMENTATIONS, colour, crop, flip
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.data.normalise import Normalisation, to_unit
-from celladapt.data.pairs import Cache, Opinion, Pairs, Stream
+from celladapt.data.pairs import Cache, Pairs, Stream
 from celladapt.errors import InputError
 
 TENSORS = [f.name for f in fields(Batch) if f.name not in ("progress", "source_weight")]  # what a batch has of each image
@@ -102,10 +102,10 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
     plausible = set(bare[:1])
     closer = set(bare[1:3])  # and these would be plausible, had it not had to look closer
 
-    def opinion(cache: Cache, stem: str) -> Opinion | None:
-        return Opinion(np.zeros(0, np.uint8), stem in plausible | closer, stem in closer, 0.0) if cache.classical else None
+    def verdict(cache: Cache, stem: str) -> Verdict | None:
+        return Verdict(float(stem in plausible | closer), 0.0, stem in closer) if cache.classical else None
 
-    monkeypatch.setattr(Cache, "opinion", opinion)
+    monkeypatch.setattr(Cache, "verdict", verdict)
     every, rule = (Stream(folder, PLAIN, 32, "none", (3, 1), classical, 0.25) for classical in (False, True))
     before, drawn = ([stream.stem(n) for n in range(400)] for stream in (every, rule))
     assert set(drawn) == {*folder.masks, *plausible}
@@ -120,12 +120,12 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
 
 def test_it_is_said_what_the_classical_segmentation_is_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = domain(tmp_path, [(33, 33)] * 4, set())
-    opinions = {stem: Opinion(np.zeros(0, np.uint8), n > 0, n == 1, n / 4) for n, stem in enumerate(folder.images)}
-    monkeypatch.setattr(Cache, "opinion", lambda cache, stem: opinions[stem])
+    verdicts = {stem: Verdict((0.85, 0.86, 0.885, 0.91)[n], 0.0, n == 1) for n, stem in enumerate(folder.images)}
+    monkeypatch.setattr(Cache, "verdict", lambda cache, stem: verdicts[stem])
     says = preparation._witnessed(Stream(folder, PLAIN, 32, "none", (3, 1), classical=True))
     for words in ("in 3 of 4 target images", "In 1 of them it had to look closer", "count for 50% less"):
         assert words in says
-    monkeypatch.setattr(Cache, "opinion", lambda cache, stem: opinions[next(iter(folder.images))])
+    monkeypatch.setattr(Cache, "verdict", lambda cache, stem: verdicts[next(iter(folder.images))])
     says = preparation._witnessed(Stream(folder, PLAIN, 32, "none", (3, 1), classical=True))
     assert "in 0 of 4" in says
     assert "less" not in says
@@ -145,10 +145,10 @@ def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: P
     where = Stream(Folder.open(tmp_path / "other"), PLAIN, 32, "flip", (3, 1))
     for n in range(8):
         assert torch.equal(stream[n].classical[0], where[n].image[0])
-        assert stream[n].plausible == witness(image).plausible
+        assert stream[n].plausible == witness(image).verdict.plausible
         assert not where[n].plausible, "nobody asked"
         assert stream[n].stands == stream[n].plausible, "no image has a mask"
-        assert stream[n].trust == pytest.approx(witness(image).trust)
+        assert stream[n].trust == pytest.approx(witness(image).verdict.trust)
         assert not where[n].stands
         assert where[n].trust == 0
         assert not stream[n].mask.any()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from celladapt.classical import PLAUSIBLE, Witness
+from celladapt.classical import PLAUSIBLE, Verdict, Witness
 from celladapt.selection import (
     CLUES,
     RING,
@@ -139,7 +139,7 @@ def test_classical_recall_by_hand() -> None:
 
 
 def seen(mask: Tensor, solidity: float = 1.0) -> Witness:
-    return Witness(mask.numpy(), solidity, 0.0)
+    return Witness(mask.numpy(), Verdict(solidity, 0.0))
 
 
 def test_a_witness_that_is_not_plausible_speaks_for_no_prediction() -> None:

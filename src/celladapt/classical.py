@@ -47,23 +47,15 @@ def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class Witness:
-    """What the classical segmentation sees in an image, and by its shape how far to believe it; no mask is needed to tell."""
+class Verdict:
+    """How far to believe what a segmentation sees, by its shape; no mask is needed to tell."""
 
-    mask: NDArray[np.bool_]
-    """(H, W)."""
     solidity: float
     """Of its pieces as they were found, before holes in them were filled, in [0, 1]."""
     area: float
     """px², as found, of the piece that its median pixel lies in: of nuclei if it sees nuclei, far more where it sees tissue."""
     closer: bool = False
     """Whether it had to look closer: what stands out at first are clumps in which the nuclei are."""
-
-    @classmethod
-    def of(cls, mask: NDArray[np.bool_]) -> "Witness":
-        """Judge ``mask``, (H, W)."""
-        labels = to_instances(mask)
-        return cls(mask, solidity(labels), _usual_area(labels))
 
     @property
     def plausible(self) -> bool:
@@ -76,25 +68,40 @@ class Witness:
         return min(1.0, max(0.0, (self.solidity - PLAUSIBLE) / (SOLID - PLAUSIBLE)))
 
 
+@dataclass(frozen=True)
+class Witness:
+    """What the classical segmentation sees in an image, and how far to believe it."""
+
+    mask: NDArray[np.bool_]
+    """(H, W)."""
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> "Witness":
+        """Judge ``mask``, (H, W)."""
+        labels = to_instances(mask)
+        return cls(mask, Verdict(solidity(labels), _usual_area(labels)))
+
+
 def witness(image: NDArray[Any]) -> Witness:
     """``classical_mask`` of ``image``, judged."""
     found = _found(image)
     # No larger than a piece: the pale inside of a nucleus rather than a gap between several.
-    return replace(found, mask=filled(found.mask, int(found.area) + 1))
+    return replace(found, mask=filled(found.mask, int(found.verdict.area) + 1))
 
 
 def _found(image: NDArray[Any]) -> Witness:
     mask, height, seen = _standing_out(image)
     first = Witness.of(mask)
-    if first.area < CLUMP:
+    if first.verdict.area < CLUMP:
         return first
     spots = _within(mask, height, seen)
     labels = to_instances(spots)
     area = _usual_area(labels)
-    if CLUMP * area > first.area:  # as nearly always; solidity takes longer
+    if CLUMP * area > first.verdict.area:  # as nearly always; solidity takes longer
         return first
-    within = Witness(spots, solidity(labels), area, closer=True)
-    return within if within.plausible and within.solidity > first.solidity else first
+    within = Verdict(solidity(labels), area, closer=True)
+    return Witness(spots, within) if within.plausible and within.solidity > first.verdict.solidity else first
 
 
 def _usual_area(labels: NDArray[np.int32]) -> float:

@@ -1,23 +1,17 @@
-"""The command line: words to functions. Results go to stdout, everything else to stderr.
+"""The command line: words to functions. Results go to stdout, everything else to stderr; exit codes are those of ``celladapt.exits``."""
 
-Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
-"""
-
-import errno
-import io
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.argument import ArgumentCollection
-from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 from celladapt import __version__
 from celladapt.config import Config
 from celladapt.errors import InputError
+from celladapt.exits import exit_code
 
 # Idle OpenMP threads that spin halve the speed of a machine on which anything else runs; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -32,16 +26,6 @@ app = App(
 )
 data = App(name="data", help="Look at data folders; get public data sets.")
 app.command(data)
-
-BEGINS_ANEW = ("review", "evaluate", "suggest", "export", "import", "report")
-"""Commands that keep nothing of a call that was interrupted."""
-OF_THE_DISK = {
-    getattr(errno, name, None)  # not every system has every one
-    for name in (
-        "EACCES", "EDQUOT", "EFBIG", "EINVAL", "EIO", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS", "ESTALE", "ETXTBSY",
-    )
-} - {None}  # fmt: skip
-"""Errors of the system that a person can mend; a file that is not there is told where it is looked for, or else is our fault."""
 
 Options = Annotated[Config, Parameter(name="*")]
 GridOptions = Annotated[Config, Parameter(name="*", show_default=False)]  # the defaults are the preset's, which is another one
@@ -565,39 +549,5 @@ def convert(name: str, src: Path, dst: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot spell µ or é costs no run
-    try:
-        app(arguments, exit_on_error=False, print_error=False)
-    except UnusedCliTokensError as error:
-        word = next(iter(error.unused_tokens or []), "")
-        print(f"celladapt: '{word}' has no option's name before it; write for example --source DIR, and see --help.", file=sys.stderr)
-        return 2
-    except (CycloptsError, InputError) as error:
-        print(f"celladapt: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        again = f"`celladapt adapt --resume {stop.args[0]}`" if stop.args else "the same command"
-        goes_on = "" if [*(sys.argv[1:] if arguments is None else arguments), ""][0] in BEGINS_ANEW else f"; {again} goes on where it stopped"
-        print(f"celladapt: interrupted{goes_on}.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has left
-        sys.stderr.close()
-        return 0
-    except OSError as error:
-        if error.errno not in OF_THE_DISK:
-            return _our_fault()
-        where = error.filename or "A file"
-        print(f"celladapt: {where} cannot be used ({error.strerror}); check its name, its permissions and the disk.", file=sys.stderr)
-        return 2
-    except Exception:
-        return _our_fault()
-    return 0
-
-
-def _our_fault() -> int:
-    """Tell of the exception in hand, and return the exit code."""
-    traceback.print_exc()
-    print("celladapt: this is a fault of celladapt, not yours; please report it with the lines above.", file=sys.stderr)
-    return 1
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code(lambda: app(arguments, exit_on_error=False, print_error=False), words)

@@ -5,7 +5,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from celladapt.data.limits import at_most
 from celladapt.data.slide import open_slide, tiff_pixel_size, view_at
 from celladapt.errors import FileError, InputError
 from celladapt.files import write_json
-from celladapt.inputs import check_out, find_images
+from celladapt.inputs import check_out, find_images, in_one_sentence
 from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.loading import loaded_model
 from celladapt.locks import alone, sweep
@@ -188,19 +187,6 @@ def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
     existing = [path for job in jobs for path in job.in_the_way]
     if existing and not overwrite:
         raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
-
-
-@contextmanager
-def in_one_sentence(image: Path, out: Path) -> Iterator[None]:
-    """What else than the file can be at fault, as an InputError: memory, a disk, a folder that has gone."""
-    try:
-        yield
-    except OSError as error:
-        raise FileError(image, f"could not be segmented ({error})", f"see that it and {out} are there, may be written to, and have space") from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no error of its own for that
-            raise
-        raise FileError(image, "needs more memory than there is", "segment it on its own, a slide with a smaller --tile") from error
 
 
 def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:

@@ -165,14 +165,14 @@ def _as_the_target(config: Config, method: methods.Method, source: Folder, targe
 def _witnessed(target: Stream) -> str:
     """In how many target images the classical segmentation can be believed, for people."""
     seen = evenly(list(target.folder.images), MOST_WITNESSED)
-    opinions = {stem: opinion for stem in seen if (opinion := target.cache.opinion(stem))}
-    plausible, closer = sum(opinion.plausible for opinion in opinions.values()), sum(opinion.closer for opinion in opinions.values())
+    verdicts = {stem: verdict for stem in seen if (verdict := target.cache.verdict(stem))}
+    plausible, closer = sum(verdict.plausible for verdict in verdicts.values()), sum(verdict.closer for verdict in verdicts.values())
     sentences = [
         f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach there alone."
     ]
     if closer:
         sentences.append(f"In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are.")
-    trust = [opinion.trust for stem, opinion in opinions.items() if target.stands(stem)]
+    trust = [verdict.trust for stem, verdict in verdicts.items() if target.stands(stem)]
     less = f"{float(np.mean(trust)) if trust else 0:.0%}"
     if less != "0%":
         sentences.append(f"Where it does, the masks of the source count for {less} less, on average, as its outlines are trusted that far.")

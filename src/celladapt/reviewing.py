@@ -13,10 +13,9 @@ from celladapt.cells import as_cell
 from celladapt.errors import InputError
 from celladapt.expectation import clues_of, part
 from celladapt.files import write_text
-from celladapt.inputs import check_out, find_images
+from celladapt.inputs import check_out, find_images, in_one_sentence
 from celladapt.loading import load_model
 from celladapt.model import Predictor
-from celladapt.prediction import in_one_sentence
 from celladapt.progress import Bar
 from celladapt.quality import LOW, Expectation, Known, expected_iou
 from celladapt.units import check_pixel_size

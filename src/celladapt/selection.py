@@ -65,9 +65,9 @@ def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
         "classical_recall": classical_recall(maps, classical),
         "solidity": solid(labels),
         "area": area(labels),
-        "classical_area": sum(c.area for c in classical) / max(1, len(classical)),
+        "classical_area": sum(c.verdict.area for c in classical) / max(1, len(classical)),
         "agreement": agreement(maps, classical),
-        "witnessed": sum(c.plausible for c in classical) / max(1, len(classical)),
+        "witnessed": sum(c.verdict.plausible for c in classical) / max(1, len(classical)),
     }
 
 
@@ -158,7 +158,7 @@ def agreement(maps: list[Tensor], classical: Sequence[Witness]) -> float:
         maps: probability maps [H, W] in [0, 1].
         classical: one for each.
     """
-    overlaps = [foreground((p >= 0.5).numpy(), c.mask).iou for p, c in zip(maps, classical, strict=True) if c.plausible]
+    overlaps = [foreground((p >= 0.5).numpy(), c.mask).iou for p, c in zip(maps, classical, strict=True) if c.verdict.plausible]
     return sum(overlaps) / max(1, len(classical))
 
 
@@ -170,7 +170,7 @@ def likeness(maps: list[Tensor], classical: Sequence[Witness]) -> float:
         maps: probability maps [H, W] in [0, 1].
         classical: one for each.
     """
-    overlaps = [foreground((p >= 0.5).numpy(), c.mask).iou * c.solidity for p, c in zip(maps, classical, strict=True)]
+    overlaps = [foreground((p >= 0.5).numpy(), c.mask).iou * c.verdict.solidity for p, c in zip(maps, classical, strict=True)]
     return sum(overlaps) / max(1, len(overlaps))
 
 

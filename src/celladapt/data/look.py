@@ -104,7 +104,7 @@ def look_of(folder: Folder) -> Look:
             found = witness(image)
             labels = to_instances(found.mask)
         grey = grey and np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2])
-        if stem in folder.masks or found.plausible:
+        if stem in folder.masks or found.verdict.plausible:
             areas.append(np.bincount(labels.ravel())[1:])
         inside, light = labels > 0, image.mean(2)
         if 0 < inside.sum() < inside.size:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celladapt.batch import Batch
-from celladapt.classical import witness
+from celladapt.classical import Verdict, witness
 from celladapt.data.augment import AUGMENTATIONS, crop
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
@@ -30,12 +30,7 @@ class Opinion(NamedTuple):
 
     packed: NDArray[np.uint8]
     """Its mask, 8 pixels a byte."""
-    plausible: bool
-    """Whether what it sees has the shape of nuclei."""
-    closer: bool
-    """Whether it had to look closer."""
-    trust: float
-    """How far its outlines are to be trusted, in [0, 1]."""
+    verdict: Verdict
 
 
 class Cache:
@@ -61,7 +56,7 @@ class Cache:
         if self.classical:
             if stem not in self._opinions:
                 found = witness(image)
-                self._opinions[stem] = Opinion(np.packbits(found.mask), found.plausible, found.closer, found.trust)
+                self._opinions[stem] = Opinion(np.packbits(found.mask), found.verdict)
             mask[..., 1] = np.unpackbits(self._opinions[stem].packed, count=mask[..., 1].size).reshape(image.shape[:2])
         with self._lock:
             if stem not in self._held:
@@ -72,11 +67,12 @@ class Cache:
                 self.bytes -= old.nbytes + old_mask.nbytes
         return image, mask
 
-    def opinion(self, stem: str) -> Opinion | None:
-        """What the classical segmentation makes of the image; None where nobody asked for it."""
+    def verdict(self, stem: str) -> Verdict | None:
+        """How far to believe the classical segmentation of the image; None where nobody asked for it."""
         if self.classical and stem not in self._opinions:
             self[stem]
-        return self._opinions.get(stem)
+        opinion = self._opinions.get(stem)
+        return opinion and opinion.verdict
 
 
 @dataclass(frozen=True)
@@ -113,8 +109,8 @@ class Stream:
 
     def stands(self, stem: str) -> bool:
         """Whether the classical segmentation of the image may stand for a mask that it lacks: where it is plausible, and did not have to look closer if there is better to draw."""
-        opinion = self.cache.opinion(stem)
-        return opinion is not None and stem not in self.folder.masks and opinion.plausible and not (opinion.closer and self._chooses)
+        verdict = self.cache.verdict(stem)
+        return verdict is not None and stem not in self.folder.masks and verdict.plausible and not (verdict.closer and self._chooses)
 
     def _next(self, n: int) -> str:
         """Every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
@@ -140,8 +136,8 @@ class Stream:
             image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
-        opinion = self.cache.opinion(stem)
-        plausible, trust = (opinion.plausible, opinion.trust) if opinion else (False, 0.0)
+        verdict = self.cache.verdict(stem)
+        plausible, trust = (verdict.plausible, verdict.trust) if verdict else (False, 0.0)
         known = stem in self.folder.masks, plausible, self.stands(stem), trust
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, known))
 

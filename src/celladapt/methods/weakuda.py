@@ -9,9 +9,7 @@ Per step, first D, then S, with m the share of the target images of the batch in
           L_t   = soft Dice of S(I_t) against Y_t, over the images in which C(I_t) stands for a mask Y_t; the loop adds cross-entropy, as against any mask of the target
           c     = 0 if C stands for no mask in the batch, else the mean over its target images of how far the outlines of C are trusted, 0 in those without a Y_t; trusted not at all
                   up to a solidity of 0.86, wholly from 0.91 on, a straight line between
-          w_s   = the least that w(r_t / r_s) has been since the first tenth of the training, and 1 in it;  w(r) = 0 up to 0.4, 1 from 0.7 on, a straight line between
-          r_t   = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
-                  times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
+          w_s   = how far the masks Y_t bear out what the source teaches (``celladapt.source_weight``), judged after the first tenth of the training, and 1 in it
 
 C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). An image is plausible if what C sees in it is as solid
 as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
@@ -22,9 +20,6 @@ views that teach each other is co-training (Blum and Mitchell, COLT 1998); this 
 
 The source teaches what a nucleus is; with 1 - c it then makes way for C as far as C is sure to tell nuclei's outlines, for the source's annotators may have drawn them otherwise. Where C
 stands for no mask the masks there are may be one, drawn again and again, and the source stays.
-
-A source whose nuclei are something else than the target's holds S back all along, for one network cannot have both: S is then much worse where the target's masks are than
-on the source, which w_s tells. It never grows: without the source S fits these masks, and that is not the source's doing.
 
 Where C is not plausible D tells S what predictions on the source look like: the output-space adversary of CellSegUDA (Haq and Huang, MIDL 2020), without its
 reconstruction and with a greater weight, that acts within a few hundred steps.
@@ -41,17 +36,12 @@ from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.methods.cellsegssda import labelled_dice
 from celladapt.networks import Discriminator, Segmenter
 from celladapt.parallel import sum_over_processes, world_size
+from celladapt.source_weight import judged, shared_pixels, unjudged
 
 WARM_UP = 0.1
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
-STRANGERS, FRIENDS = 0.4, 0.7
-"""Ratio r up to which the source is not believed at all, and from which on it is believed fully."""
 SEEN_TOO = 0.5
 """Share of what the classical segmentation sees that the teacher must mark too, and the masks where there are some, for it to stand for masks."""
-FORGETS = 0.1
-"""Share of what was seen before that each step forgets in judging the source."""
-ENOUGH = 5.0
-"""Steps, so discounted, from which on it is judged; there are never more than ten."""
 FULLY = 0.9
 """A source that is believed so far, or a classical segmentation that is heard so often, is nothing to speak of."""
 
@@ -79,7 +69,7 @@ class WeakUDA(Method):
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
-        self.memory = {"pixels": torch.zeros(2, 2), "steps": torch.zeros(()), "w_s": torch.ones(()), "heard": torch.zeros(2)}
+        self.memory = {**unjudged(), "heard": torch.zeros(2)}
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -137,17 +127,11 @@ class WeakUDA(Method):
             ]
         )
         here = sum_over_processes(here)
-        seen, (trusted, stands) = here[0, 0], here[3] / world_size()
-        before = {name: self.memory[name].to(here) for name in ("pixels", "steps", "w_s")}
-        # Where no nucleus is annotated a single wrong pixel would be all wrong.
-        pixels = torch.where(seen > 0, (1 - FORGETS) * before["pixels"] + here[1:3], before["pixels"])
-        steps = torch.where(seen > 0, (1 - FORGETS) * before["steps"] + 1, before["steps"])
-        r_t, r_s = map(overlap, pixels)
-        judged = (b.progress >= WARM_UP) & (steps > ENOUGH) & (r_s > STRANGERS)
-        w_s = torch.where(judged, torch.minimum(before["w_s"], credit(r_t / r_s)), before["w_s"])
-        self.memory = {**self.memory, "pixels": pixels, "steps": steps, "w_s": w_s}
+        trusted, stands = here[3] / world_size()
+        before = {name: value.to(here) for name, value in self.memory.items()}
+        self.memory = {**self.memory, **judged(before, here[1:3], here[0, 0], b.progress >= WARM_UP)}
         c = torch.where(stands > 0, trusted, 0.0)
-        return (1 - c) * w_s
+        return (1 - c) * self.memory["w_s"]
 
     def remarks(self) -> list[str]:
         """How often the classical segmentation was not believed, and how far the source was, where that is worth a word."""
@@ -168,24 +152,6 @@ class WeakUDA(Method):
             return []
         text = f"The masks of the target, or what stood for them, do not bear out all that the source teaches: by the end of training it counted {w_s:.0%} of what it would have."
         return [text if w_s >= 0.5 else f"{text} More masks of the target are likely to help more than more source images."]
-
-
-def shared_pixels(p: Tensor, q: Tensor, images: Tensor) -> Tensor:
-    """[2], float32: how many pixels of the chosen ``images`` [B] bool are in both of [p >= 1/2] and [q >= 1/2], and in either; of this process."""
-    one, other, here = p >= 0.5, q >= 0.5, as_plane(images)
-    return torch.stack([(here & one & other).sum(), (here & (one | other)).sum()]).float()
-
-
-def overlap(pixels: Tensor) -> Tensor:
-    """r: IoU by ``shared_pixels``; 0 where neither sees anything."""
-    both, either = pixels
-    r: Tensor = both / either.clamp(min=torch.finfo(either.dtype).tiny)
-    return r
-
-
-def credit(r: Tensor) -> Tensor:
-    """w(r)"""
-    return ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)
 
 
 def _silent(b: Batch, p_t: Tensor) -> Tensor:

@@ -1,0 +1,62 @@
+"""What a command ends with: the exit code, and on stderr what a person can do about it.
+
+Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
+"""
+
+import errno
+import io
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
+
+from celladapt.errors import InputError
+
+BEGINS_ANEW = ("review", "evaluate", "suggest", "export", "import", "report")
+"""Commands that keep nothing of a call that was interrupted."""
+OF_THE_DISK = {
+    getattr(errno, name, None)  # not every system has every one
+    for name in (
+        "EACCES", "EDQUOT", "EFBIG", "EINVAL", "EIO", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS", "ESTALE", "ETXTBSY",
+    )
+} - {None}  # fmt: skip
+"""Errors of the system that a person can mend; a file that is not there is told where it is looked for, or else is our fault."""
+
+
+def exit_code(command: Callable[[], object], words: Sequence[str]) -> int:
+    """Run ``command`` and return the exit code; ``words`` is what was typed to call it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot spell µ or é costs no run
+    try:
+        command()
+    except UnusedCliTokensError as error:
+        word = next(iter(error.unused_tokens or []), "")
+        return _told(f"'{word}' has no option's name before it; write for example --source DIR, and see --help.", 2)
+    except (CycloptsError, InputError) as error:
+        return _told(str(error), 2)
+    except KeyboardInterrupt as stop:
+        again = f"`celladapt adapt --resume {stop.args[0]}`" if stop.args else "the same command"
+        return _told("interrupted." if [*words, ""][0] in BEGINS_ANEW else f"interrupted; {again} goes on where it stopped.", 130)
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stderr.close()
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            return _our_fault()
+        where = error.filename or "A file"
+        return _told(f"{where} cannot be used ({error.strerror}); check its name, its permissions and the disk.", 2)
+    except Exception:
+        return _our_fault()
+    return 0
+
+
+def _told(sentence: str, code: int) -> int:
+    print(f"celladapt: {sentence}", file=sys.stderr)
+    return code
+
+
+def _our_fault() -> int:
+    """Tell of the exception in hand, and return the exit code."""
+    traceback.print_exc()
+    return _told("this is a fault of celladapt, not yours; please report it with the lines above.", 1)
