@@ -10,6 +10,7 @@ from helpers import picture
 from numpy.typing import NDArray
 from slides import halves, write_ome_zarr, write_pyramid, write_svs
 
+from celladapt.data import pyramid
 from celladapt.data import slide as module
 from celladapt.data.images import read_image
 from celladapt.data.limits import at_most
@@ -175,7 +176,7 @@ def test_pixel_sizes_that_files_state(tmp_path: Path) -> None:
 
 def test_a_large_tiff_in_one_piece_is_mapped_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LARGE", 1000)
-    monkeypatch.setattr(module, "_LARGEST_PIECE", 1000)
+    monkeypatch.setattr(pyramid, "_LARGEST_PIECE", 1000)
     tifffile.imwrite(tmp_path / "plain.tif", IMAGE, photometric="rgb")
     np.testing.assert_array_equal(whole(tmp_path / "plain.tif"), IMAGE)
     tifffile.imwrite(tmp_path / "packed.tif", IMAGE, photometric="rgb", compression="zlib", rowsperstrip=300)
@@ -227,13 +228,13 @@ def test_only_what_was_scanned_is_read_where_a_slide_says_so() -> None:
             canvas[60:70, 40:460] = 0  # not scanned
             return Image.fromarray(canvas[location[1] :: 4**level, location[0] :: 4**level][: size[1], : size[0]])
 
-    levels, size, read = module._with_openslide(Scanned(), ExitStack())
-    assert [(level.height, level.width) for level in levels] == [(300, 420), (75, 105)]
-    assert size == 0.5
-    there = read(0, 0, 0, 300, 420)
+    found = pyramid._with_openslide(Scanned(), ExitStack())
+    assert [(level.height, level.width) for level in found.levels] == [(300, 420), (75, 105)]
+    assert found.pixel_size == 0.5
+    there = found.read_level(0, 0, 0, 300, 420)
     np.testing.assert_array_equal(there[10:], IMAGE[10:])
     assert (there[:10] == 255).all(), "what was not scanned is glass"
-    np.testing.assert_array_equal(read(1, 5, 5, 20, 20), IMAGE[20:100:4, 20:100:4])
+    np.testing.assert_array_equal(found.read_level(1, 5, 5, 20, 20), IMAGE[20:100:4, 20:100:4])
 
 
 def test_what_is_wrong_with_a_slide_is_one_sentence(tmp_path: Path) -> None:
