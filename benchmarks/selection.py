@@ -101,8 +101,9 @@ def picked(run: list[Point], criterion: str) -> Point:
 
 
 def regrets(runs: Runs) -> str:
-    """The first table, as Markdown."""
+    """The first table, as Markdown, of the runs with checkpoints to choose from."""
     names = ["last", "best", *CRITERIA]
+    runs = {of: seeds for of, seeds in runs.items() if all(len(run) > 1 for run in seeds.values())}
     lines = ["| pair | method | " + " | ".join(names) + " |", "|---|---|" + "--:|" * len(names)]
     for (pair, method), seeds in runs.items():
         cells = (statistics.mean(picked(run, name).iou for run in seeds.values()) for name in names)

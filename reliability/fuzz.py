@@ -26,7 +26,7 @@ SUFFIXES = {
     "image": (".png", ".tif", ".jpg", ".bmp"), "mask": (".png", ".tif"), "slide": (".tif", ".svs"), "config": (".toml",), "preset": (".toml",),
     "model": (".safetensors",), "split": (".json",), "archive": (".zip", ".tar.gz"), "annotation": (".xml",), "matlab": (".mat",), "array": (".npy",),
 }  # fmt: skip
-READ_BY = [f"celladapt.{name}" for name in ("checkpoint", "config", "data", "evaluation", "files", "model", "reporting", "run")]
+READ_BY = [f"celladapt.{name}" for name in ("checkpoint", "config", "data", "evaluation", "files", "loading", "model", "reporting", "run")]
 """Our modules whose branches guide it."""
 RUN_FILES = ("run.json", "split.json", "metrics.json", "config.toml", "log.jsonl", "validation.jsonl")
 """Of a run folder, one of which is the input; its first byte says which."""

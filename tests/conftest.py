@@ -62,6 +62,21 @@ def _same_draws() -> None:
 
 
 @pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A domain folder of three small images of several kinds."""
+    from helpers import picture
+
+    root = tmp_path / "slides"
+    write_image(root / "images" / "a.b 1.png", picture(6, 40, 30))
+    write_image(root / "images" / "c.tif", picture(7, 33, 47, np.uint16))
+    write_image(root / "images" / "d.png", picture(8, 20, 20)[..., 0])
+    write_image(root / "masks" / "d.png", np.ones((20, 20), np.uint8))
+    (root / "images" / "notes.txt").write_text("no image")
+    (root / "images" / ".hidden.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
 def tiny_domains(tmp_path: Path) -> tuple[Path, Path]:
     return draw_domains(tmp_path)
 

@@ -116,6 +116,8 @@ def test_picks_and_regrets() -> None:
     last, best, expected, *_ = (float(cell) for cell in mean.split("|")[3:-1])
     assert best == 0
     assert expected < 0.02 < last
+    alone = {("s → alone", "weakuda"): {"0": run[:1]}}
+    assert regrets({**runs, **alone}) == regrets(runs), "one checkpoint is no choice, and would be no regret"
 
 
 def test_what_is_kept_is_source_only_where_that_is_expected_to_be_better() -> None:

@@ -23,7 +23,7 @@ from celladapt.data.images import image_of, read_image
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
 from celladapt.instances import to_instances
-from celladapt.loading import load_model, loaded_model
+from celladapt.loading import load_model
 from celladapt.model import Model
 from celladapt.networks import Segmenter
 from celladapt.plane import find_nuclei, newest_model, other_magnification, plane_at
@@ -122,18 +122,6 @@ def test_a_plane_too_large_for_the_memory_is_not_read() -> None:
 
     with pytest.raises(InputError, match=r"slide is 40000 x 30000 pixels, which take 96\.0 GB of memory where 1\.0 GB are free"):
         plane.read_plane(Slide(), (ALL, ALL), "slide", PLENTY)
-
-
-def test_the_model_is_loaded_once_until_its_file_changes(tmp_path: Path) -> None:
-    write_model(tmp_path / "a", seed=1)
-    first = loaded_model(tmp_path / "a")
-    assert loaded_model(tmp_path / "a") is first
-    write_model(tmp_path / "a", seed=2)
-    os.utime(tmp_path / "a" / "model.safetensors", ns=(1, 1))
-    second = loaded_model(tmp_path / "a")
-    assert not torch.equal(second.network.head.weight, first.network.head.weight)
-    with pytest.raises(InputError, match="does not exist"):
-        loaded_model(tmp_path / "b")
 
 
 def test_the_newest_run_is_offered(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What files, folders, domains and globs name."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from celladapt.data.images import write_image
+from celladapt.errors import InputError
+from celladapt.inputs import find_images
+
+
+def test_inputs_may_be_files_folders_domains_and_globs(images: Path) -> None:
+    inside = images / "images"
+    everything = [inside / "a.b 1.png", inside / "c.tif", inside / "d.png"]
+    assert find_images(images) == everything  # masks are not images
+    assert find_images(str(inside)) == everything
+    assert find_images(str(inside / "*.png")) == [everything[0], everything[2]]
+    assert find_images(str(images / "**" / "c.*")) == [everything[1]]
+    assert find_images(inside / "d.png") == [everything[2]]
+    assert find_images([inside / "d.png", images, str(inside / "*.tif")]) == [everything[2], *everything[:2]]  # each once
+    assert find_images(path for path in everything) == everything
+
+
+@pytest.mark.parametrize("refusal", [OSError(errno.EINVAL, "Invalid argument"), FileNotFoundError(errno.ENOENT, "No such file")])
+def test_a_glob_is_one_whatever_the_system_says_of_its_characters(images: Path, monkeypatch: pytest.MonkeyPatch, refusal: OSError) -> None:
+    """Windows says that a file cannot have such a name, not that there is none."""
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if "*" in str(path):
+            raise refusal
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert find_images(str(images / "images" / "*.tif")) == [images / "images" / "c.tif"]
+
+
+def test_a_name_with_glob_characters_is_a_file_first(tmp_path: Path) -> None:
+    write_image(tmp_path / "x[1].png", np.zeros((4, 4), np.uint8))
+    assert find_images(tmp_path / "x[1].png") == [tmp_path / "x[1].png"]
+
+
+def test_inputs_that_name_nothing(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for item in (tmp_path / "none.png", str(tmp_path / "*.jpg"), tmp_path / "empty", str(images / "images" / "*.txt")):
+        with pytest.raises(InputError, match="names no image") as caught:
+            find_images([images, item])
+        assert str(item) in str(caught.value)
+    with pytest.raises(InputError, match="no image to look at"):
+        find_images([])
