@@ -4,7 +4,7 @@
     python -m benchmarks.selection GRID [GRID ...] [--fit GRID ...] [--elsewhere DOMAIN ...] [--into docs/results.md]
 
 Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
-picks; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
+picks, of the runs that kept more than one; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
 what `best` keeps: the pick of `infomax` among the checkpoints of weakuda, or that among source_only's where that is preferred without masks. Both that and `expected` are fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
 on it.
 """
@@ -101,9 +101,12 @@ def picked(run: list[Point], criterion: str) -> Point:
 
 
 def regrets(runs: Runs) -> str:
-    """The first table, as Markdown, of the runs with checkpoints to choose from."""
+    """The first table, as Markdown, of the runs that kept more than one checkpoint: one is no choice."""
     names = ["last", "best", *CRITERIA]
-    runs = {of: seeds for of, seeds in runs.items() if all(len(run) > 1 for run in seeds.values())}
+    several = {of: {seed: run for seed, run in seeds.items() if len(run) > 1} for of, seeds in runs.items()}
+    runs = {of: seeds for of, seeds in several.items() if seeds}
+    if not runs:
+        return "No run has checkpoints to choose from.\n"
     lines = ["| pair | method | " + " | ".join(names) + " |", "|---|---|" + "--:|" * len(names)]
     for (pair, method), seeds in runs.items():
         cells = (statistics.mean(picked(run, name).iou for run in seeds.values()) for name in names)

@@ -97,24 +97,6 @@ def test_the_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], wor
     assert "Traceback" not in error
 
 
-def test_our_fault_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from celladapt import reporting
-
-    monkeypatch.setattr(reporting, "report", lambda run: 1 / 0)
-    assert main(["report", "x"]) == 1
-    assert "fault of celladapt" in capsys.readouterr().err
-
-
-def test_interruption_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    from celladapt import reporting
-
-    def stop(run: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(reporting, "report", stop)
-    assert main(["report", "x"]) == 130
-
-
 def test_help_comes_from_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adapt", "--help"]) == 0
     text = capsys.readouterr().out

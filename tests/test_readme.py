@@ -21,7 +21,7 @@ def blocks(name: str) -> list[str]:
 
 def test_the_readmes_python_runs(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_image(tiny_domains[1] / "images" / "case1.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    write_image(tiny_domains[1] / "images" / "scan7.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
     small = {"steps": 4, "width": 4, "crop": 32, "validate_every": 2}
     real = adaptation.preset_options
     monkeypatch.setattr(adaptation, "preset_options", lambda name: {**real(name), **small})  # the same lines, in seconds

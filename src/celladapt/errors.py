@@ -1,5 +1,7 @@
 """The exception for what a person can mend, and its kind for one file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -48,3 +50,16 @@ def optional(library: str, what: str, extra: str) -> Any:
         broken = " ".join(sorted(set(packages_distributions().get(library.split(".")[0], ())))) or library
         again = f'pip uninstall {broken}, then pip install "celladapt[{extra}]"'
         raise InputError(f"{what} needs {library}, which does not work here ({type(error).__name__}: {error}); install it again: {again}.") from None
+
+
+@contextmanager
+def while_segmenting(image: Path, out: Path) -> Iterator[None]:
+    """What else than ``image`` can be at fault while it is segmented, as a FileError: memory, a disk, a folder that has gone."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(image, f"could not be segmented ({error})", f"see that it and {out} are there, may be written to, and have space") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no error of its own for that
+            raise
+        raise FileError(image, "needs more memory than there is", "segment it on its own, a slide with a smaller --tile") from error

@@ -13,8 +13,8 @@ from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 from celladapt.errors import InputError
 
-BEGINS_ANEW = ("review", "evaluate", "suggest", "export", "import", "report")
-"""Commands that keep nothing of a call that was interrupted."""
+GOES_ON = ("adapt", "predict", "benchmark", "demo", "data fetch")
+"""Commands that go on where a call was interrupted; the others keep nothing of it."""
 OF_THE_DISK = {
     getattr(errno, name, None)  # not every system has every one
     for name in (
@@ -25,7 +25,11 @@ OF_THE_DISK = {
 
 
 def exit_code(command: Callable[[], object], words: Sequence[str]) -> int:
-    """Run ``command`` and return the exit code; ``words`` is what was typed to call it."""
+    """Run ``command`` and return the exit code; ``words`` is what was typed to call it.
+
+    An error of cyclopts, an InputError or one of the disk is a sentence and 2, KeyboardInterrupt 130, a reader of our output that has left 0, any other
+    exception a traceback and 1.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot spell µ or é costs no run
@@ -38,7 +42,8 @@ def exit_code(command: Callable[[], object], words: Sequence[str]) -> int:
         return _told(str(error), 2)
     except KeyboardInterrupt as stop:
         again = f"`celladapt adapt --resume {stop.args[0]}`" if stop.args else "the same command"
-        return _told("interrupted." if [*words, ""][0] in BEGINS_ANEW else f"interrupted; {again} goes on where it stopped.", 130)
+        goes_on = words[:1] and " ".join(words[: 2 if words[0] == "data" else 1]) in GOES_ON
+        return _told(f"interrupted; {again} goes on where it stopped." if goes_on else "interrupted.", 130)
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
     except OSError as error:

@@ -1,15 +1,14 @@
-"""What files, folders and globs name: the images and slides to look at, whether outputs could be taken for them, and what can go wrong with one."""
+"""What files, folders and globs name: the images and slides to look at, and whether outputs could be taken for them."""
 
 import errno
 import glob
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from celladapt.data.folder import list_images
 from celladapt.data.images import IMAGE_SUFFIXES
 from celladapt.data.slide import SLIDE_SUFFIXES
-from celladapt.errors import FileError, InputError
+from celladapt.errors import InputError
 
 
 def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True) -> list[Path]:
@@ -70,16 +69,3 @@ def check_out(images: Sequence[Path], out: Path) -> None:
         raise InputError(f"{out} is a file; give a folder as --out.")
     if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:
         raise InputError(f"{out} holds {among.name}, which is to be segmented; choose another --out, or the outputs would be taken for images.")
-
-
-@contextmanager
-def in_one_sentence(image: Path, out: Path) -> Iterator[None]:
-    """What else than the file can be at fault, as an InputError: memory, a disk, a folder that has gone."""
-    try:
-        yield
-    except OSError as error:
-        raise FileError(image, f"could not be segmented ({error})", f"see that it and {out} are there, may be written to, and have space") from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no error of its own for that
-            raise
-        raise FileError(image, "needs more memory than there is", "segment it on its own, a slide with a smaller --tile") from error

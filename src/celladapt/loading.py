@@ -74,7 +74,8 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
     width, normalisation = _from_header(about, path)
     if _kinds(tensors) != _expected_kinds(width):
         raise InputError(f"{path} is damaged (its weights are not those of a network of width {width}); use another copy of it.")
-    network = Segmenter(width)
+    with torch.random.fork_rng(devices=[]):  # the weights it begins with are of no use, and the caller's random numbers not ours
+        network = Segmenter(width)
     checkpoint.fill(network, tensors, path)
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise InputError(f"{path} has weights that are not finite (NaN or infinity), so its training failed; give another model.")

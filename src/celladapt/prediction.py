@@ -18,9 +18,9 @@ from celladapt.data.folder import digest
 from celladapt.data.images import read_image, require_file
 from celladapt.data.limits import at_most
 from celladapt.data.slide import open_slide, tiff_pixel_size, view_at
-from celladapt.errors import FileError, InputError
+from celladapt.errors import FileError, InputError, while_segmenting
 from celladapt.files import write_json
-from celladapt.inputs import check_out, find_images, in_one_sentence
+from celladapt.inputs import check_out, find_images
 from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.loading import loaded_model
 from celladapt.locks import alone, sweep
@@ -190,7 +190,7 @@ def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
 
 
 def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
-    with in_one_sentence(job.image, job.out):
+    with while_segmenting(job.image, job.out):
         require_file(job.image)
         assert job.identity  # taken before the file is read
         size = job.settings.pixel_size or tiff_pixel_size(job.image)
@@ -200,14 +200,14 @@ def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float 
 
 
 def _write(job: Job, image: NDArray[Any], seen: Prediction, size: float | None) -> Written:
-    with in_one_sentence(job.image, job.out):
+    with while_segmenting(job.image, job.out):
         areas = np.bincount(seen.instances.ravel())[1:]
         return job.finish(InMemory(image, seen, size), areas.size, float(seen.mask.mean()), float(np.median(areas)) if areas.size else 0.0)
 
 
 def _slide(model: Predictor, job: Job, more: Callable[[int], None], step: Callable[[], None]) -> Written:
     settings = job.settings
-    with in_one_sentence(job.image, job.out), open_slide(job.image, settings.pixel_size) as slide:
+    with while_segmenting(job.image, job.out), open_slide(job.image, settings.pixel_size) as slide:
         view = view_at(slide, settings.at or model.pixel_size)
         if view.scale < 1 / _MOST_ENLARGED:
             raise FileError(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from celladapt import contact_sheet
 from celladapt.cells import as_cell
-from celladapt.errors import InputError
+from celladapt.errors import InputError, while_segmenting
 from celladapt.expectation import clues_of, part
 from celladapt.files import write_text
-from celladapt.inputs import check_out, find_images, in_one_sentence
+from celladapt.inputs import check_out, find_images
 from celladapt.loading import load_model
 from celladapt.model import Predictor
 from celladapt.progress import Bar
@@ -108,7 +108,7 @@ def review(
     if not overwrite and (existing := next((out / name for name in (TABLE, PICTURE) if (out / name).exists()), None)):
         raise InputError(f"{existing} exists already; choose another --out, or --overwrite to replace it.")
     loaded = load_model(model) if isinstance(model, str | Path) else model
-    with in_one_sentence(images[0], out):
+    with while_segmenting(images[0], out):
         out.mkdir(parents=True, exist_ok=True)
     at = at or loaded.pixel_size
     items: list[Reviewed] = []
@@ -116,7 +116,7 @@ def review(
     with Bar("reviewing", len(images)) as bar:
         for image in images:
             try:
-                with in_one_sentence(image, out):
+                with while_segmenting(image, out):
                     items.append(_look(loaded, image, pixel_size, at))
             except InputError as error:
                 failed.append(str(error))

@@ -4,6 +4,7 @@
     r_t = IoU of [T(I_t) >= 1/2] and Y_t, r_s = IoU of [S(I_s) >= 1/2] and Y_s, both over the pixels of the last steps whose Y_t has a nucleus, each counting 0.9
           times as much as the next; asked only after seven of these and where r_s is above 0.4, for an S that has not learned the source says nothing of it
 
+S segments, T is its average over the steps; Y_s is the mask of the source image I_s, Y_t that of the target image I_t or what stands for it (``celladapt.methods.weakuda``).
 A source whose nuclei are something else than the target's holds S back all along, for one network cannot have both: S is then much worse where the target's masks are than
 on the source, which w_s tells. It never grows: without the source S fits these masks, and that is not the source's doing.
 """
@@ -29,12 +30,12 @@ def unjudged() -> dict[str, Tensor]:
 
 
 def judged(before: Mapping[str, Tensor], pixels: Tensor, seen: Tensor, due: bool) -> dict[str, Tensor]:
-    """What is known of it a step later.
+    """What is known of a source a step later, with the keys of ``unjudged``.
 
     Args:
-        before: what was known, as of ``unjudged``.
-        pixels: [2, 2] of this step: of T and Y_t, and of S and Y_s.
-        seen: scalar, pixels of nuclei in Y_t. Where there is none a single wrong pixel would be all wrong, so nothing is learned from the step.
+        before: what was known.
+        pixels: [2, 2] float32, ``shared_pixels`` of this step, of all processes: of T and Y_t, and of S and Y_s.
+        seen: scalar float32, pixels of nuclei in Y_t, of all processes. Where there is none a single wrong pixel would be all wrong, so nothing is learned from the step.
         due: whether the source may be judged yet.
     """
     pixels = torch.where(seen > 0, (1 - FORGETS) * before["pixels"] + pixels, before["pixels"])
@@ -51,12 +52,12 @@ def shared_pixels(p: Tensor, q: Tensor, images: Tensor) -> Tensor:
 
 
 def overlap(pixels: Tensor) -> Tensor:
-    """r: IoU by ``shared_pixels``; 0 where neither sees anything."""
+    """r: IoU in [0, 1], a scalar, of ``shared_pixels`` [2]; 0 where neither sees anything."""
     both, either = pixels
     r: Tensor = both / either.clamp(min=torch.finfo(either.dtype).tiny)
     return r
 
 
 def credit(r: Tensor) -> Tensor:
-    """w(r)"""
+    """w(r), in [0, 1], of the ratio r >= 0; any shape."""
     return ((r - STRANGERS) / (FRIENDS - STRANGERS)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Sizes that a person gives, in pixels or in µm."""
+"""Sizes that a person or a file gives, in pixels or in µm."""
 
 import math
 import re
@@ -7,11 +7,31 @@ from celladapt.errors import InputError
 
 _AREA = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>(px|[uµμ]m)(2|\^2|²))?", re.IGNORECASE)  # two signs for micro are in use
 
+MICRONS = {
+    "micrometer": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "µm": 1.0,
+    "um": 1.0,
+    "\\u00b5m": 1.0,
+    "nanometer": 1e-3,
+    "nm": 1e-3,
+    "millimeter": 1e3,
+    "mm": 1e3,
+}
+"""How many µm one unit is, by the names that files give it."""
+_PLAUSIBLE = (0.02, 20.0)  # µm per pixel of a microscope; what a screen or printer has is none
+
 
 def check_pixel_size(option: str, value: float | None) -> None:
     """Raise InputError where ``value``, in µm per pixel, is given and cannot be one."""
     if value is not None and not 0 < value < math.inf:
         raise InputError(f"{option} is {value}; give µm per pixel, for example 0.25.")
+
+
+def plausible_pixel_size(size: float | None) -> float | None:
+    """``size`` in µm if a microscope's pixel could have it, else None."""
+    return size if size is not None and _PLAUSIBLE[0] <= size <= _PLAUSIBLE[1] else None
 
 
 def area_in_pixels(text: str, pixel_size: float | None = None, option: str = "--min-size") -> int:

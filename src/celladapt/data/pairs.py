@@ -72,7 +72,7 @@ class Cache:
         if self.classical and stem not in self._opinions:
             self[stem]
         opinion = self._opinions.get(stem)
-        return opinion and opinion.verdict
+        return None if opinion is None else opinion.verdict
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from celladapt.data.images import require_file
 from celladapt.data.limits import MAX_CHANNELS
-from celladapt.data.tiff import JPEG_CODES, MICRONS, TIFF_HEADS, first_series, open_tiff, stated_pixel_size
+from celladapt.data.tiff import JPEG_CODES, TIFF_HEADS, first_series, open_tiff, pixel_size_in
 from celladapt.errors import FileError, InputError, optional
+from celladapt.units import MICRONS
 
 _LARGEST_PIECE = 2**26  # pixels that are unpacked at once
 _OTHER_COLOURS = tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB, tifffile.PHOTOMETRIC.YCBCR
@@ -43,7 +44,7 @@ class Pyramid:
     levels: tuple[Level, ...]
     """From the full resolution down."""
     pixel_size: float | None
-    """µm per pixel at full resolution, as the file says; None where it does not."""
+    """µm per pixel at full resolution, as the file says, whether or not a microscope could have it; None where it says none."""
     read_level: ReadLevel
 
 
@@ -51,8 +52,9 @@ def open_pyramid(path: Path, files: ExitStack) -> Pyramid:
     """Open a file, or the folder of an OME-Zarr image, by the library for it; ``files`` closes it.
 
     Raises:
-        FileError: empty, cut short, or nothing that is read in regions; more than 4 channels.
+        FileError: missing, empty, cut short, or nothing that is read in regions; colours or a compression that are not; more than 4 channels; a codec that could run code.
         InputError: a library is not installed.
+        PermissionError: the system does not let it be opened.
         Exception: whatever else a library makes of damaged bytes.
     """
     if path.is_dir():
@@ -121,7 +123,7 @@ def _with_tifffile(path: Path, files: ExitStack) -> Pyramid:
         pixels = planes[level][1](y, x, h, w)
         return np.iinfo(pixels.dtype).max - pixels if dark else pixels
 
-    return Pyramid(_levels(planes), stated_pixel_size(tif), read)
+    return Pyramid(_levels(planes), pixel_size_in(tif), read)
 
 
 def _with_zarr(path: Path, files: ExitStack) -> Pyramid:
@@ -158,11 +160,11 @@ def _no_pickle(path: Path, descriptions: list[Path]) -> None:
                 raise FileError(path, "holds pickles, which can run code and so are not opened here", "export it again with another codec")
 
 
-Plane = tuple[tuple[int, int], Callable[[int, int, int, int], NDArray[Any]]]
+_Plane = tuple[tuple[int, int], Callable[[int, int, int, int], NDArray[Any]]]
 """((height, width), (y, x, h, w) -> [h, w, C])."""
 
 
-def _plane(path: Path, array: Any, axes: str) -> Plane:
+def _plane(path: Path, array: Any, axes: str) -> _Plane:
     """The first plane of an array with the axes ``axes``, its channels last; a leading axis without a name and of at most 4 makes channels, as in ``read_image``."""
     channels = next((k for k, axis in enumerate(axes) if axis == "S"), None)
     if channels is None:
@@ -184,7 +186,7 @@ def _plane(path: Path, array: Any, axes: str) -> Plane:
     return (array.shape[rows], array.shape[columns]), read
 
 
-def _levels(planes: list[Plane]) -> tuple[Level, ...]:
+def _levels(planes: list[_Plane]) -> tuple[Level, ...]:
     full = planes[0][0]
     return tuple(Level(h, w, math.sqrt(full[0] * full[1] / (h * w))) for (h, w), _ in planes)
 

@@ -14,8 +14,9 @@ from PIL import Image
 from celladapt.data.images import quiet, require_file, three_channels
 from celladapt.data.limits import MAX_MEGAPIXELS
 from celladapt.data.pyramid import Level, ReadLevel, open_pyramid
-from celladapt.data.tiff import first_series, open_tiff, plausible, stated_pixel_size
+from celladapt.data.tiff import first_series, open_tiff, pixel_size_in
 from celladapt.errors import FileError, InputError
+from celladapt.units import plausible_pixel_size
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
 LARGE = int(MAX_MEGAPIXELS * 1e6)
@@ -191,7 +192,7 @@ def open_slide(path: Path, pixel_size: float | None = None) -> Slide:
             raise FileError(path, "is damaged, cut short or not a slide", "copy or export it again") from error
         if any(level.height < 1 or level.width < 1 for level in pyramid.levels):
             raise FileError(path, "has no pixels", "export it again")
-        return Slide(path, pyramid.levels, pixel_size or plausible(pyramid.pixel_size), pyramid.read_level, files.pop_all())
+        return Slide(path, pyramid.levels, pixel_size or plausible_pixel_size(pyramid.pixel_size), pyramid.read_level, files.pop_all())
 
 
 def tiff_pixel_size(path: Path) -> float | None:
@@ -199,7 +200,7 @@ def tiff_pixel_size(path: Path) -> float | None:
     try:
         require_file(path)
         with quiet(), open_tiff(path) as tif:
-            return plausible(stated_pixel_size(tif))
+            return plausible_pixel_size(pixel_size_in(tif))
     except Exception:  # whatever is wrong with it, the reading of its pixels will tell
         return None
 

@@ -1,4 +1,4 @@
-"""TIFF as tifffile reads it, guarded against files that would make it wait or fill the memory."""
+"""TIFF as tifffile reads it, guarded against files that would make it wait or fill the memory; and the pixel size that it states."""
 
 import html
 import logging
@@ -16,24 +16,11 @@ from numpy.typing import NDArray
 
 from celladapt.data.limits import MAX_CHANNELS, check_size
 from celladapt.errors import DAMAGED, FileError
+from celladapt.units import MICRONS
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
-MICRONS = {
-    "micrometer": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "µm": 1.0,
-    "um": 1.0,
-    "\\u00b5m": 1.0,
-    "nanometer": 1e-3,
-    "nm": 1e-3,
-    "millimeter": 1e3,
-    "mm": 1e3,
-}
-"""µm to a unit, by its name in files."""
 _MOST_TAGS = 4096  # of a page; tifffile takes more for damage
-_PLAUSIBLE = (0.02, 20.0)  # µm per pixel of a microscope; what a screen or printer has is none
 
 # Without any handler Python prints tifffile's log to stderr; what matters of it becomes a FileError.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -124,8 +111,12 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
 
 
-def stated_pixel_size(tif: tifffile.TiffFile) -> float | None:
-    """µm per pixel that a TIFF states (OME, SVS, ImageJ or resolution tags); None where it states none."""
+def pixel_size_in(tif: tifffile.TiffFile) -> float | None:
+    """µm per pixel that a TIFF states (OME, SVS, ImageJ or resolution tags), whether or not a microscope could have it; None where it states none, NaN where its unit is not known.
+
+    Raises:
+        ValueError: what it states is no number.
+    """
     if tif.ome_metadata:
         described = html.unescape(tif.ome_metadata)
         found = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', described)
@@ -141,8 +132,3 @@ def stated_pixel_size(tif: tifffile.TiffFile) -> float | None:
         unit_name = str(tif.imagej_metadata.get("unit", "")).lower()
         return step * MICRONS[unit_name] if unit_name in MICRONS else None
     return float(step * {2: 25400.0, 3: 10000.0}.get(int(tif.pages.first.resolutionunit), math.nan))
-
-
-def plausible(pixel_size: float | None) -> float | None:
-    """``pixel_size`` in µm if a microscope could have it, else None."""
-    return pixel_size if pixel_size is not None and _PLAUSIBLE[0] <= pixel_size <= _PLAUSIBLE[1] else None

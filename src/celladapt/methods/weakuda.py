@@ -128,7 +128,7 @@ class WeakUDA(Method):
         )
         here = sum_over_processes(here)
         trusted, stands = here[3] / world_size()
-        before = {name: value.to(here) for name, value in self.memory.items()}
+        before = {name: self.memory[name].to(here) for name in unjudged()}
         self.memory = {**self.memory, **judged(before, here[1:3], here[0, 0], b.progress >= WARM_UP)}
         c = torch.where(stands > 0, trusted, 0.0)
         return (1 - c) * self.memory["w_s"]

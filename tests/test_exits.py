@@ -1,0 +1,61 @@
+"""What a command ends with: an exit code, and one sentence where a person can do something."""
+
+import errno
+
+import pytest
+
+from celladapt.errors import InputError
+from celladapt.exits import exit_code
+
+GOES_ON = "the same command goes on where it stopped"
+
+
+def ending(error: BaseException, *words: str) -> int:
+    def command() -> None:
+        raise error
+
+    return exit_code(command, words)
+
+
+def test_done_is_0_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: "result", ["methods"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [InputError("x.png names no image."), PermissionError(errno.EACCES, "Permission denied", "x.png")])
+def test_what_a_person_can_mend_is_one_line_and_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(error, "predict") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("celladapt: x.png")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("division"), FileNotFoundError(errno.ENOENT, "No such file", "x")])
+def test_our_fault_is_1_with_a_traceback(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(error, "report", "x") == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.splitlines()[-1].startswith("celladapt: this is a fault of celladapt")
+
+
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        ("adapt --source a", True),
+        ("predict demo x.png", True),
+        ("data fetch tnbc", True),
+        ("data check demo", False),
+        ("data convert tnbc a b", False),
+        ("report demo", False),
+        ("methods", False),
+        ("", False),
+    ],
+)
+def test_an_interruption_is_130_and_promises_what_is_so(words: str, goes_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(KeyboardInterrupt(), *words.split()) == 130
+    assert (GOES_ON in capsys.readouterr().err) == goes_on
+
+
+def test_an_interrupted_run_says_how_it_is_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(KeyboardInterrupt("runs/a"), "adapt", "--out", "runs/a") == 130
+    assert "`celladapt adapt --resume runs/a` goes on where it stopped" in capsys.readouterr().err
