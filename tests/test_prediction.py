@@ -182,7 +182,7 @@ def test_outputs_come_in_order_however_long_each_takes(model: Model, tmp_path: P
     for number in range(7):
         write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 30 + number))
     second = threading.Event()
-    real = prediction._write
+    real = prediction.write_outputs
 
     def slow_first(job: prediction.Job, *rest: object) -> prediction.Written:
         if job.image.stem == "0":
@@ -192,7 +192,7 @@ def test_outputs_come_in_order_however_long_each_takes(model: Model, tmp_path: P
         return real(job, *rest)
 
     monkeypatch.setattr(prediction, "_WRITERS", 3)
-    monkeypatch.setattr(prediction, "_write", slow_first)
+    monkeypatch.setattr(prediction, "write_outputs", slow_first)
     written = predict(model, tmp_path / "in", tmp_path / "out")
     assert [one.image.stem for one in written] == list("0123456")
     assert all(read_mask(one.outputs["instances"]).shape == (30, 30 + number) for number, one in enumerate(written))
@@ -203,7 +203,7 @@ def test_a_large_image_waits_for_the_others_to_be_written(model: Model, tmp_path
         write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 30))
     running: list[str] = []
     most: list[int] = []
-    real = prediction._write
+    real = prediction.write_outputs
 
     def counted(job: prediction.Job, *rest: object) -> prediction.Written:
         running.append(job.image.stem)
@@ -215,7 +215,7 @@ def test_a_large_image_waits_for_the_others_to_be_written(model: Model, tmp_path
 
     monkeypatch.setattr(prediction, "_WRITERS", 3)
     monkeypatch.setattr(prediction, "_WAITING_PIXELS", 1000)
-    monkeypatch.setattr(prediction, "_write", counted)
+    monkeypatch.setattr(prediction, "write_outputs", counted)
     assert len(predict(model, tmp_path / "in", tmp_path / "out")) == 4
     assert max(most) == 1
 
@@ -224,7 +224,7 @@ def test_a_large_image_waits_for_the_others_to_be_written(model: Model, tmp_path
 def test_one_failure_costs_no_other_image(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     for number in range(5):
         write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 30))
-    real = prediction._write
+    real = prediction.write_outputs
 
     def failing(job: prediction.Job, *rest: object) -> prediction.Written:
         if job.image.stem == "4":
@@ -232,7 +232,7 @@ def test_one_failure_costs_no_other_image(model: Model, tmp_path: Path, monkeypa
         return real(job, *rest)
 
     monkeypatch.setattr(prediction, "_WRITERS", 2)
-    monkeypatch.setattr(prediction, "_write", failing)
+    monkeypatch.setattr(prediction, "write_outputs", failing)
     with pytest.raises(type(error), match=str(error)):
         predict(model, tmp_path / "in", tmp_path / "out", save="mask")
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"{number}_mask.png" for number in range(4)]

@@ -1,42 +1,33 @@
-"""From images and slides to outputs on disk, one after another or spread over processes. ``inputs`` finds the files, ``misfits`` says whose pixels do not fit the model."""
+"""From images and slides to outputs on disk, one after another or spread over processes. ``inputs`` finds the files, ``misfits`` says whose pixels do not fit the model, ``segmentation`` does one."""
 
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from celladapt.data.folder import digest
-from celladapt.data.images import read_image, require_file
 from celladapt.data.limits import at_most
-from celladapt.data.slide import open_slide, tiff_pixel_size, view_at
-from celladapt.errors import FileError, InputError, while_segmenting
+from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.inputs import check_out, find_images
 from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.loading import loaded_model
 from celladapt.locks import alone, sweep
 from celladapt.misfits import misfits
-from celladapt.model import Prediction, Predictor
-from celladapt.nuclei import Nuclei, measure
-from celladapt.outputs import Picture
+from celladapt.model import Predictor
 from celladapt.progress import Bar, say
 from celladapt.records import read_json
-from celladapt.units import area_in_pixels
-from celladapt.whole_slide import Rules, Work
+from celladapt.segmentation import segment, segment_image, segment_slide, write_outputs
 
 RECORD = "predictions.json"
 _WRITERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 _WAITING_PIXELS = 2**26
-_MOST_ENLARGED = 4
 _ONE_AT_A_TIME = Lock()
 
 
@@ -122,113 +113,11 @@ def predict(
     return done
 
 
-@dataclass(frozen=True)
-class InMemory:
-    """An image that was segmented whole; see ``outputs.Segmented``."""
-
-    image: NDArray[Any]
-    seen: Prediction
-    pixel_size: float | None
-    downsample = 1.0
-    large = False
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width)."""
-        h, w = self.seen.probability.shape
-        return h, w
-
-    def mask(self, y: int, x: int, h: int, w: int) -> NDArray[np.bool_]:
-        """A part of the mask."""
-        return self.seen.mask[y : y + h, x : x + w]
-
-    def instances(self, y: int, x: int, h: int, w: int) -> NDArray[np.integer[Any]]:
-        """A part of the labels."""
-        return self.seen.instances[y : y + h, x : x + w]
-
-    def probability(self, y: int, x: int, h: int, w: int) -> NDArray[Any]:
-        """A part of the probabilities."""
-        return self.seen.probability[y : y + h, x : x + w]
-
-    def nuclei(self) -> Iterator[Nuclei]:
-        """All at once."""
-        yield self._nuclei
-
-    @cached_property
-    def _nuclei(self) -> Nuclei:
-        return measure(self.seen.instances, self.seen.probability, self.image)
-
-    def pictures(self) -> list[Picture]:
-        """Itself, as it is."""
-        return [(self.image, self.seen.instances)]
-
-
-def segment(model: Predictor, job: Job, more: Callable[[int], None] = lambda count: None, step: Callable[[], None] = lambda: None) -> Written:
-    """Carry out one job.
-
-    Args:
-        model: as the job's fingerprint says.
-        job: what to do; nothing is done where an earlier call has.
-        more: told how many tiles a slide has, before the first.
-        step: called after each tile.
-
-    Raises:
-        InputError: the file is at fault, or the outputs cannot be written.
-    """
-    if (written := job.written()) is not None:
-        return written
-    if job.slide:
-        return _slide(model, job, more, step)
-    return _write(job, *_image(model, job))
-
-
 def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:
     """Raise InputError where an output exists that is not of an earlier call which was stopped at it."""
     existing = [path for job in jobs for path in job.in_the_way]
     if existing and not overwrite:
         raise InputError(f"{existing[0]} exists already ({len(existing)} such files); choose another --out, or --overwrite to replace them.")
-
-
-def _image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction, float | None]:
-    with while_segmenting(job.image, job.out):
-        require_file(job.image)
-        assert job.identity  # taken before the file is read
-        size = job.settings.pixel_size or tiff_pixel_size(job.image)
-        smallest = area_in_pixels(job.settings.min_size, size)
-        image = read_image(job.image)
-        return image, Prediction(model.predict(image).probability, job.settings.threshold, smallest), size
-
-
-def _write(job: Job, image: NDArray[Any], seen: Prediction, size: float | None) -> Written:
-    with while_segmenting(job.image, job.out):
-        areas = np.bincount(seen.instances.ravel())[1:]
-        return job.finish(InMemory(image, seen, size), areas.size, float(seen.mask.mean()), float(np.median(areas)) if areas.size else 0.0)
-
-
-def _slide(model: Predictor, job: Job, more: Callable[[int], None], step: Callable[[], None]) -> Written:
-    settings = job.settings
-    with while_segmenting(job.image, job.out), open_slide(job.image, settings.pixel_size) as slide:
-        view = view_at(slide, settings.at or model.pixel_size)
-        if view.scale < 1 / _MOST_ENLARGED:
-            raise FileError(
-                job.image,
-                f"has {slide.pixel_size:.3g} µm per pixel and would be enlarged {1 / view.scale:.0f} times",
-                "check --pixel-size, or choose --at",
-            )
-        smallest = area_in_pixels(settings.min_size, view.pixel_size)
-        rules = Rules(settings.threshold, smallest, settings.tissue, settings.tile)
-        work = Work(view, lambda image: model.predict(image).probability, rules, job.work, job.identity)
-        if not work.tiles:
-            raise InputError(f"{job.image} has no tissue that could be told from glass; --no-tissue segments all of it.")
-        job.work.mkdir(parents=True, exist_ok=True)
-        with alone(job.work):
-            if (written := job.written()) is None:  # else another process was at it
-                work.run(more, step)
-                areas = np.concatenate([nuclei.columns["area"] for nuclei in work.nuclei()])
-                median = float(np.median(areas)) if areas.size else 0.0
-                written = job.finish(work, areas.size, float(areas.sum() / work.pixels), median, work.pixels / (work.shape[0] * work.shape[1]))
-            work.forget()
-        return written
 
 
 def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list[str]]:
@@ -251,10 +140,10 @@ def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list
             try:
                 tell(misfits(model, job))
                 if job.slide:
-                    done.append(_slide(model, job, bar.more, partial(bar.step, job.image.name)))
+                    done.append(segment_slide(model, job, bar.more, partial(bar.step, job.image.name)))
                     bar.step(job.image.name)
                     continue
-                image, seen, size = _image(model, job)
+                image, seen, size = segment_image(model, job)
             except InputError as error:
                 failed.append(str(error))
                 bar.step(job.image.name)
@@ -263,7 +152,7 @@ def _in_turn(model: Predictor, jobs: Sequence[Job]) -> tuple[list[Written], list
             pixels = seen.probability.size
             while waiting and (len(waiting) >= _WRITERS or pixels + sum(size for _, size, _ in waiting) > _WAITING_PIXELS):
                 finish()
-            waiting.append((job, pixels, writers.submit(_write, job, image, seen, size)))
+            waiting.append((job, pixels, writers.submit(write_outputs, job, image, seen, size)))
             del image, seen
         while waiting:
             finish()
