@@ -5,7 +5,7 @@
 
 Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
 picks, of the runs that kept more than one; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
-what `best` keeps: the pick of `infomax` among the checkpoints of weakuda, or that among source_only's where that is preferred without masks. Both that and `expected` are fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
+what `best` keeps: the pick of the default criterion among the checkpoints of weakuda, or that among source_only's where that is preferred without masks. Both that and `expected` are fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
 on it.
 """
 
@@ -13,19 +13,20 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 from scipy.stats import spearmanr
 
 from benchmarks.documents import put, spread
 from benchmarks.quality import COMPARED, LEVEL, Point, blind, elsewhere, finished_cells, fit, points, predicted, target_of
+from celladapt.config import Config
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
 from celladapt.expectation import clues_on, part
 from celladapt.files import write_json
 from celladapt.loading import load_model
 from celladapt.metrics import foreground
+from celladapt.picking import Picked
 from celladapt.progress import Bar
 from celladapt.run import Run
 from celladapt.selection import CLUES
@@ -96,8 +97,12 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
 
 def picked(run: list[Point], criterion: str) -> Point:
     """The checkpoint that ``criterion`` keeps; "last" and "best" are what their names say."""
-    score: dict[str, Callable[[Point], float]] = {"last": lambda point: point.step, "best": lambda point: point.iou}
-    return max(run, key=score.get(criterion, lambda point: point.scores[criterion]))
+    if criterion == "best":
+        return max(run, key=lambda point: point.iou)
+    kept = Picked()
+    for point in run:
+        kept = kept.after(point.step, criterion, point.scores)
+    return next(point for point in run if point.step == kept.step)
 
 
 def regrets(runs: Runs) -> str:
@@ -136,7 +141,7 @@ def kept(runs: Runs) -> str:
         if bounds is None or not all((pair, method) in runs for method in (BAR, ADAPTED)):
             continue
         seeds = runs[pair, BAR], runs[pair, ADAPTED], bounds
-        before, after, bound = ([picked(run, "infomax") for run in some.values()] for some in seeds)
+        before, after, bound = ([picked(run, Config.select) for run in some.values()] for some in seeds)
         ends = [max(pick, key=lambda point: point.scores["preference"]) for pick in zip(after, before, strict=True)]
         iou = [[point.iou for point in some] for some in (before, after, ends, bound)]
         source, alone, end, full = map(statistics.mean, iou)

@@ -504,7 +504,7 @@ def test_the_run_folder_tells_the_whole_story(tiny_domains: tuple[Path, Path], t
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(1, 13))
     scores = [json.loads(line) for line in (run.path / "validation.jsonl").read_text().splitlines()]
-    best = max(scores, key=lambda line: line["infomax"])
+    best = max(scores, key=lambda line: line["entropy"])
     assert run.record["selected"]["step"] == best["step"]
     assert run.record["selected"]["uses_target_labels"] is False
     assert "labelled" not in best

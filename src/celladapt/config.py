@@ -77,7 +77,7 @@ class Config:
     """Share (10%) or number (5) of the target training masks that a method which reads them may use; the rest is hidden."""
     labelled_share: float = 0.5
     """Share of the target images in a batch that have a mask, where few have one and the method reads it; WeakSSDA draws more where it can learn nothing from the others. 0 draws all alike."""
-    select: Criterion = "infomax"
+    select: Criterion = "entropy"
     """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper)."""
     batch_norm: Literal["shared", "target"] = "target"
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training and validation images (AdaBN)."""
