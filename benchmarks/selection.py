@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from scipy.stats import spearmanr
@@ -26,7 +27,6 @@ from celladapt.expectation import clues_on, part
 from celladapt.files import write_json
 from celladapt.loading import load_model
 from celladapt.metrics import foreground
-from celladapt.picking import Picked
 from celladapt.progress import Bar
 from celladapt.run import Run
 from celladapt.selection import CLUES
@@ -97,12 +97,8 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
 
 def picked(run: list[Point], criterion: str) -> Point:
     """The checkpoint that ``criterion`` keeps; "last" and "best" are what their names say."""
-    if criterion == "best":
-        return max(run, key=lambda point: point.iou)
-    kept = Picked()
-    for point in run:
-        kept = kept.after(point.step, criterion, point.scores)
-    return next(point for point in run if point.step == kept.step)
+    score: dict[str, Callable[[Point], float]] = {"last": lambda point: point.step, "best": lambda point: point.iou}
+    return max(run, key=score.get(criterion, lambda point: point.scores[criterion]))
 
 
 def regrets(runs: Runs) -> str:

@@ -52,7 +52,7 @@ from reliability.contents import contents, differences, half_written, left_behin
 FORK = multiprocessing.get_context("fork")
 PATIENCE = 300
 """Seconds after which a process counts as hanging."""
-RUN = "--preset=fast --width=2 --crop=32 --batch-size=2 --validate-every=6 --checkpoint-every=2 --select=infomax --device=cpu"
+RUN = "--preset=fast --width=2 --crop=32 --batch-size=2 --validate-every=6 --checkpoint-every=2 --device=cpu"
 GRID = "--methods=source_only,cellseguda --seeds=1 --steps=12 --jobs=2"
 
 

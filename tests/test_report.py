@@ -282,6 +282,13 @@ def test_doubtful_runs_are_warned_of(tmp_path: Path, options: dict[str, Any], wa
     assert warning not in page(write_run(tmp_path / "sound", pictures=0))
 
 
+def test_that_the_last_step_is_the_surest_is_as_it_should_be(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", pictures=0, selected=60)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "selected": {**info["selected"], "criterion": "entropy"}}))
+    assert "last one validated" not in page(run)
+
+
 def test_a_collapsed_or_harmful_run_is_warned_of(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", stems=("a", "b", "c"), pictures=3, iou=0.5)
     write_run(run / "baseline", method="source_only", iou=0.6, stems=("a", "b", "c"))

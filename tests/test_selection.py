@@ -42,7 +42,19 @@ def test_pixel_entropy() -> None:
 
 def test_entropy() -> None:
     assert entropy([torch.tensor([[0.25, 0.5]]), torch.tensor([[0.0], [1.0]])]) == pytest.approx(-((h(0.25) + h(0.5)) / 2 + 0) / 2)
-    assert entropy([torch.zeros(3, 3)]) == 0  # blind to collapse, as its docstring says
+
+
+@pytest.mark.parametrize("p", [1e-9, 1e-3, 0.4, 0.6, 0.999])
+def test_by_entropy_a_mask_of_one_class_is_below_any_other_however_sure(p: float) -> None:
+    collapsed = [torch.full((64, 64), p), torch.full((32, 40), p)]
+    unsure = [torch.full((64, 64), 0.49), torch.full((32, 40), 0.51)]
+    assert entropy(collapsed) == pytest.approx(-h(p) - math.log(2), abs=1e-6)
+    assert entropy(collapsed) < -math.log(2) + 1e-6 < entropy(unsure) + 1e-3
+    assert entropy(collapsed) < entropy(unsure)
+    assert entropy([torch.zeros(3, 3)]) > entropy([torch.full((3, 3), 0.1)]), "where all are empty the surest still leads"
+    few = torch.zeros(200, 200)
+    few[:5, :5] = 1
+    assert entropy([few]) == 0, "a nucleus in one image is no collapse"
 
 
 def test_infomax() -> None:

@@ -236,7 +236,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     checkpoint.previous(run.path / LAST).unlink(missing_ok=True)  # which nobody needs once the last step is safe
     facts = {
         "seconds": round(trainer.seconds, 1),
-        "selected": {key: value for key, value in asdict(trainer.picked).items() if key not in ("infomax", "most")},
+        "selected": asdict(trainer.picked),
         "expected": asdict(expected_iou(after, known=known)),
         "known": asdict(known) if known else None,
         "fell_back": fell_back,

@@ -19,6 +19,8 @@ from celladapt.shape import solidity, usual_area
 
 ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with
+EMPTY, FULL = 1e-4, 0.95
+"""Share of foreground below or above which a mask of several images is taken to have collapsed: two hundred pixels of eight images of 512 x 512, a nucleus or none."""
 CLUES = ("likeness", "classical_recall", "solidity", "area", "classical_area", "agreement", "witnessed")
 """What ``clues`` gives."""
 Labels = NDArray[np.int32]
@@ -89,14 +91,16 @@ def pixel_entropy(p: Tensor) -> Tensor:
 
 
 def entropy(maps: list[Tensor]) -> float:
-    """-mean H(p): how sure the predictions are (Grandvalet and Bengio, NeurIPS 2004).
+    """-mean H(p): how sure the predictions are (Grandvalet and Bengio, NeurIPS 2004); in [-2 ln 2, 0].
 
-    Blind to collapse: an empty prediction is sure too. Kept for comparison.
+    An empty or full mask is sure too, so where nearly every pixel of all images is on one side of 1/2, ln 2 is taken off: that is below any other prediction.
 
     Args:
         maps: probability maps [H, W] in [0, 1].
     """
-    return -float(torch.stack([pixel_entropy(p).mean() for p in maps]).mean())
+    foreground = float(torch.stack([(p >= 0.5).double().mean() for p in maps]).mean())
+    collapsed = not EMPTY <= foreground <= FULL
+    return -_mean_entropy(maps) - collapsed * math.log(2)
 
 
 def infomax(maps: list[Tensor]) -> float:
@@ -108,7 +112,11 @@ def infomax(maps: list[Tensor]) -> float:
         maps: probability maps [H, W] in [0, 1].
     """
     marginal = torch.stack([p.mean() for p in maps]).mean()
-    return float(pixel_entropy(marginal)) + entropy(maps)
+    return float(pixel_entropy(marginal)) - _mean_entropy(maps)
+
+
+def _mean_entropy(maps: list[Tensor]) -> float:
+    return float(torch.stack([pixel_entropy(p).mean() for p in maps]).mean())
 
 
 def snd(maps: list[Tensor], pixels: int = 512, temperature: float = 0.05) -> float:

@@ -24,7 +24,6 @@ from celladapt.log import Log
 from celladapt.methods import Method
 from celladapt.model import Model
 from celladapt.networks import Segmenter, with_statistics_of
-from celladapt.picking import Picked
 from celladapt.progress import Bar, say
 from celladapt.step import Arithmetic, Optimizers, take_step
 from celladapt.validate import Validator
@@ -61,6 +60,16 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
     torch._foreach_copy_(list(average.buffers()), list(network.buffers()))
+
+
+@dataclass
+class Picked:
+    """The checkpoint to keep, so far."""
+
+    step: int = 0
+    criterion: str = ""
+    score: float | None = None
+    uses_target_labels: bool = False
 
 
 @dataclass
@@ -153,8 +162,11 @@ class Trainer:
         network.eval()
         scores = self.validator(network)
         log.scores(self.step, scores)
-        self.picked = self.picked.after(self.step, self.config.select, scores)
-        if self.picked.step == self.step:
+        criterion = self.config.select
+        score = float(self.step) if criterion == "last" else scores[criterion]
+        # A score that is not a number never wins, and the first one always does.
+        if self.picked.score is None or not math.isfinite(self.picked.score) or score > self.picked.score:
+            self.picked = Picked(self.step, criterion, score, criterion == "labelled")
             self._write_model(network, "model.safetensors")
             if "R" in self.method.networks:
                 checkpoint.save(self.path / "reconstructor.safetensors", self.method.networks["R"].state_dict(), {"step": self.step})
@@ -199,7 +211,7 @@ class Trainer:
         self.step, self.seconds, self.picked = about
         if self._model_step() > self.picked.step:
             # The model there won after this checkpoint, and may not win again by rounding: the next one is kept, whichever it is.
-            self.picked = replace(self.picked, score=None)
+            self.picked.score = None
         if self.step < self.config.steps and parallel.rank() == 0:
             say(f"Continuing {self.path} at step {self.step} of {self.config.steps}.")
 

@@ -24,7 +24,7 @@ METHODS = {
 CRITERIA = {
     "infomax": "Information maximisation on target predictions: each pixel decided, the image as a whole not all one class. Uses no labels.",
     "snd": "Soft neighbourhood density of target predictions (Saito et al., ICCV 2021). Uses no labels.",
-    "entropy": "Minus the mean entropy of target predictions: high means sure, which can also be surely wrong; where this decides, a prediction that collapses to one class does not win. Uses no labels.",
+    "entropy": "Minus the mean entropy of target predictions: high means sure, which can also be surely wrong; empty and full masks are put below all others. Uses no labels.",
     "consistency": "Agreement of target predictions with those for mirrored, fainter, noisy copies. Uses no labels.",
     "zoom": "Agreement of target predictions with those for copies at three quarters of the size. Uses no labels.",
     "agreement": "IoU of target predictions with a classical segmentation, which learns nothing; 0 where that has not the shape of nuclei. Uses no labels.",

@@ -13,6 +13,8 @@ from celladapt.reporting.reading import Run, mapping, number, read_run, sequence
 from celladapt.reporting.rendering import PAGE_BYTES, render
 
 EXAMPLES = 6
+GROWS = ("entropy", "last")
+"""Criteria by which the last checkpoint comes first in a run as it should be."""
 EMPTY, FULL = 0.001, 0.9  # foreground shares beyond which a prediction of nuclei is suspect
 FEW_IMAGES = 5
 POOR = 0.5  # expected IoU below which masks are not to be trusted unseen
@@ -209,7 +211,7 @@ def _warnings(run: Run, baseline: Run | None) -> list[str]:
             result.append(
                 "The selected step is the first one validated: training on did not help by the criterion, so look at the curves before trusting it."
             )
-        if step == steps[-1]:
+        if step == steps[-1] and run.selected.get("criterion") not in GROWS:
             result.append(
                 "The selected step is the last one validated: the criterion may not have peaked yet, and more steps may give a better model."
             )
