@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share t
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from celladapt.data.images import write_image
 
@@ -106,3 +107,10 @@ def blobs(rng: np.random.Generator, size: int, count: int = 6) -> NDArray[np.int
         if not labels[distance <= radius + 2].any():
             labels[distance <= radius] = labels.max() + 1
     return labels
+
+
+def cloudy(seed: int, side: int = 96) -> np.ndarray:
+    """A grey image without a nucleus: clouds of every size, whose outlines are ragged."""
+    rng = np.random.default_rng(seed)
+    clouds = sum(s * gaussian_filter(rng.normal(size=(side, side)), s) for s in (1.0, 2.0, 4.0, 8.0))
+    return np.clip(128 + 60 * clouds / clouds.std(), 0, 255).astype(np.uint8)

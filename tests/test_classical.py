@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import blobs
+from conftest import blobs, cloudy
 from scipy.ndimage import gaussian_filter
 
 import celladapt
@@ -18,13 +18,6 @@ from celladapt.data.sample import evenly, middle
 from celladapt.metrics import foreground
 
 pytestmark = pytest.mark.usefixtures("no_charts")
-
-
-def cloudy(seed: int, side: int = 96) -> np.ndarray:
-    """A grey image without a nucleus: clouds of every size, whose outlines are ragged."""
-    rng = np.random.default_rng(seed)
-    clouds = sum(s * gaussian_filter(rng.normal(size=(side, side)), s) for s in (1.0, 2.0, 4.0, 8.0))
-    return np.clip(128 + 60 * clouds / clouds.std(), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("solidity", "trust"), [(0.5, 0.0), (0.86, 0.0), (0.885, 0.5), (0.91, 1.0), (0.97, 1.0)])

@@ -1,11 +1,12 @@
 """Showing the source in the target's look."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import blobs
+from conftest import blobs, cloudy
 
 import celladapt
 from celladapt.data.folder import Folder
@@ -72,6 +73,29 @@ def test_a_run_shows_the_source_as_it_says(tiny_domains: tuple[Path, Path], tmp_
     assert plain.record["notes"] == []
     supervised = celladapt.adapt(*tiny_domains, out=tmp_path / "supervised", **{**options, "method": "supervised"})
     assert not supervised.model.normalisation.grey, "which does not read the source, and so keeps its colours"
+
+
+def test_the_target_keeps_its_colours_where_masks_or_what_stands_for_them_teach_them(tmp_path: Path) -> None:
+    nuclei = [blobs(np.random.default_rng(n), 64) for n in range(8)]
+    for n, labels in enumerate(nuclei):
+        for domain, (inside, outside) in {
+            "source": ((200,) * 3, (20,) * 3),
+            "target": ((90, 40, 130), (230, 180, 210)),
+            "clouds": ((0,) * 3, (0,) * 3),
+        }.items():
+            image = np.where((labels > 0)[..., None], inside, outside).astype(np.uint8)
+            if domain == "clouds":
+                image = (cloudy(n, 64)[..., None] * np.array([0.9, 0.7, 0.8])).astype(np.uint8)
+            write_image(tmp_path / domain / "images" / f"{n}.png", image)
+            write_image(tmp_path / domain / "masks" / f"{n}.png", labels.astype(np.uint8))
+    options = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 2, "baseline": False}
+    grey = {"target": [], "clouds": []}
+    for target, method in product(grey, ("source_only", "cellseguda", "weakuda", "weakssda", "cellsegssda")):
+        run = celladapt.adapt(tmp_path / "source", tmp_path / target, out=tmp_path / f"{target}-{method}", method=method, **options)
+        assert run.model.normalisation.grey == any("without its own" in note for note in run.record["notes"])
+        if run.model.normalisation.grey:
+            grey[target].append(method)
+    assert grey == {"target": ["source_only", "cellseguda"], "clouds": ["source_only", "cellseguda", "weakuda"]}
 
 
 def test_a_domain_without_nuclei_changes_nothing() -> None:

@@ -1,7 +1,9 @@
 """A segmentation that learns nothing: the bar that every learned method must be seen beside.
 
 Stain or intensity, smoothed, split by the threshold of Otsu (IEEE Trans. SMC 1979). No threshold is tuned to a data set; which side of it the nuclei
-are on is found from the image itself, and holes smaller than a nucleus are filled: chromatin lies along the rim of many. ``to_instances`` then tells touching nuclei apart. Whether what was found are nuclei at all is told by its shape.
+are on is found from the image itself, and holes smaller than a nucleus are filled: chromatin lies along the rim of many. Whether what was found are nuclei at all is told by its shape.
+One threshold cuts pale nuclei short and draws dark ones too wide. So each one's outline then goes to where the image is halfway between that nucleus and its own surroundings
+(``celladapt.half_maximum``).
 
 Where cells are dark all through, that split finds clumps of cells, and their nuclei are darker spots in them. So it looks closer, splitting once more within what stands out of its
 surroundings (recursive thresholding: Cheriet, Said and Suen, IEEE Trans. Image Processing 1998), and takes what that finds if it is far smaller and has more of the shape of nuclei.
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celladapt.half_maximum import outlined
 from celladapt.instances import filled, to_instances
 from celladapt.shape import solidity, usual_area
 
@@ -85,13 +88,14 @@ class Witness:
 
 def witness(image: NDArray[Any]) -> Witness:
     """``classical_mask`` of ``image``, judged."""
-    found = _found(image)
-    # No larger than a piece: the pale inside of a nucleus rather than a gap between several.
-    return replace(found, mask=filled(found.mask, int(found.verdict.area) + 1))
-
-
-def _found(image: NDArray[Any]) -> Witness:
     mask, height, seen = _standing_out(image)
+    found = _found(mask, height, seen)
+    # No larger than a piece: the pale inside of a nucleus rather than a gap between several.
+    hole = int(found.verdict.area) + 1
+    return replace(found, mask=filled(outlined(filled(found.mask, hole), height, seen), hole))
+
+
+def _found(mask: NDArray[np.bool_], height: NDArray[np.float64], seen: NDArray[np.bool_]) -> Witness:
     first = Witness.of(mask)
     if first.verdict.area < CLUMP:
         return first

@@ -31,6 +31,7 @@ from celladapt.validate import Held, Validator
 STATISTICS_BATCHES = 16
 MOST_WITNESSED = 16  # images
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
+MOSTLY = 0.5  # share of the target's images in which the classical segmentation must be plausible to teach S colours that the source has not
 
 
 def set_up(run: Run) -> tuple[Trainer, list[str]]:
@@ -73,9 +74,11 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         if not usable and parallel.rank() == 0:
             say(f"{target.root} has no mask to train with: without one, {config.method} is the method without target labels.")
 
-    shown, grey = _as_the_target(config, method, train_s, target.subset(split_t.train))
+    shown, grey = _as_the_target(config, method, train_s, target.subset(split_t.train), bool(usable))
     if shown.words:
         notes.append(f"Source images were shown {shown.words}, to look like the target's.")
+    if grey:
+        notes.append("The source has no colours, so the target was seen without its own.")
     source, train_s = replace(source, shown=shown), replace(train_s, shown=shown)
     normalise_s = Normalisation.of(source.image(stem) for stem in split_s.train)
     normalise_t = Normalisation.of((target.image(stem) for stem in split_t.train), grey)
@@ -154,12 +157,13 @@ def _stated_pixel_size(folder: Folder) -> float | None:
     return float(np.median(stated)) if stated else None
 
 
-def _as_the_target(config: Config, method: methods.Method, source: Folder, target: Folder) -> tuple[Match, bool]:
-    """How to show the source, and whether the target must do without its colours because the source has none."""
+def _as_the_target(config: Config, method: methods.Method, source: Folder, target: Folder, masks: bool) -> tuple[Match, bool]:
+    """How to show the source, and whether the target must do without its colours because the source has none, and no ``masks`` of the target, nor what may stand for them, teach any."""
     if not (config.match and Domain.SOURCE in method.reads):
         return Match(), False
     looks = look_of(source), look_of(target)
-    return match(*looks), looks[0].grey and not looks[1].grey
+    taught = masks or (method.classical and looks[1].known >= MOSTLY)
+    return match(*looks), looks[0].grey and not looks[1].grey and not taught
 
 
 def _witnessed(target: Stream) -> str:

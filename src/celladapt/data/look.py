@@ -37,6 +37,8 @@ class Look:
     """Whether nuclei are brighter than what is around them."""
     diameter: float
     """Of the nucleus that the median pixel of all nuclei lies in, px: crumbs of a bad segmentation count by their area alone. 0 where it is not known."""
+    known: float = 1.0
+    """Share of the images whose nuclei are known, by a mask or by a classical segmentation that is plausible."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def look_of(folder: Folder) -> Look:
     areas: list[NDArray[np.int64]] = []
     differences: list[float] = []
     grey = True
-    for stem in evenly(list(folder.masks or folder.images), MOST_IMAGES):
+    seen = evenly(list(folder.masks or folder.images), MOST_IMAGES)
+    for stem in seen:
         if stem in folder.masks:
             image, mask = folder.pair(stem)
             image, mask = middle(image, SIDE), middle(mask, SIDE)
@@ -109,7 +112,8 @@ def look_of(folder: Folder) -> Look:
         inside, light = labels > 0, image.mean(2)
         if 0 < inside.sum() < inside.size:
             differences.append(float(light[inside].mean() - light[~inside].mean()))
-    return Look(bool(grey), sum(differences) > 0, 2 * math.sqrt(usual_area(np.concatenate([np.zeros(0, int), *areas])) / math.pi))
+    diameter = 2 * math.sqrt(usual_area(np.concatenate([np.zeros(0, int), *areas])) / math.pi)
+    return Look(bool(grey), sum(differences) > 0, diameter, len(areas) / len(seen))
 
 
 def match(source: Look, target: Look) -> Match:
