@@ -35,6 +35,7 @@ from celladapt.log import Log
 from celladapt.preparation import set_up
 from celladapt.run import Run
 from celladapt.train import follow
+from celladapt.validate import Validator
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
 TINY: dict[str, Any] = {
@@ -497,6 +498,18 @@ def test_test_images_are_not_seen_before_the_end(tiny_domains: tuple[Path, Path]
     run = celladapt.adapt(*tiny_domains, "supervised", select="labelled", out=tmp_path / "run", **TINY)
     assert run.splits[1].test
     assert not set(read) & set(run.splits[1].test)
+
+
+@pytest.mark.parametrize(("method", "steps", "kept"), [("source_only", 20, 1), ("weakuda", 20, 3), ("weakuda", 5, 2), ("weakuda", 1, 1)])
+def test_no_checkpoint_of_a_warm_up_wins(
+    method: str, steps: int, kept: int, tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By scores that fall from the first step on; the first tenth of WeakUDA is the source's alone."""
+    real, scores = Validator.__call__, itertools.count(0, -1)
+    monkeypatch.setattr(Validator, "__call__", lambda self, network: {**real(self, network), "entropy": float(next(scores))})
+    options = {**TINY, "steps": steps, "validate_every": 1, "baseline": False, "fallback": False}
+    run = celladapt.adapt(*tiny_domains, method, out=tmp_path / "run", **options)
+    assert run.record["selected"]["step"] == load(run.path / "model.safetensors")[1]["step"] == kept
 
 
 def test_the_run_folder_tells_the_whole_story(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

@@ -164,9 +164,10 @@ class Trainer:
         log.scores(self.step, scores)
         criterion = self.config.select
         score = float(self.step) if criterion == "last" else scores[criterion]
-        # A score that is not a number never wins, and the first one always does.
+        early = self.step - 1 < self.method.warm_up * self.config.steps
+        # A score that is not a number never wins, nor does one of the warm-up, and the first one always does.
         if self.picked.score is None or not math.isfinite(self.picked.score) or score > self.picked.score:
-            self.picked = Picked(self.step, criterion, score, criterion == "labelled")
+            self.picked = Picked(self.step, criterion, None if early else score, criterion == "labelled")
             self._write_model(network, "model.safetensors")
             if "R" in self.method.networks:
                 checkpoint.save(self.path / "reconstructor.safetensors", self.method.networks["R"].state_dict(), {"step": self.step})

@@ -59,6 +59,7 @@ class WeakUDA(Method):
 
     Options = WeakUDAOptions
     taught = classical = True
+    warm_up = WARM_UP
     equations = {
         "dis_source": "BCE(D(S(I_s)), source): D on source predictions, by the share of images where the classical segmentation is not plausible",
         "dis_target": "BCE(D(S(I_t)), target): D on target predictions, where the classical segmentation is not plausible",
