@@ -50,8 +50,10 @@ def test_no_outline_moves_out_further_than_the_slope_of_an_edge() -> None:
 
 def test_a_nucleus_hemmed_in_is_held_against_all_of_the_background() -> None:
     inner, hedge = disc(40, 40, 6), disc(40, 40, 16) & ~disc(40, 40, 7.5)
-    height = 100.0 * (inner | hedge)
-    assert_array_equal(outlined(inner | hedge, height, ANY), inner | hedge)
+    height = np.where(
+        inner | hedge, 100.0, np.where(disc(40, 40, 8), 60.0, 0.0)
+    )  # the gap is above halfway to the background, which all of its nuclei are held against
+    assert_array_equal(outlined(inner | hedge, height, ANY), disc(40, 40, 16))
 
 
 def test_where_there_is_no_nucleus_or_no_background_the_mask_stays() -> None:

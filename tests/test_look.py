@@ -13,7 +13,9 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, write_image
 from celladapt.data.look import LARGEST_ZOOM, Look, Match, look_of, match
 from celladapt.data.normalise import Normalisation
+from celladapt.files import write_json
 from celladapt.preparation import set_up
+from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -75,6 +77,15 @@ def test_a_run_shows_the_source_as_it_says(tiny_domains: tuple[Path, Path], tmp_
     assert not supervised.model.normalisation.grey, "which does not read the source, and so keeps its colours"
 
 
+def test_images_that_say_nothing_of_the_size_of_nuclei_are_counted(tmp_path: Path) -> None:
+    for n in range(4):
+        write_image(
+            tmp_path / "images" / f"{n}.png", cloudy(n) if n % 2 else np.where(blobs(np.random.default_rng(n), 96, 20) > 0, 200, 20).astype(np.uint8)
+        )
+    assert look_of(Folder.open(tmp_path)).witnessed == 0.5
+    assert look_of(Folder.open(tmp_path).subset([])).witnessed == 0
+
+
 def test_the_target_keeps_its_colours_where_masks_or_what_stands_for_them_teach_them(tmp_path: Path) -> None:
     nuclei = [blobs(np.random.default_rng(n), 64) for n in range(8)]
     for n, labels in enumerate(nuclei):
@@ -96,20 +107,24 @@ def test_the_target_keeps_its_colours_where_masks_or_what_stands_for_them_teach_
         if run.model.normalisation.grey:
             grey[target].append(method)
     assert grey == {"target": ["source_only", "cellseguda"], "clouds": ["source_only", "cellseguda", "weakuda"]}
+    run = Run(tmp_path / "target-weakuda")
+    assert not set_up(run)[0].normalisation.grey
+    write_json(run.path / "run.json", {key: value for key, value in run.record.items() if key != "target_grey"})
+    assert set_up(run)[0].normalisation.grey, "as a run of before goes on"
 
 
 def test_a_domain_without_nuclei_changes_nothing() -> None:
-    assert match(Look(True, False, 0.0), Look(True, False, 20.0)) == Match()
+    assert match(Look(True, False, 0.0, 1.0), Look(True, False, 20.0, 1.0)) == Match()
 
 
 @pytest.mark.parametrize(
     ("source", "target", "expected"),
     [
-        (Look(False, False, 20.0), Look(True, True, 30.0), Match(grey=True, inverted=True, zoom=1.5)),
-        (Look(True, True, 30.0), Look(False, True, 31.0), Match()),
-        (Look(True, True, 10.0), Look(True, True, 25.0), Match(zoom=LARGEST_ZOOM)),
-        (Look(True, True, 25.0), Look(True, True, 10.0), Match(zoom=1 / LARGEST_ZOOM)),
-        (Look(True, True, 10.0), Look(True, True, 90.0), Match()),
+        (Look(False, False, 20.0, 1.0), Look(True, True, 30.0, 1.0), Match(grey=True, inverted=True, zoom=1.5)),
+        (Look(True, True, 30.0, 1.0), Look(False, True, 31.0, 1.0), Match()),
+        (Look(True, True, 10.0, 1.0), Look(True, True, 25.0, 1.0), Match(zoom=LARGEST_ZOOM)),
+        (Look(True, True, 25.0, 1.0), Look(True, True, 10.0, 1.0), Match(zoom=1 / LARGEST_ZOOM)),
+        (Look(True, True, 10.0, 1.0), Look(True, True, 90.0, 1.0), Match()),
     ],
 )
 def test_match(source: Look, target: Look, expected: Match) -> None:

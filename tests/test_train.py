@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -500,13 +501,24 @@ def test_test_images_are_not_seen_before_the_end(tiny_domains: tuple[Path, Path]
     assert not set(read) & set(run.splits[1].test)
 
 
-@pytest.mark.parametrize(("method", "steps", "kept"), [("source_only", 20, 1), ("weakuda", 20, 3), ("weakuda", 5, 2), ("weakuda", 1, 1)])
+@pytest.mark.parametrize(
+    ("method", "steps", "nan", "kept"),
+    [
+        ("source_only", 20, (), 1),
+        ("weakuda", 20, (), 3),
+        ("weakuda", 20, (3, 5), 4),
+        ("weakuda", 20, (1, 2), 3),
+        ("weakuda", 5, (), 2),
+        ("weakuda", 1, (), 1),
+    ],
+)
 def test_no_checkpoint_of_a_warm_up_wins(
-    method: str, steps: int, kept: int, tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, steps: int, nan: tuple[int, ...], kept: int, tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By scores that fall from the first step on; the first tenth of WeakUDA is the source's alone."""
-    real, scores = Validator.__call__, itertools.count(0, -1)
-    monkeypatch.setattr(Validator, "__call__", lambda self, network: {**real(self, network), "entropy": float(next(scores))})
+    real, steps_validated = Validator.__call__, itertools.count(1)
+    score = {step: math.nan if step in nan else -float(step) for step in range(1, 21)}
+    monkeypatch.setattr(Validator, "__call__", lambda self, network: {**real(self, network), "entropy": score[next(steps_validated)]})
     options = {**TINY, "steps": steps, "validate_every": 1, "baseline": False, "fallback": False}
     run = celladapt.adapt(*tiny_domains, method, out=tmp_path / "run", **options)
     assert run.record["selected"]["step"] == load(run.path / "model.safetensors")[1]["step"] == kept

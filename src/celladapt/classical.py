@@ -38,7 +38,7 @@ def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
 
     A coloured image that is bright, or dim and without green, is a stained section: its haematoxylin channel (Ruifrok and Johnston 2001) is thresholded, nuclei being where the stain
     is. Any other image is thresholded in its intensity (the brightest channel), nuclei being the side that covers less of it. Where that side is clumps in which
-    solid pieces stand out, the pieces are taken.
+    solid pieces stand out, the pieces are taken. Small holes are filled, and each nucleus is outlined at half maximum.
 
     Args:
         image: (H, W) or (H, W, 3), uint8 or uint16 whose full range is black to white.
@@ -54,7 +54,7 @@ class Verdict:
     """How far to believe what a segmentation sees, by its shape; no mask is needed to tell."""
 
     solidity: float
-    """Of its pieces as they were found, before holes in them were filled, in [0, 1]."""
+    """Of its pieces as they were found, before holes in them were filled and outlines moved, in [0, 1]."""
     area: float
     """px², as found, of the piece that its median pixel lies in: of nuclei if it sees nuclei, far more where it sees tissue."""
     closer: bool = False

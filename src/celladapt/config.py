@@ -78,7 +78,7 @@ class Config:
     labelled_share: float = 0.5
     """Share of the target images in a batch that have a mask, where few have one and the method reads it; WeakSSDA draws more where it can learn nothing from the others. 0 draws all alike."""
     select: Criterion = "entropy"
-    """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper)."""
+    """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper). None of WeakUDA's first tenth."""
     batch_norm: Literal["shared", "target"] = "target"
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training and validation images (AdaBN)."""
     pixel_size: float | None = None

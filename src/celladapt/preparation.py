@@ -74,7 +74,10 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         if not usable and parallel.rank() == 0:
             say(f"{target.root} has no mask to train with: without one, {config.method} is the method without target labels.")
 
-    shown, grey = _as_the_target(config, method, train_s, target.subset(split_t.train), bool(usable))
+    shown, strange, witnessed = _as_the_target(config, method, train_s, target.subset(split_t.train))
+    taught = len(blank) < len(usable[:MOST_LOOKED_AT]) or (method.classical and witnessed >= MOSTLY)
+    # A run goes on as it began; in one that does not say how, no target kept its colours.
+    grey = run.record.get("target_grey", strange and not (taught and not run.record.get("started")))
     if shown.words:
         notes.append(f"Source images were shown {shown.words}, to look like the target's.")
     if grey:
@@ -119,6 +122,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             finished=None,
             fingerprint={**before, **fingerprint},
             fingerprint_of_labels=labels,
+            target_grey=grey,
             group=group_pattern(target, config.group),
             method_doc=(type(method).__doc__ or "").strip(),
             terms={**method.equations, **(CROSS_ENTROPY if has_cross_entropy(method, config.lambda_bce) else {})},
@@ -157,13 +161,12 @@ def _stated_pixel_size(folder: Folder) -> float | None:
     return float(np.median(stated)) if stated else None
 
 
-def _as_the_target(config: Config, method: methods.Method, source: Folder, target: Folder, masks: bool) -> tuple[Match, bool]:
-    """How to show the source, and whether the target must do without its colours because the source has none, and no ``masks`` of the target, nor what may stand for them, teach any."""
+def _as_the_target(config: Config, method: methods.Method, source: Folder, target: Folder) -> tuple[Match, bool, float]:
+    """How to show the source, whether the target has colours that it has not, and in what share of the target's images the classical segmentation is plausible."""
     if not (config.match and Domain.SOURCE in method.reads):
-        return Match(), False
+        return Match(), False, 0.0
     looks = look_of(source), look_of(target)
-    taught = masks or (method.classical and looks[1].known >= MOSTLY)
-    return match(*looks), looks[0].grey and not looks[1].grey and not taught
+    return match(*looks), looks[0].grey and not looks[1].grey, looks[1].witnessed
 
 
 def _witnessed(target: Stream) -> str:

@@ -164,15 +164,26 @@ class Trainer:
         log.scores(self.step, scores)
         criterion = self.config.select
         score = float(self.step) if criterion == "last" else scores[criterion]
-        early = self.step - 1 < self.method.warm_up * self.config.steps
-        # A score that is not a number never wins, nor does one of the warm-up, and the first one always does.
-        if self.picked.score is None or not math.isfinite(self.picked.score) or score > self.picked.score:
-            self.picked = Picked(self.step, criterion, None if early else score, criterion == "labelled")
+        if self._beats(score):
+            self.picked = Picked(self.step, criterion, score, criterion == "labelled")
             self._write_model(network, "model.safetensors")
             if "R" in self.method.networks:
                 checkpoint.save(self.path / "reconstructor.safetensors", self.method.networks["R"].state_dict(), {"step": self.step})
         if self.config.keep_checkpoints:
             self._write_model(network, f"checkpoints/step_{self.step:06d}.safetensors")
+
+    def _beats(self, score: float) -> bool:
+        """Whether ``score`` is above that of the checkpoint kept so far. The first one is, a score that is not a number is not, and any other is above one of the warm-up."""
+        before = self.picked
+        if before.score is None:
+            return True
+        if not math.isfinite(score):
+            return False
+        return not math.isfinite(before.score) or self._warming_up(before.step) or score > before.score
+
+    def _warming_up(self, step: int) -> bool:
+        """Whether the last of ``step`` steps was one of the method's warm-up, by ``Batch.progress`` in it."""
+        return (step - 1) / self.config.steps < self.method.warm_up
 
     def _write_model(self, network: Segmenter, name: str) -> None:
         Model(network, self.normalisation, {**self.about, "step": self.step}).save(self.path / name)

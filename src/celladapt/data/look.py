@@ -37,8 +37,8 @@ class Look:
     """Whether nuclei are brighter than what is around them."""
     diameter: float
     """Of the nucleus that the median pixel of all nuclei lies in, px: crumbs of a bad segmentation count by their area alone. 0 where it is not known."""
-    known: float = 1.0
-    """Share of the images whose nuclei are known, by a mask or by a classical segmentation that is plausible."""
+    witnessed: float
+    """Share of the images that say how large nuclei are: that have a mask, or a classical segmentation that is plausible."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def look_of(folder: Folder) -> Look:
         if 0 < inside.sum() < inside.size:
             differences.append(float(light[inside].mean() - light[~inside].mean()))
     diameter = 2 * math.sqrt(usual_area(np.concatenate([np.zeros(0, int), *areas])) / math.pi)
-    return Look(bool(grey), sum(differences) > 0, diameter, len(areas) / len(seen))
+    return Look(bool(grey), sum(differences) > 0, diameter, len(areas) / max(1, len(seen)))
 
 
 def match(source: Look, target: Look) -> Match:

@@ -22,7 +22,7 @@ class Normalisation:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     grey: bool = False
-    """Whether the mean of the channels is taken first: for a target in colour and a source that has none."""
+    """Whether the mean of the channels is taken first: for a target in colour whose colours nothing teaches, the source having none."""
 
     @classmethod
     def of(cls, images: Iterable[NDArray[Any]], grey: bool = False) -> "Normalisation":

@@ -64,7 +64,7 @@ class Method(ABC):
     classical: ClassVar[bool] = False
     """Whether a step needs the classical segmentation of the target images; it may then stand for masks, which have cross-entropy."""
     warm_up: ClassVar[float] = 0.0
-    """Share of the training before the method is at work. A checkpoint from there is kept only until there is a later one, whatever a criterion says of it."""
+    """Share of the training before all of the method may act. A checkpoint from there is kept only until there is a later one, whatever a criterion says of it."""
     features: ClassVar[bool] = False
     """Whether the terms see ``features_s`` and ``features_t``, what the bottom of S sees of either domain."""
     equations: ClassVar[Mapping[str, str]]
