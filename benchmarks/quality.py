@@ -9,20 +9,21 @@ images, and one for each first seed's source-only and supervised model on each d
 domain: models that fail, too, must be told. In turn each target is left out, with all pairs that lead to it, or each pair; the rest is fitted, and what was left out is predicted. ``--write`` stores
 the fit to all points as ``src/celladapt/quality.json``, with the interval's radius from the targets left out.
 
-``--keep`` stores the points themselves, so that the fit can be checked, and made again with the models of another day, without training these again. They hold for one classical segmentation,
-as do the judgements that are kept beside checkpoints (``*.judged.json``): after a change of that delete these, and judge anew.
+``--keep`` stores the points themselves, so that the fit can be checked, and made again with the models of another day, without training these again. They hold for one classical segmentation;
+the judgements that are kept beside checkpoints (``*.judged.json``) say which code they are of, and are made anew after a change of it.
 
 A model that was given masks of the target is taken as one that is known there: its estimate is moved by what the clues were off on these images, and such models stand apart.
 """
 
 import argparse
 import csv
+import hashlib
 import json
 import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.documents import put
+from celladapt import classical, half_maximum, instances, selection, shape
 from celladapt.classical import Witness, witness
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
@@ -180,14 +182,22 @@ def _opinion(path: Path) -> Witness:
 
 
 def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callable[[], Judgement]) -> Judgement:
-    """What ``judge`` says of a checkpoint on some images, from the file beside it if that has it with all clues: judging takes a while."""
-    file, where = path.with_suffix(".judged.json"), f"{folder.root.resolve()}: {', '.join(stems)}"
+    """What ``judge`` says of a checkpoint on some images, from the file beside it if that has it with all clues by the code as it is: judging takes a while."""
+    file, where = path.with_suffix(".judged.json"), f"{folder.root.resolve()}: {', '.join(stems)} ({code_of_clues()})"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if where not in known or not known[where]["scores"].keys() >= set(CLUES):
         known[where] = asdict(judge())
         write_json(file, known)
     found = known[where]
     return Judgement(found["scores"], found["iou"], [(scores, iou) for scores, iou in found["alone"]])
+
+
+@cache
+def code_of_clues() -> str:
+    """Digest of the code that clues are made by."""
+    return hashlib.sha256(
+        b"".join(Path(module.__file__).read_bytes() for module in (classical, half_maximum, instances, selection, shape))
+    ).hexdigest()[:12]
 
 
 def store(file: Path, known: list[Point]) -> None:

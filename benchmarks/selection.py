@@ -19,7 +19,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from benchmarks.documents import put, spread
-from benchmarks.quality import COMPARED, LEVEL, Point, blind, elsewhere, finished_cells, fit, points, predicted, target_of
+from benchmarks.quality import COMPARED, LEVEL, Point, blind, code_of_clues, elsewhere, finished_cells, fit, points, predicted, target_of
 from celladapt.config import Config
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
@@ -59,11 +59,9 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     A run that is older than a criterion is scored anew.
     """
     needed = set(CLUES)
-    file = run.path / "checkpoints" / "points.json"
+    file = run.path / "checkpoints" / f"points-{code_of_clues()}.json"
     if file.exists():
-        kept = {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
-        if all(scores.keys() >= needed for scores, _ in kept.values()):
-            return kept
+        return {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
     assert run.config.target
     folder, split = Folder.open(run.config.target), run.splits[1]
     held = [part(folder.images[stem]) for stem in evenly(split.val or split.train, run.config.validation_images)]
