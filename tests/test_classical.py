@@ -90,6 +90,16 @@ def test_of_cells_that_are_dark_all_through_it_finds_the_nuclei() -> None:
         assert (classical_mask(image) == found.mask).all()
 
 
+def test_outlines_move_only_where_it_did_not_look_closer(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    monkeypatch.setattr(classical, "outlined", lambda mask, height, seen: moved.append(mask) or ~mask)
+    assert foreground(witness(cells(0)[0]).mask, cells(0)[1]).iou > 0.7
+    assert not moved
+    discs = blobs(np.random.default_rng(0), 96, 20) > 0
+    assert not (witness(np.where(discs, 200, 20).astype(np.uint8)).mask & discs).all()
+    assert len(moved) == 1
+
+
 def test_it_does_not_look_closer_at_nuclei_for_the_chromatin_in_them() -> None:
     rng = np.random.default_rng(0)
     nuclei = blobs(rng, 200, 30) > 0

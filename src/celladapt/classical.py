@@ -92,7 +92,9 @@ def witness(image: NDArray[Any]) -> Witness:
     found = _found(mask, height, seen)
     # No larger than a piece: the pale inside of a nucleus rather than a gap between several.
     hole = int(found.verdict.area) + 1
-    return replace(found, mask=filled(outlined(filled(found.mask, hole), height, seen), hole))
+    whole = filled(found.mask, hole)
+    # In looking closer each place was compared with its surroundings already.
+    return replace(found, mask=whole if found.verdict.closer else filled(outlined(whole, height, seen), hole))
 
 
 def _found(mask: NDArray[np.bool_], height: NDArray[np.float64], seen: NDArray[np.bool_]) -> Witness:

@@ -15,7 +15,7 @@ from celladapt.reporting.rendering import PAGE_BYTES, render
 EXAMPLES = 6
 GROWS = ("entropy", "last")
 """Criteria by which the last checkpoint comes first in a run as it should be."""
-EMPTY, FULL = 0.001, 0.9  # foreground shares beyond which a prediction of nuclei is suspect
+NEARLY_EMPTY, NEARLY_FULL = 0.001, 0.9  # foreground shares beyond which a prediction of nuclei is suspect
 FEW_IMAGES = 5
 POOR = 0.5  # expected IoU below which masks are not to be trusted unseen
 
@@ -199,8 +199,8 @@ def _warnings(run: Run, baseline: Run | None) -> list[str]:
             continue
         share = float(np.count_nonzero(prediction)) / prediction.size
         shares += 1
-        empty += share < EMPTY and (truth is None or bool(truth.any()))
-        full += share > FULL
+        empty += share < NEARLY_EMPTY and (truth is None or bool(truth.any()))
+        full += share > NEARLY_FULL
     for count, word in ((empty, "nearly empty"), (full, "nearly all foreground")):
         if count:
             result.append(f"The prediction is {word} on {count} of {shares} example images: the model may have collapsed on the target.")
