@@ -519,7 +519,7 @@ def test_no_checkpoint_of_a_warm_up_wins(
     real, steps_validated = Validator.__call__, itertools.count(1)
     score = {step: math.nan if step in nan else -float(step) for step in range(1, 21)}
     monkeypatch.setattr(Validator, "__call__", lambda self, network: {**real(self, network), "entropy": score[next(steps_validated)]})
-    options = {**TINY, "steps": steps, "validate_every": 1, "baseline": False, "fallback": False}
+    options = {**TINY, "steps": steps, "validate_every": 1, "validation_images": 1, "baseline": False, "fallback": False}
     run = celladapt.adapt(*tiny_domains, method, out=tmp_path / "run", **options)
     assert run.record["selected"]["step"] == load(run.path / "model.safetensors")[1]["step"] == kept
 
