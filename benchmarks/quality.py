@@ -46,11 +46,11 @@ from celladapt.metrics import foreground
 from celladapt.model import Model, Predictor
 from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
-from celladapt.quality import Known, expected_iou, logit
+from celladapt.quality import Known, angle, expected_iou
 from celladapt.run import Run
 from celladapt.selection import CLUES, clues
 
-LEVEL = ("likeness", "classical_recall", "solidity", "area", "classical_area")
+LEVEL = ("likeness", "agreement", "witnessed", "solidity")
 """Clues to the IoU itself."""
 COMPARED = ("agreement", "witnessed", "solidity")
 """Clues to which of two models on the same images is better: where the classical segmentation does not have the shape of nuclei a model that agrees with it is
@@ -213,9 +213,9 @@ def stored(file: Path) -> list[Point]:
 
 
 def fit(known: list[Point], names: Sequence[str] = LEVEL) -> dict[str, Any]:
-    """Ridge regression of the logit of the IoU on standardised clues; each pair weighs the same, however many checkpoints it has."""
+    """Ridge regression of arcsin √IoU on standardised clues; each pair weighs the same, however many checkpoints it has."""
     x = np.array([[point.scores[name] for name in names] for point in known])
-    y = np.array([logit(point.iou) for point in known])
+    y = np.array([angle(point.iou) for point in known])
     pairs = [point.pair for point in known]
     weight = np.array([1 / pairs.count(pair) for pair in pairs])
     weight /= weight.sum()
@@ -229,13 +229,13 @@ def fit(known: list[Point], names: Sequence[str] = LEVEL) -> dict[str, Any]:
 
 
 def calibrated(known: list[Point]) -> dict[str, Any]:
-    """``fit`` to models that were given no masks, and by how much, in logits, those that were are better where they were than elsewhere, by the same fit; each pair weighs the same."""
+    """``fit`` to models that were given no masks, and by how much, as an angle, those that were are better where they were than elsewhere, by the same fit; each pair weighs the same."""
     fitted, told, off = fit(blind(known)), [], []
     for point in known:
         if point.given:
-            there, here = (logit(expected_iou(scores, {**fitted, "radius": 0.0}).iou) for scores in (point.given.clues, point.scores))
+            there, here = (angle(expected_iou(scores, {**fitted, "radius": 0.0}).iou) for scores in (point.given.clues, point.scores))
             told.append(point)
-            off.append(logit(point.given.iou) - there + here - logit(point.iou))
+            off.append(angle(point.given.iou) - there + here - angle(point.iou))
     return {**fitted, "optimism": _by_pairs(np.array(off), told, {point.pair for point in told}) if told else 0.0}
 
 

@@ -15,6 +15,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import spearmanr
 
@@ -26,10 +27,11 @@ from celladapt.data.sample import evenly
 from celladapt.expectation import clues_on, part
 from celladapt.files import write_json
 from celladapt.loading import load_model
+from celladapt.methods import find
 from celladapt.metrics import foreground
+from celladapt.model import Model
 from celladapt.progress import Bar
 from celladapt.run import Run
-from celladapt.selection import CLUES
 
 CRITERIA = ("expected", "agreement", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
 ADAPTED, BAR, BOUND = "weakuda", "source_only", "supervised"
@@ -43,41 +45,45 @@ Runs = dict[tuple[str, str], dict[str, list[Point]]]
 
 
 def checkpoints(grids: list[Path]) -> list[Point]:
-    """Every kept checkpoint of every finished run, with the scores of its validation and its mean IoU on all test images."""
+    """Every kept checkpoint of every finished run that may be picked, with the scores of its validation and its mean IoU on all test images."""
     found, cells = [], finished_cells(grids)
     with Bar("scoring checkpoints", len(cells)) as bar:
         for grid, cell in cells:
             run = Run(grid / cell["run"])
-            found += [Point(cell["pair"], cell["method"], cell["seed"], step, *both) for step, both in trajectory(run).items()]
+            found += [
+                Point(cell["pair"], cell["method"], cell["seed"], step, *both)
+                for step, both in trajectory(run).items()
+                if step == run.config.steps or not find(run.config.spec.name).warming_up(step, run.config.steps)
+            ]
             bar.step()
     return found
 
 
 def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
-    """Step -> scores without masks on validation images, and mean test IoU, of every kept checkpoint; kept beside the run, as it takes a while.
-
-    A run that is older than a criterion is scored anew.
-    """
-    needed = set(CLUES)
-    file = run.path / "checkpoints" / f"points-{code_of_clues()}.json"
-    if file.exists():
-        return {int(step): (scores, iou) for step, (scores, iou) in json.loads(file.read_text(encoding="utf-8")).items()}
+    """Step -> scores without masks on validation images, and mean test IoU, of every kept checkpoint. Both are kept beside the run, as they take a while, and
+    the clues, which a run may have logged before their code was changed, are found anew after every such change."""
     assert run.config.target
     folder, split = Folder.open(run.config.target), run.splits[1]
-    held = [part(folder.images[stem]) for stem in evenly(split.val or split.train, run.config.validation_images)]
-    images = [folder.pair(stem) for stem in split.test]
+    held = evenly(split.val or split.train, run.config.validation_images)
     logged = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())}
-    known = {}
-    for path in sorted((run.path / "checkpoints").glob("step_*.safetensors")):
-        step, model = int(path.stem.removeprefix("step_")), load_model(path)
-        scores = logged[step] if logged[step].keys() >= needed else {**logged[step], **clues_on(model, held)}
-        final = step == run.record["selected"]["step"] and not run.config.fallback  # the run's own scores are of it
-        known[step] = (
-            scores,
-            run.metrics["iou"] if final else statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in images),
-        )
-    write_json(file, known)
-    return known
+    final = None if run.config.fallback else run.record["selected"]["step"]  # the run's own scores are of it
+
+    def iou(step: int, model: Model) -> float:
+        if step == final:
+            return float(run.metrics["iou"])
+        return statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in map(folder.pair, split.test))
+
+    clues = _of_each(run, f"clues-{code_of_clues()}", lambda _, model: clues_on(model, [part(folder.images[stem]) for stem in held]))
+    return {step: ({**logged[step], **clues[step]}, known) for step, known in _of_each(run, "test-iou", iou).items()}
+
+
+def _of_each(run: Run, name: str, judge: Callable[[int, Model], Any]) -> dict[int, Any]:
+    """Step -> what ``judge`` says of the checkpoint, of every kept one; from the file of that name beside them, if it is there."""
+    file = run.path / "checkpoints" / f"{name}.json"
+    if not file.exists():
+        paths = sorted(file.parent.glob("step_*.safetensors"))
+        write_json(file, {step: judge(step, load_model(path)) for path in paths for step in [int(path.stem.removeprefix("step_"))]})
+    return {int(step): found for step, found in json.loads(file.read_text(encoding="utf-8")).items()}
 
 
 def with_expected(known: list[Point], judged: list[Point]) -> Runs:

@@ -1,5 +1,6 @@
 """The benchmarks that judge criteria without labels: what they fit, leave out and pick."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from benchmarks.quality import (
 from benchmarks.selection import kept, picked, regrets, with_expected
 
 import celladapt
+from celladapt import methods
 from celladapt.quality import Known
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -33,7 +35,7 @@ NAMES = (*CLUES, "contrast", "zoom", "infomax", "snd", "entropy", "consistency")
 
 
 def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
-    """Checkpoints of which likeness alone tells the IoU: logit(IoU) = 4 · likeness - 2."""
+    """Checkpoints of which likeness alone tells the IoU: arcsin √IoU = 0.1 + 1.3 · likeness."""
     rng = np.random.default_rng(0)
     found = []
     for target in range(targets):
@@ -41,7 +43,7 @@ def checkpoints(targets: int = 6, noise: float = 0.0) -> list[Point]:
             for seed in "01":
                 for step in (50, 100):
                     scores = {name: float(rng.uniform()) for name in NAMES}
-                    iou = 1 / (1 + np.exp(-(4 * scores["likeness"] - 2 + noise * rng.normal())))
+                    iou = np.sin(0.1 + 1.3 * scores["likeness"] + 0.3 * noise * rng.normal()) ** 2
                     found.append(Point(f"s → t{target}", method, seed, step, scores, float(iou)))
     return found
 
@@ -156,18 +158,18 @@ def test_full_supervision_of_one_pair_serves_all_that_lead_to_its_target_and_har
 
 
 def given_masks(known: list[Point], better: float) -> list[Point]:
-    """The supervised ones of them with masks on images where all is the same, but for an IoU whose logit is higher by ``better``, and with clues that are wrong on both."""
+    """The supervised ones of them with masks on images where all is the same, but for an IoU whose angle is greater by ``better``, and with clues that are wrong on both."""
     lies = {"likeness": 0.0}
     return [
         replace(point, scores=point.scores | lies, given=Known(iou, point.scores | lies, 1)) if point.method == "supervised" else point
         for point in known
-        for iou in [float(1 / (1 + np.exp(-(np.log(point.iou / (1 - point.iou)) + better))))]
+        for iou in [float(np.sin(np.arcsin(np.sqrt(point.iou)) + better) ** 2)]
     ]
 
 
 def test_masks_that_models_were_given_mend_wrong_clues() -> None:
-    known = given_masks(checkpoints(), 0.3)
-    assert calibrated(known)["optimism"] == pytest.approx(0.3, abs=1e-6)
+    known = given_masks(checkpoints(), 0.1)
+    assert calibrated(known)["optimism"] == pytest.approx(0.1, abs=1e-6)
     assert calibrated(checkpoints())["optimism"] == 0
     told = [i for i, point in enumerate(known) if point.given]
     iou = np.array([point.iou for point in known])
@@ -183,7 +185,7 @@ def test_masks_that_models_were_given_mend_wrong_clues() -> None:
 
 
 def test_points_that_were_stored_give_the_same_fit(tmp_path: Path) -> None:
-    known = given_masks(checkpoints(noise=0.5), 0.3)
+    known = given_masks(checkpoints(noise=0.5), 0.1)
     known[0] = replace(known[0], alone=[(known[1].scores, known[1].iou)])
     quality.store(tmp_path / "points.jsonl", known)
     again = quality.stored(tmp_path / "points.jsonl")
@@ -213,6 +215,16 @@ def test_the_points_of_a_benchmark(tiny_domains: tuple[Path, Path], tmp_path: Pa
             patch.setattr(quality, "load_model", never)
             patch.setattr(selection, "load_model", never)
             assert found([grid.path]) == known, "which is not computed twice"
+    log = run.path / "validation.jsonl"
+    log.write_text("".join(json.dumps({**json.loads(line), "likeness": 9.0}) + "\n" for line in log.read_text().splitlines()))
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "code_of_clues", lambda: "other")
+        patch.setattr(selection, "foreground", never)
+        assert selection.checkpoints([grid.path]) == known, (
+            "clues are found anew after a change of their code, whatever was logged, and the IoU is not"
+        )
+        patch.setattr(methods.find("source_only"), "warm_up", 0.5)
+        assert [point.step for point in selection.checkpoints([grid.path])] == [4], "as no checkpoint of the warm-up is picked"
     other = tmp_path / "other"
     shutil.copytree(tiny_domains[0], other)
     abroad = elsewhere([grid.path], [*tiny_domains, other])

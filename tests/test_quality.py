@@ -9,11 +9,11 @@ from celladapt.quality import Expectation, Known, expected_iou, preference
 
 PLAIN = {
     "criteria": [["agreement", 0.5, 0.25, 0.0, 1.0], ["contrast", 0.4, 0.1, 0.2, 0.6]],
-    "weights": [1.0, 0.5],
-    "intercept": 0.2,
+    "weights": [0.6, 0.3],
+    "intercept": 0.6,
     "radius": 0.1,
     "radius_alone": 0.3,
-    "optimism": 0.5,
+    "optimism": 0.15,
     "radius_known": 0.2,
 }
 
@@ -25,8 +25,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_by_hand() -> None:
-    found = expected_iou({"agreement": 0.75, "contrast": 0.5, "other": 9.0})
-    iou = 1 / (1 + math.exp(-(0.2 + 1.0 * 1 + 0.5 * 1)))
+    found = expected_iou({"agreement": 0.625, "contrast": 0.5, "other": 9.0})
+    iou = math.sin(0.6 + 0.6 * 0.5 + 0.3 * 1) ** 2
     assert found == Expectation(pytest.approx(iou), pytest.approx(iou - 0.1), pytest.approx(iou + 0.1))  # type: ignore[arg-type]
 
 
@@ -57,9 +57,9 @@ def test_nothing_is_promised_of_a_broken_network() -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_masks_that_a_model_was_given_move_what_its_clues_promise() -> None:
-    scores, there = {"agreement": 0.5, "contrast": 0.4}, {"agreement": 0.5, "contrast": 0.5}  # of which the logits are 0.2 and 0.7
+    scores, there = {"agreement": 0.5, "contrast": 0.4}, {"agreement": 0.5, "contrast": 0.5}  # of which the angles are 0.6 and 0.9
     found = expected_iou(scores, known=Known(0.8, there, images=3))
-    iou = 1 / (1 + math.exp(-(0.2 + math.log(4) - 0.7 - 0.5)))
+    iou = math.sin(0.6 + math.asin(math.sqrt(0.8)) - 0.9 - 0.15) ** 2
     assert found == Expectation(pytest.approx(iou), pytest.approx(iou - 0.2), pytest.approx(iou + 0.2), 3)  # type: ignore[arg-type]
     assert "on 3 images whose masks it was given" in found.words
     assert "an image whose mask it was given" in expected_iou(scores, known=Known(0.8, there, 1)).words
@@ -97,9 +97,8 @@ def test_a_low_one_warns() -> None:
 
 def test_who_agrees_with_a_witness_that_is_not_plausible_is_no_better_for_that() -> None:
     """The drawn tissue: source-only marks the stroma that the witness sees too, the adapted model whole nuclei."""
-    silent = {"witnessed": 0.0, "agreement": 0.0, "classical_area": 570.0}
-    before = {**silent, "likeness": 0.49, "classical_recall": 0.63, "solidity": 0.866, "area": 270.0}
-    after = {**silent, "likeness": 0.41, "classical_recall": 0.54, "solidity": 0.898, "area": 420.0}
+    silent = {"witnessed": 0.0, "agreement": 0.0}
+    before, after = {**silent, "likeness": 0.49, "solidity": 0.866}, {**silent, "likeness": 0.41, "solidity": 0.898}
     assert preference(after) > preference(before)
     heard = {"witnessed": 1.0, "solidity": 0.9}
     assert preference({**heard, "agreement": 0.7}) > preference({**heard, "agreement": 0.5})
@@ -109,6 +108,6 @@ def test_the_stored_fit_tells_nothing_from_something() -> None:
     """A segmenter that sees nothing is not promised what one that fits the image and the witness is."""
     names = [row[0] for row in quality.calibration()["criteria"]]
     nothing = expected_iou(dict.fromkeys(names, 0.0))
-    good = expected_iou(dict.fromkeys(names, 0.9) | {"area": 400.0, "classical_area": 400.0})
+    good = expected_iou(dict.fromkeys(names, 0.9))
     assert nothing.iou < 0.3
     assert good.iou > 0.6

@@ -13,7 +13,6 @@ from celladapt.selection import (
     CLUES,
     RING,
     agreement,
-    classical_recall,
     consistency,
     contrast,
     entropy,
@@ -143,13 +142,6 @@ def test_agreement_is_the_mean_iou_with_the_witness() -> None:
     assert likeness([p, p], [seen(c, 0.9), seen(p >= 0.5, 0.4)]) == pytest.approx((0.5 * 0.9 + 1 * 0.4) / 2)
 
 
-def test_classical_recall_by_hand() -> None:
-    p = torch.tensor([[0.9, 0.6, 0.1, 0.2]])
-    c = torch.tensor([[True, False, True, True]])
-    assert classical_recall([p, p], [seen(c), seen(p >= 0.5)]) == pytest.approx((1 / 3 + 1) / 2)
-    assert classical_recall([p], [seen(p > 2)]) == 0
-
-
 def seen(mask: Tensor, solidity: float = 1.0) -> Witness:
     return Witness(mask.numpy(), Verdict(solidity, 0.0))
 
@@ -198,8 +190,6 @@ def test_every_criterion_of_a_segmenter_that_sees_brightness() -> None:
     assert found["witnessed"] == 1
     assert found["solidity"] > 0.9
     assert found["likeness"] > 0.9
-    assert found["area"] == int(disc().sum()), "the larger of the two, which has most of the pixels"
-    assert found["classical_area"] == (int(disc().sum()) + int(disc(40, 8).sum())) / 2
     assert found["agreement"] == 1
     assert found["zoom"] > 0.97
     assert found["contrast"] == pytest.approx(1)

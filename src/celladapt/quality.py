@@ -1,10 +1,10 @@
 """How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the clues of ``selection``, and the masks it was given.
 
-A ridge regression from the clues to the logit of the IoU, fitted to many models on many annotated domains (``benchmarks.quality`` writes
+A ridge regression from the clues to the angle arcsin √IoU, fitted to many models on many annotated domains (``benchmarks.quality`` writes
 ``quality.json``). The interval reaches as far as the estimate was off for nine models in ten on targets left out of the fit, as in split conformal prediction
 (Vovk et al. 2005; Lei et al. 2018); models on one target are alike, so with few targets nine in ten is what was seen, and no guarantee.
 
-A model that was given masks of the target is known on those images, where the clues may be wrong: the logit of what they promise is moved by as much as it was off there,
+A model that was given masks of the target is known on those images, where the clues may be wrong: the angle of what they promise is moved by as much as it was off there,
 less what a model is better on images that it has learned from.
 """
 
@@ -88,7 +88,7 @@ def expected_iou(
     promised = _promised(scores, c)
     iou, radius, masks = _share(promised), c["radius_alone" if alone else "radius"], 0
     if known and known.clues.keys() >= {name for name, *_ in c["criteria"]} and _usable(known.clues, c):
-        moved = promised + logit(known.iou) - _promised(known.clues, c) - c["optimism"]
+        moved = promised + angle(known.iou) - _promised(known.clues, c) - c["optimism"]
         iou, radius, masks = min(_share(moved), max(iou, known.iou)), max(radius, c["radius_known"]), known.images
     return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), masks)
 
@@ -98,19 +98,22 @@ def _usable(scores: Mapping[str, float], c: Mapping[str, Any]) -> bool:
 
 
 def _promised(scores: Mapping[str, float], c: Mapping[str, Any]) -> float:
-    """Logit of the IoU that the clues promise."""
+    """Angle of the IoU that the clues promise."""
     x = [(min(max(scores[name], low), high) - mean) / scale for name, mean, scale, low, high in c["criteria"]]
-    return float(c["intercept"] + sum(w * v for w, v in zip(c["weights"], x, strict=True)))
+    return _bounded(c["intercept"] + sum(w * v for w, v in zip(c["weights"], x, strict=True)))
 
 
-def logit(p: float) -> float:
-    """Of a share, which is taken to be at least 0.02 and at most 0.98."""
-    p = min(max(p, 0.02), 0.98)
-    return math.log(p / (1 - p))
+def angle(share: float) -> float:
+    """arcsin √share, in [0, π/2]: the transformation of a proportion that makes its variance about the same everywhere (Bartlett 1936), so that none in [0, 1] counts out of proportion."""
+    return math.asin(math.sqrt(share))
 
 
-def _share(z: float) -> float:
-    return 1 / (1 + math.exp(-z))
+def _bounded(angle: float) -> float:
+    return min(max(angle, 0.0), math.pi / 2)
+
+
+def _share(angle: float) -> float:
+    return math.sin(_bounded(angle)) ** 2
 
 
 def preference(scores: Mapping[str, float]) -> float:
@@ -128,5 +131,5 @@ def preference(scores: Mapping[str, float]) -> float:
 @cache
 def calibration() -> dict[str, Any]:
     """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals; the first three
-    also under ``compared``, for ``preference``; ``optimism`` (in logits) and ``radius_known`` for models that were given masks; and what they rest on."""
+    also under ``compared``, for ``preference``; ``optimism`` (an angle) and ``radius_known`` for models that were given masks; and what they rest on."""
     return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

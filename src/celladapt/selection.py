@@ -1,4 +1,4 @@
-"""Choosing a checkpoint without target labels: criteria on predictions and images alone, higher is better but for the two areas, which are clues only.
+"""Choosing a checkpoint without target labels: criteria on predictions and images alone, higher is better; what the images alone say is a clue only.
 
 Each is a function of the probability maps of unlabelled images, some also of the images or of a segmentation that learns nothing, so none can see a mask.
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 from celladapt.classical import Witness
 from celladapt.instances import to_instances
 from celladapt.metrics import foreground
-from celladapt.shape import solidity, usual_area
+from celladapt.shape import solidity
 
 ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with
 EMPTY, FULL = 1e-4, 0.95
 """Share of foreground below or above which a mask of several images is taken to have collapsed: two hundred pixels of eight images of 512 x 512, a nucleus or none."""
-CLUES = ("likeness", "classical_recall", "solidity", "area", "classical_area", "agreement", "witnessed")
+CLUES = ("likeness", "agreement", "witnessed", "solidity")
 """What ``clues`` gives."""
 Labels = NDArray[np.int32]
 """[H, W], 0 background, nuclei numbered from 1."""
@@ -52,8 +52,7 @@ def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequ
 def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
     """What ``celladapt.quality`` tells the IoU by, and which of two models is better.
 
-    ``witnessed`` and ``classical_area`` are the images' alone: the share of them in which the witness is plausible, and the size of what it sees. Of ``area``
-    neither more nor less is better.
+    ``witnessed`` is the images' alone: the share of them in which the witness is plausible.
 
     Args:
         maps: probability maps [H, W] in [0, 1].
@@ -61,15 +60,11 @@ def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
     """
     if not all(torch.isfinite(p).all() for p in maps):  # a network that is broken: NaN would pass for background
         return dict.fromkeys(CLUES, math.nan)
-    labels = [to_instances(p.numpy()) for p in maps]
     return {
         "likeness": likeness(maps, classical),
-        "classical_recall": classical_recall(maps, classical),
-        "solidity": solid(labels),
-        "area": area(labels),
-        "classical_area": sum(c.verdict.area for c in classical) / max(1, len(classical)),
         "agreement": agreement(maps, classical),
         "witnessed": sum(c.verdict.plausible for c in classical) / max(1, len(classical)),
+        "solidity": solid([to_instances(p.numpy()) for p in maps]),
     }
 
 
@@ -182,17 +177,6 @@ def likeness(maps: list[Tensor], classical: Sequence[Witness]) -> float:
     return sum(overlaps) / max(1, len(overlaps))
 
 
-def classical_recall(maps: list[Tensor], classical: Sequence[Witness]) -> float:
-    """Mean share of the pixels that the classical segmentation takes for nuclei which are predicted too; 0 in an image in which it sees nothing.
-
-    Args:
-        maps: probability maps [H, W] in [0, 1].
-        classical: one for each.
-    """
-    shares = [float(((p >= 0.5).numpy() & c.mask).sum() / max(1, c.mask.sum())) for p, c in zip(maps, classical, strict=True)]
-    return sum(shares) / max(1, len(shares))
-
-
 def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
     """How well the predicted outlines divide what is seen: mean over images of Fisher's ratio between nuclei and the ring of ``RING`` px around them.
 
@@ -216,11 +200,6 @@ def contrast(maps: list[Tensor], images: Sequence[Tensor]) -> float:
         spread = float((a.var(1) + b.var(1)).sum() / 2)
         ratios.append(distance / (distance + spread + 1e-12))
     return sum(ratios) / len(ratios)
-
-
-def area(labels: Sequence[Labels]) -> float:
-    """px² of the nucleus that the median pixel of all predicted nuclei lies in; 0 where there is none. Labels are [H, W] each."""
-    return usual_area(np.concatenate([np.zeros(0, int), *(np.bincount(some.ravel())[1:] for some in labels)]))
 
 
 def solid(labels: Sequence[Labels]) -> float:

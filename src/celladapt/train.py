@@ -179,11 +179,7 @@ class Trainer:
             return True
         if not math.isfinite(score):
             return False
-        return not math.isfinite(before.score) or self._warming_up(before.step) or score > before.score
-
-    def _warming_up(self, step: int) -> bool:
-        """Whether the last of ``step`` steps was one of the method's warm-up, by ``Batch.progress`` in it."""
-        return (step - 1) / self.config.steps < self.method.warm_up
+        return not math.isfinite(before.score) or self.method.warming_up(before.step, self.config.steps) or score > before.score
 
     def _write_model(self, network: Segmenter, name: str) -> None:
         Model(network, self.normalisation, {**self.about, "step": self.step}).save(self.path / name)

@@ -78,6 +78,11 @@ class Method(ABC):
     def __init__(self, width: int, options: Any) -> None:
         """Build the networks at base ``width`` with ``options``, an instance of ``Options``."""
 
+    @classmethod
+    def warming_up(cls, step: int, steps: int) -> bool:
+        """Whether the last of ``step`` steps out of ``steps`` was one of the warm-up, by ``Batch.progress`` in it."""
+        return (step - 1) / steps < cls.warm_up
+
     def taken(self, b: Batch) -> Batch:
         """The batch as the method takes it; asked once a step, when the teacher has spoken."""
         return b

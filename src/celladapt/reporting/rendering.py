@@ -31,11 +31,8 @@ CRITERIA = {
     "contrast": "How well target predictions divide nuclei from what surrounds them in colour and brightness. Uses no labels.",
     "solidity": "Whether predicted nuclei have the shape of nuclei: area by area of the convex hull, 0.94 to 0.96 for masks drawn by hand. Uses no labels.",
     "likeness": "IoU of target predictions with a classical segmentation, times how much that has the shape of nuclei. Uses no labels.",
-    "classical_recall": "Share of what a classical segmentation takes for nuclei that is predicted too. Uses no labels.",
-    "area": "Size of the predicted nuclei, in px²: what the median pixel of them lies in. Uses no labels.",
-    "classical_area": "Size of what the classical segmentation sees, in px²; the same at every step. Uses no labels.",
     "witnessed": "Share of the validation images in which the classical segmentation has the shape of nuclei. The same at every step.",
-    "expected": "IoU to expect on the target, from five clues together (docs/method.md). Uses no labels.",
+    "expected": "IoU to expect on the target, from four clues together (docs/method.md). Uses no labels.",
     "source_iou": "Foreground IoU on the source validation images.",
     "labelled": "Foreground IoU on the annotated target validation images. Uses target labels.",
 }
