@@ -31,6 +31,7 @@ OTHER: dict[str, Any] = {
     "match": False,
     "pixel_size": 0.25,
     "labelled_share": 0.25,
+    "fit_threshold": False,
     "lambda_bce": 0.5,
     "fallback": False,
     "precision": "bf16",

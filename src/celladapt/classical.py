@@ -31,6 +31,8 @@ which both stains of a section swallow. The darkest section at hand has 0.44."""
 PLAUSIBLE, SOLID = 0.86, 0.91
 """Solidity from which on what was found is taken for nuclei. Of tissue types where it finds them well enough to learn from 0.86 to 0.96, where not 0.83 to 0.86. And from which on its
 outlines are trusted wholly: of fluorescence and of the tissue where it finds them best (IoU 0.7 and above) 0.91 and more."""
+SEEN_TOO = 0.5
+"""Share of what it sees that a network must mark too for it to stand for masks."""
 
 
 def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:

@@ -81,6 +81,8 @@ class Config:
     """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper). None of WeakUDA's first tenth."""
     batch_norm: Literal["shared", "target"] = "target"
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training and validation images (AdaBN)."""
+    fit_threshold: bool = True
+    """Cut masks where they meet those that taught the network best (of the target, what stands for them, or of the source), which is then at a probability of 1/2."""
     pixel_size: float | None = None
     """µm per pixel of the target's images, kept in the model so that slides are seen at the same; read from TIFFs that state it."""
     max_megapixels: float = 537.0

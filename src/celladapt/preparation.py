@@ -25,6 +25,7 @@ from celladapt.losses import Domain
 from celladapt.progress import say
 from celladapt.run import Run
 from celladapt.step import CROSS_ENTROPY, has_cross_entropy
+from celladapt.threshold import Annotated, Teachers
 from celladapt.train import Trainer
 from celladapt.validate import Held, Validator
 
@@ -68,7 +69,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
         if parallel.rank() == 0:
             say(f"{target.masks[blank[0]]} holds no nucleus ({len(blank)} such); if it is unfinished, stop here and fill it or take it away.")
-    target = target.without_masks()
+    target_given, target = target.subset(usable), target.without_masks()
     if method.target_masks:
         notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
         if not usable and parallel.rank() == 0:
@@ -113,6 +114,19 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     held_s = _held(source.subset(split_s.val), normalise_s, config.validation_images, masks=True, crop=config.crop)
     held_t = _held(seen_t, normalise_t, config.validation_images, masks=config.select == "labelled", crop=config.crop, classical=True)
     compute = partial(arithmetic, config.precision, device)
+    teachers = Teachers()
+    if config.fit_threshold:
+        held = partial(_held, most=config.validation_images, crop=config.crop)
+        given = held(target_given, normalise_t, masks=True) if usable else Held([])
+        # Where there are masks for it, the classical segmentation and the source have no say.
+        asked = not any(mask.any() for mask in given.masks)
+        shown_s = source.subset([*split_s.train, *split_s.val])
+        taught_s = held(shown_s, normalise_s, masks=True) if asked and Domain.SOURCE in method.reads else Held([])
+        teachers = Teachers(
+            list(zip(given.images, given.masks, strict=True)),
+            _standing(stream_t, config.validation_images, config.crop) if asked and method.classical else [],
+            list(zip(taught_s.images, taught_s.masks, strict=True)),
+        )
     if parallel.rank() == 0:
         run.note(
             **describe(device),
@@ -151,7 +165,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         "pixel_size": size,
     }
     label = f"{config.method}, seed {config.seed}"
-    validator = Validator(held_s, held_t, device, compute)
+    validator = Validator(held_s, held_t, device, compute, teachers)
     return Trainer(run.path, config, method, pairs, validator, normalise_t, statistics, device, compute, about, label), notes
 
 
@@ -213,6 +227,15 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
     if lost := [stem for stem in split_t.test if stem not in target.masks]:
         raise InputError(f"{target.root} has no mask for the test image {lost[0]} of the split; use a split of these folders.")
     return train_s, train_t, seen_t, usable
+
+
+def _standing(stream: Stream, most: int, crop: int | str) -> Annotated:
+    """As ``_held``: images with what the classical segmentation of the whole of each sees there, where it may stand for a mask."""
+    found = []
+    for stem in evenly([stem for stem in stream.folder.images if stream.stands(stem)], most) if parallel.rank() == 0 else ():
+        image, masks = (whole if isinstance(crop, str) else middle(whole, 4 * crop) for whole in stream.cache[stem])
+        found.append((stream.normalisation(image), torch.from_numpy(masks[..., 1])))
+    return found
 
 
 def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str, classical: bool = False) -> Held:

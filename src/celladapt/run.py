@@ -15,8 +15,8 @@ from celladapt.model import Model
 from celladapt.quality import Expectation
 from celladapt.records import read_json
 
-BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "lambda_bce": 0.0, "fallback": False}
-"""Options that runs of the first version lack, with the values that they trained by."""
+BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "lambda_bce": 0.0, "fallback": False, "fit_threshold": False}
+"""Options that runs of earlier versions lack, with the values that they trained by."""
 RESTORE = "restore it from a copy, or start a new run with another --out"
 _KINDS: dict[str, Any] = {
     "expected": dict,

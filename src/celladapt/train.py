@@ -160,6 +160,8 @@ class Trainer:
         else:
             network = copy.deepcopy(self.average)
         network.eval()
+        if self.config.fit_threshold:
+            self.validator.cut(network)
         scores = self.validator(network)
         log.scores(self.step, scores)
         criterion = self.config.select

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from celladapt import selection
 from celladapt.classical import Witness
 from celladapt.metrics import foreground
+from celladapt.networks import Segmenter
 from celladapt.quality import expected_iou
+from celladapt.threshold import Teachers, cut_at_half
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Validator:
     target: Held
     device: torch.device
     arithmetic: Callable[[], AbstractContextManager[Any]]
+    teachers: Teachers = field(default_factory=Teachers)
+
+    def cut(self, network: Segmenter) -> float:
+        """Move the threshold of ``network``, which is in evaluation mode, to 1/2: ``cut_at_half``."""
+        return cut_at_half(network, partial(self._probability, network), self.teachers)
 
     @torch.inference_mode()
     def __call__(self, network: nn.Module) -> dict[str, float]:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from celladapt.batch import Batch, as_plane
+from celladapt.classical import SEEN_TOO
 from celladapt.losses import Domain, domain_loss, soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.methods.cellsegssda import labelled_dice
@@ -40,8 +41,6 @@ from celladapt.source_weight import judged, shared_pixels, unjudged
 
 WARM_UP = 0.1
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
-SEEN_TOO = 0.5
-"""Share of what the classical segmentation sees that the teacher must mark too, and the masks where there are some, for it to stand for masks."""
 FULLY = 0.9
 """A source that is believed so far, or a classical segmentation that is heard so often, is nothing to speak of."""
 

@@ -1,0 +1,122 @@
+"""Where a mask is cut."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from celladapt.adaptation import prepare
+from celladapt.config import Config, preset_options, with_options
+from celladapt.data.folder import Folder
+from celladapt.networks import Segmenter, UNet
+from celladapt.preparation import set_up
+from celladapt.run import Run
+from celladapt.threshold import HALF, THRESHOLDS, Teachers, best_of, cut_at_half, tally
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def network(images: Tensor) -> Segmenter:
+    """Its logits on ``images`` have mean 0 and standard deviation 1."""
+    torch.manual_seed(0)
+    made = Segmenter(4).eval()
+    with torch.no_grad():
+        assert made.head.bias is not None
+        made.head.bias -= UNet.forward(made, images).mean()
+        spread = UNet.forward(made, images).std()
+        made.head.bias /= spread
+        made.head.weight /= spread
+    return made
+
+
+def seen_by(network: Segmenter) -> Callable[[Tensor], Tensor]:
+    @torch.no_grad()
+    def predict(image: Tensor) -> Tensor:
+        p: Tensor = network(image[None])
+        return p[0, 0]
+
+    return predict
+
+
+def test_counts_by_hand() -> None:
+    p = torch.tensor([[0.05, 0.3, 0.55, 0.95]])
+    mask = torch.tensor([[False, False, True, True]])
+    off, on = tally(p, mask)
+    assert off.sum() == on.sum() == 2
+    assert off[0] == 1, "0.05 reaches no threshold"
+    assert off[21] == 1, "0.3 reaches 0.10, 0.11, ... 0.30"
+    assert on[81] == 1, "0.95 reaches all"
+    assert best_of(tally(p, mask)) == HALF, "of all from 0.31 to 0.55, where the IoU is 1, the nearest to 1/2"
+    assert THRESHOLDS[HALF] == 0.5
+    assert THRESHOLDS[best_of(tally(p, ~mask))] == pytest.approx(0.3), "which 0.3 still reaches; 0.05 is out of reach"
+
+
+def test_of_thresholds_that_are_alike_the_most_cautious_is_taken() -> None:
+    p = torch.tensor([[0.95] * 200 + [0.6]])
+    assert best_of(tally(p, p > 0.9)) == HALF, "where the IoU is 200/201, and 1 from 0.61 on"
+    p = torch.tensor([[0.95] * 200 + [0.6] * 3])
+    assert THRESHOLDS[best_of(tally(p, p > 0.9))] == pytest.approx(0.61), "200/203 is not as good"
+
+
+def test_what_was_the_best_threshold_is_at_a_half(network: Segmenter, images: Tensor) -> None:
+    predict = seen_by(network)
+    given = Teachers([(image, predict(image) >= 0.7) for image in images])
+    assert cut_at_half(network, predict, given) == pytest.approx(0.7, abs=0.03)
+    cut = [((predict(image) >= 0.5) & mask, (predict(image) >= 0.5) | mask) for image, mask in given.given]
+    assert sum(int(both.sum()) for both, _ in cut) / sum(int(either.sum()) for _, either in cut) > 0.98
+    assert cut_at_half(network, predict, given) == 0.5, "where it stays"
+
+
+def test_masks_of_the_target_go_before_what_stands_for_them_and_that_before_the_source(network: Segmenter, images: Tensor) -> None:
+    predict, bias = seen_by(network), network.head.bias
+    assert bias is not None
+    low, middle, high = ([(image, predict(image) >= t) for image in images] for t in (0.3, 0.45, 0.6))
+    unheard = [(image, predict(image) < 0.3) for image in images]
+    empty = [(images[0], torch.zeros(32, 32, dtype=torch.bool))]
+    for teachers, best in (
+        (Teachers(low, middle, high), 0.3),
+        (Teachers((), middle, high), 0.45),
+        (Teachers(empty, middle, high), 0.45),
+        (Teachers((), unheard, high), 0.6),
+        (Teachers(source=high), 0.6),
+        (Teachers(empty, empty, empty), 0.5),
+        (Teachers(), 0.5),
+    ):
+        kept = bias.detach().clone()
+        assert cut_at_half(network, predict, teachers) == pytest.approx(best, abs=0.03)
+        assert torch.equal(bias, kept) == (best == 0.5)
+        with torch.no_grad():
+            bias.copy_(kept)
+
+
+@pytest.mark.parametrize(
+    ("method", "held"),
+    [("source_only", "source"), ("cellseguda", "source"), ("supervised", "given"), ("weakssda@50%", "given"), ("weakuda", "source")],
+)
+def test_nothing_teaches_that_the_method_does_not_learn_from(tiny_domains: tuple[Path, Path], tmp_path: Path, method: str, held: str) -> None:
+    config = Config(*map(Path, tiny_domains), method=method, steps=1, width=4, crop=32, batch_size=2, baseline=False)
+    run = prepare(config, tmp_path / "run")
+    trainer, _ = set_up(run)
+    teachers = trainer.validator.teachers
+    assert {name for name in ("given", "source") if getattr(teachers, name)} == {held}
+    if held == "given":
+        target = Folder.open(tiny_domains[1])
+        assert len(teachers.given) == len(run.record["target_labelled"])
+        assert sum(int(mask.sum()) for _, mask in teachers.given) == sum(int((target.mask(stem) > 0).sum()) for stem in run.record["target_labelled"])
+    assert not teachers.standing or method == "weakuda"
+
+
+def test_the_paper_and_runs_of_before_cut_at_a_half(tmp_path: Path) -> None:
+    assert not with_options(Config(), preset_options("paper")).fit_threshold
+    assert with_options(Config(), preset_options("best")).fit_threshold
+    text = Config().to_toml()
+    (tmp_path / "config.toml").write_text(text)
+    assert Run.open(tmp_path).config.fit_threshold
+    (tmp_path / "config.toml").write_text(text.replace("fit_threshold = true\n", ""))
+    assert not Run.open(tmp_path).config.fit_threshold
