@@ -48,7 +48,7 @@ from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
 from celladapt.quality import Known, angle, expected_iou
 from celladapt.run import Run
-from celladapt.selection import CLUES, clues
+from celladapt.selection import clues
 
 LEVEL = ("likeness", "agreement", "witnessed", "solidity")
 """Clues to the IoU itself."""
@@ -185,7 +185,7 @@ def _kept_beside(path: Path, folder: Folder, stems: Sequence[str], judge: Callab
     """What ``judge`` says of a checkpoint on some images, from the file beside it if that has it with all clues by the code as it is: judging takes a while."""
     file, where = path.with_suffix(".judged.json"), f"{folder.root.resolve()}: {', '.join(stems)} ({code_of_clues()})"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if where not in known or not known[where]["scores"].keys() >= set(CLUES):
+    if where not in known:
         known[where] = asdict(judge())
         write_json(file, known)
     found = known[where]

@@ -61,7 +61,7 @@ def checkpoints(grids: list[Path]) -> list[Point]:
 
 def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     """Step -> scores without masks on validation images, and mean test IoU, of every kept checkpoint. Both are kept beside the run, as they take a while, and
-    the clues, which a run may have logged before their code was changed, are found anew after every such change."""
+    the clues, which a run may have logged before their code was changed, are found anew after every such change; other criteria are as they were logged."""
     assert run.config.target
     folder, split = Folder.open(run.config.target), run.splits[1]
     held = evenly(split.val or split.train, run.config.validation_images)
@@ -74,7 +74,7 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
         return statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in map(folder.pair, split.test))
 
     clues = _of_each(run, f"clues-{code_of_clues()}", lambda _, model: clues_on(model, [part(folder.images[stem]) for stem in held]))
-    return {step: ({**logged[step], **clues[step]}, known) for step, known in _of_each(run, "test-iou", iou).items()}
+    return {step: ({**logged[step], **clues[step]}, known) for step, known in _of_each(run, "test-iou", iou).items() if step in clues}
 
 
 def _of_each(run: Run, name: str, judge: Callable[[int, Model], Any]) -> dict[int, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from benchmarks import quality, selection
 from benchmarks.quality import (
-    CLUES,
     Point,
     blind,
     by_pair,
@@ -28,6 +27,7 @@ from benchmarks.selection import kept, picked, regrets, with_expected
 import celladapt
 from celladapt import methods
 from celladapt.quality import Known
+from celladapt.selection import CLUES
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -223,8 +223,15 @@ def test_the_points_of_a_benchmark(tiny_domains: tuple[Path, Path], tmp_path: Pa
         assert selection.checkpoints([grid.path]) == known, (
             "clues are found anew after a change of their code, whatever was logged, and the IoU is not"
         )
+        assert (run.path / "checkpoints" / "clues-other.json").exists()
         patch.setattr(methods.find("source_only"), "warm_up", 0.5)
         assert [point.step for point in selection.checkpoints([grid.path])] == [4], "as no checkpoint of the warm-up is picked"
+        patch.setattr(methods.find("source_only"), "warm_up", 1.0)
+        assert [point.step for point in selection.checkpoints([grid.path])] == [4], "unless there is no other"
+        (run.path / "checkpoints" / "step_000004.safetensors").unlink()
+        patch.setattr(selection, "code_of_clues", lambda: "third")
+        patch.setattr(methods.find("source_only"), "warm_up", 0.0)
+        assert [point.step for point in selection.checkpoints([grid.path])] == [2], "one that is gone has no clues by new code"
     other = tmp_path / "other"
     shutil.copytree(tiny_domains[0], other)
     abroad = elsewhere([grid.path], [*tiny_domains, other])

@@ -104,7 +104,7 @@ def _promised(scores: Mapping[str, float], c: Mapping[str, Any]) -> float:
 
 
 def angle(share: float) -> float:
-    """arcsin √share, in [0, π/2]: the transformation of a proportion that makes its variance about the same everywhere (Bartlett 1936), so that none in [0, 1] counts out of proportion."""
+    """arcsin √share, in [0, π/2]: the transformation of proportions (Bartlett 1936); near 0, where nobody tells models apart, it makes less of a difference than the logit."""
     return math.asin(math.sqrt(share))
 
 
