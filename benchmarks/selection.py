@@ -14,9 +14,11 @@ import json
 import math
 import statistics
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.documents import put, spread
@@ -64,16 +66,23 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     the clues, which a run may have logged before their code was changed, are found anew after every such change; other criteria are as they were logged."""
     assert run.config.target
     folder, split = Folder.open(run.config.target), run.splits[1]
-    held = evenly(split.val or split.train, run.config.validation_images)
     logged = {line["step"]: line for line in map(json.loads, (run.path / "validation.jsonl").read_text(encoding="utf-8").splitlines())}
     final = None if run.config.fallback else run.record["selected"]["step"]  # the run's own scores are of it
+
+    @cache
+    def held() -> list[NDArray[Any]]:
+        return [part(folder.images[stem]) for stem in evenly(split.val or split.train, run.config.validation_images)]
+
+    @cache
+    def tests() -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        return [folder.pair(stem) for stem in split.test]
 
     def iou(step: int, model: Model) -> float:
         if step == final:
             return float(run.metrics["iou"])
-        return statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in map(folder.pair, split.test))
+        return statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in tests())
 
-    clues = _of_each(run, f"clues-{code_of_clues()}", lambda _, model: clues_on(model, [part(folder.images[stem]) for stem in held]))
+    clues = _of_each(run, f"clues-{code_of_clues()}", lambda _, model: clues_on(model, held()))
     return {step: ({**logged[step], **clues[step]}, known) for step, known in _of_each(run, "test-iou", iou).items() if step in clues}
 
 

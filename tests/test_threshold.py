@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from celladapt import preparation
 from celladapt.adaptation import prepare
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
+from celladapt.data.normalise import Normalisation
+from celladapt.data.pairs import Stream
 from celladapt.networks import Segmenter, UNet
 from celladapt.preparation import set_up
 from celladapt.run import Run
@@ -110,6 +113,17 @@ def test_nothing_teaches_that_the_method_does_not_learn_from(tiny_domains: tuple
         assert len(teachers.given) == len(run.record["target_labelled"])
         assert sum(int(mask.sum()) for _, mask in teachers.given) == sum(int((target.mask(stem) > 0).sum()) for stem in run.record["target_labelled"])
     assert not teachers.standing or method == "weakuda"
+
+
+def test_of_many_images_few_are_asked_before_the_first_step(tiny_domains: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    folder = Folder.open(tiny_domains[1]).without_masks()
+    stream = Stream(folder, Normalisation.of(folder.image(stem) for stem in folder.images), 32, "none", (0, 1), classical=True)
+    monkeypatch.setattr(Stream, "stands", lambda self, stem: asked.append(stem) or True)
+    monkeypatch.setattr(preparation, "MOST_ASKED", 2)
+    found = preparation._standing(stream, 1, 32)
+    assert len(asked) == 2
+    assert [mask.shape == image.shape[1:] and mask.dtype == torch.bool for image, mask in found] == [True]
 
 
 def test_the_paper_and_runs_of_before_cut_at_a_half(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
 MOST_WITNESSED = 16  # images
+MOST_ASKED = 64  # images in which the classical segmentation may have to be found before the first step
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
 MOSTLY = 0.5  # share of the target's images in which the classical segmentation must be plausible to teach S colours that the source has not
 
@@ -232,7 +233,8 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
 def _standing(stream: Stream, most: int, crop: int | str) -> Annotated:
     """As ``_held``: images with what the classical segmentation of the whole of each sees there, where it may stand for a mask."""
     found = []
-    for stem in evenly([stem for stem in stream.folder.images if stream.stands(stem)], most) if parallel.rank() == 0 else ():
+    asked = evenly(list(stream.folder.images), MOST_ASKED) if parallel.rank() == 0 else ()
+    for stem in evenly([stem for stem in asked if stream.stands(stem)], most):
         image, masks = (whole if isinstance(crop, str) else middle(whole, 4 * crop) for whole in stream.cache[stem])
         found.append((stream.normalisation(image), torch.from_numpy(masks[..., 1])))
     return found
