@@ -46,7 +46,7 @@ from celladapt.metrics import foreground
 from celladapt.model import Model, Predictor
 from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
-from celladapt.quality import Known, angle, expected_iou
+from celladapt.quality import UNWITNESSED, Known, angle, estimate
 from celladapt.run import Run
 from celladapt.selection import clues
 
@@ -233,7 +233,7 @@ def calibrated(known: list[Point]) -> dict[str, Any]:
     fitted, told, off = fit(blind(known)), [], []
     for point in known:
         if point.given:
-            there, here = (angle(expected_iou(scores, {**fitted, "radius": 0.0}).iou) for scores in (point.given.clues, point.scores))
+            there, here = (angle(estimate(scores, fitted)) for scores in (point.given.clues, point.scores))
             told.append(point)
             off.append(angle(point.given.iou) - there + here - angle(point.iou))
     return {**fitted, "optimism": _by_pairs(np.array(off), told, {point.pair for point in told}) if told else 0.0}
@@ -246,8 +246,7 @@ def blind(known: list[Point]) -> list[Point]:
 
 def predicted(fitted: dict[str, Any], known: list[Point]) -> NDArray[np.float64]:
     """Expected IoU of each point by a fit, ``calibrated`` if some were given masks."""
-    fitted = {**fitted, "radius": 0.0, "radius_known": 0.0}
-    return np.array([expected_iou(point.scores, fitted, known=point.given).iou for point in known])
+    return np.array([estimate(point.scores, fitted, point.given) for point in known])
 
 
 def by_target(point: Point) -> str:
@@ -278,6 +277,34 @@ def radius(errors: NDArray[np.float64], known: list[Point]) -> float:
     return float(np.abs(errors)[order][reached[0] if len(reached) else -1])
 
 
+def radii(known: list[Point]) -> dict[str, float]:
+    """The intervals by the errors on targets left out, by their names in the file: of images of which one at least has a plausible classical segmentation, of others, and of single ones of either kind.
+
+    Each is the larger one of that of all models and of that of adapted ones, which are few and are what is asked about; 1, which promises nothing, unless it is of two targets at least. Of a
+    single image not less is promised than of several, and adapted models have no quantile of their own there: the worst image of a few pairs says little.
+    """
+    images, found = singly(known), {}
+    errors, of_images = left_out(known) - _iou(known), left_out_singly(known) - _iou(images)
+    for end in ("", UNWITNESSED):
+        mine, single = ([i for i, point in enumerate(points) if _end(point) == end] for points in (known, images))
+        adapted = [i for i in mine if known[i].method not in TRAINED]
+        kinds = [radius(errors[which], [known[i] for i in which]) for which in (mine, adapted) if which]
+        found[f"radius{end}"] = max(kinds) if len({known[i].target for i in mine}) > 1 else 1.0
+        alone = radius(of_images[single], [images[i] for i in single]) if single else 1.0
+        found[f"radius_alone{end}"] = max(found[f"radius{end}"], alone)
+    return found
+
+
+def _end(point: Point) -> str:
+    """What the names of the radii end with that a point is judged by."""
+    return "" if point.scores["witnessed"] > 0 else UNWITNESSED
+
+
+def covered(errors: NDArray[np.float64], known: list[Point], by: dict[str, float], name: str = "radius") -> NDArray[np.float64]:
+    """1 for each point that is in its interval by ``radii``, 0 for the others."""
+    return np.array([float(abs(error) <= by[name + _end(point)]) for error, point in zip(errors, known, strict=True)])
+
+
 def singly(known: list[Point]) -> list[Point]:
     """A point for each image alone, none of models that were given masks."""
     return [replace(point, scores=scores, iou=iou, alone=()) for point in blind(known) for scores, iou in point.alone]
@@ -302,15 +329,16 @@ def table(known: list[Point]) -> str:
         "| target | pairs | models | IoU | expected | mean absolute error | in the interval | rank correlation | mean absolute error, its other pairs known |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    rows = []
+    rows, every_inside = [], np.zeros(len(known))
     for target in dict.fromkeys(point.target for point in known):
         # A target's points have a part neither in the fits nor in the errors that make its interval.
         others = [point for point in known if point.target != target]
-        within = radius(left_out(others) - _iou(others), others)
+        within = radii(others)
         mine = np.array([point.target == target for point in known])
         pairs = {point.pair for point in known if point.target == target}
         errors = [_by_pairs(np.abs(guess - iou), known, pairs) for guess in (new, other)]
-        inside = _by_pairs((np.abs(new - iou) <= within).astype(float), known, pairs)
+        every_inside[mine] = covered(new - iou, known, within)[mine]
+        inside = _by_pairs(every_inside, known, pairs)
         rank = _rank_correlation(new[mine], iou[mine])
         rows.append((errors[0], inside, rank, errors[1]))
         level = f"{_by_pairs(iou, known, pairs):.3f} | {_by_pairs(new, known, pairs):.3f}"
@@ -319,7 +347,7 @@ def table(known: list[Point]) -> str:
     every = {point.pair for point in known}
     whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
     lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |")
-    return "\n".join([*lines, "", *_more(known, new), *told]) + "\n"
+    return "\n".join([*lines, "", *_more(known, new, every_inside), *told]) + "\n"
 
 
 def _told(known: list[Point]) -> list[str]:
@@ -359,20 +387,24 @@ def radius_known(known: list[Point]) -> float:
     return radius((left_out(known) - _iou(known))[mine], [known[i] for i in mine])
 
 
-def _more(known: list[Point], new: NDArray[np.float64]) -> list[str]:
+def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float64]) -> list[str]:
     """What the mean over targets hides, as a list: good models, adapted ones, single images."""
     iou = _iou(known)
+    adapted = np.array([point.method not in TRAINED for point in known])
+    witnessed = np.array([point.scores["witnessed"] > 0 for point in known])
     lines = []
     for words, which in (
         ("models of which an IoU of 0.5 or more is expected", new >= 0.5),
-        ("adapted models", np.array([point.method not in TRAINED for point in known])),
+        ("adapted models", adapted),
+        ("adapted models on images of which one at least has a plausible classical segmentation", adapted & witnessed),
     ):
         if which.any():
             some = [point for point, wanted in zip(known, which, strict=True) if wanted]
             pairs = {point.pair for point in some}
             error, bias = (_by_pairs(values[which], some, pairs) for values in (np.abs(new - iou), new - iou))
             lines.append(
-                f"- Of {which.sum()} {words}, on targets left out, mean over {len(pairs)} pairs: mean absolute error {error:.3f}, mean error {bias:+.3f}."
+                f"- Of {which.sum()} {words}, on targets left out, mean over {len(pairs)} pairs: mean absolute error {error:.3f}, mean error {bias:+.3f}; "
+                f"in the interval {_by_pairs(inside[which], some, pairs):.0%}."
             )
     images = singly(known)
     if images:
@@ -380,9 +412,9 @@ def _more(known: list[Point], new: NDArray[np.float64]) -> list[str]:
         inside = []
         for target in sorted({point.target for point in known}):
             others = [point for point in known if point.target != target]
-            within = radius(left_out_singly(others) - _iou(singly(others)), singly(others))
+            within = radii(others)
             mine = np.array([point.target == target for point in images])
-            inside.append(float((np.abs(guess - truth)[mine] <= within).mean()))
+            inside.append(float(covered(guess - truth, images, within, "radius_alone")[mine].mean()))
         ends = np.cumsum([len(point.alone) for point in known])[:-1]
         rank = [_rank_correlation(*both) for both in zip(np.split(guess, ends), np.split(truth, ends), strict=True)]
         pairs = {point.pair for point in images}
@@ -431,15 +463,12 @@ def main() -> None:
     else:
         print(table(known), end="")
     if a.write:
-        images = singly(known)
-        seen = blind(known)
-        whole, alone = radius(left_out(seen) - _iou(seen), seen), radius(left_out_singly(seen) - _iou(images), images)
         rests_on = {
             "pairs": sorted({point.pair for point in known}),
             "models": _models(known),
             "covered": COVERED,
         }
-        fitted = {**calibrated(known), "radius": whole, "radius_alone": alone, "radius_known": radius_known(known), "compared": fit(known, COMPARED)}
+        fitted = {**calibrated(known), **radii(blind(known)), "radius_known": radius_known(known), "compared": fit(known, COMPARED)}
         write_json(FILE, {**fitted, **rests_on})
 
 

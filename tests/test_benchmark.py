@@ -67,6 +67,40 @@ def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], t
         celladapt.benchmark([tiny_domains], ["source_only"], grid, seeds=1, **{**TINY, "steps": 5})
 
 
+def test_nothing_is_begun_before_every_run_is_found_in_order(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarking, "carry_out_all", in_this_process)
+    grid = tmp_path / "grid"
+    for _ in range(2):
+        with pytest.raises(InputError, match="reads no target masks"):
+            celladapt.benchmark([tiny_domains], ["supervised", "source_only"], grid, seeds=1, **TINY, target_labels="50%")
+    celladapt.benchmark([tiny_domains], ["source_only"], grid, seeds=1, **TINY)  # as it was told to, and nothing is in the way
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ("a:b, c/d:e", [("a", "b"), ("c/d", "e")]),
+        (r"C:\a:D:\b,C:/x:y", [(r"C:\a", r"D:\b"), ("C:/x", "y")]),
+        ("a:/b", [("a", "/b")]),
+        ("a", None),
+        ("a:b:c", None),
+    ],
+)
+def test_pairs_of_folders_may_be_on_drives(
+    pairs: str, expected: list[tuple[str, str]] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(benchmarking, "benchmark", lambda folders, *_, **__: seen.append(folders) or sys.exit(0))
+    if expected is None:
+        assert main(["benchmark", "--pairs", pairs, "--out", str(tmp_path)]) == 2
+        return
+    with pytest.raises(SystemExit):
+        main(["benchmark", "--pairs", pairs, "--out", str(tmp_path)])
+    assert [tuple(map(str, pair)) for pair in seen[0]] == expected
+
+
 def test_a_failing_run_leaves_the_others_alone_and_gives_exit_code_2(
     tiny_domains: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,11 @@ def test_an_interruption_is_130_and_promises_what_is_so(words: str, goes_on: boo
     assert (GOES_ON in capsys.readouterr().err) == goes_on
 
 
+def test_what_was_written_over_in_part_goes_on_without_doing_that_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(KeyboardInterrupt(), "predict", "run", "x.png", "--overwrite") == 130
+    assert "the same command without --overwrite goes on" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_says_how_it_is_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(KeyboardInterrupt("runs/a"), "adapt", "--out", "runs/a") == 130
     assert "`celladapt adapt --resume runs/a` goes on where it stopped" in capsys.readouterr().err

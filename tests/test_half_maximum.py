@@ -56,6 +56,14 @@ def test_a_nucleus_hemmed_in_is_held_against_all_of_the_background() -> None:
     assert_array_equal(outlined(inner | hedge, height, ANY), disc(40, 40, 16))
 
 
+def test_nuclei_without_any_surroundings_are_held_against_all_of_the_background() -> None:
+    stripes = X % 4 < 2  # no background is more than 2 px from a nucleus
+    assert_array_equal(outlined(stripes, np.where(stripes, 100.0, 0.0), ANY), stripes)
+    tile = np.full((64, 64, 3), (150, 90, 160), np.uint8) + np.random.default_rng(0).integers(-3, 4, (64, 64, 3)).astype(np.uint8)
+    tile[:, :2] = 255  # the frame of a scanner, which is all that is not stained
+    assert classical_mask(tile).shape == (64, 64)
+
+
 def test_where_there_is_no_nucleus_or_no_background_the_mask_stays() -> None:
     for mask in (np.zeros(Y.shape, bool), ANY, disc(40, 40, 1)):
         assert_array_equal(outlined(mask, HEIGHT, ANY), mask)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from celladapt import hardware
+from celladapt.errors import InputError
+from celladapt.hardware import pick_device
 
 
 def test_kept_memory_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +61,19 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=pytest.fail, malloc_trim=pytest.fail))
     with hardware.kept_memory():
         pass
+
+
+@pytest.mark.parametrize(("name", "gpus", "place", "expected"), [("auto", 2, "1", "cuda:1"), ("cpu", 1, "1", "cpu"), ("auto", 0, "1", "cpu")])
+def test_each_process_has_a_gpu_of_its_own_or_none(monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, place: str, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", place)
+    assert str(pick_device(name)) == expected
+
+
+def test_more_processes_than_gpus_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(InputError, match=r"started 4 processes.*sees 1 GPU.*--device cpu"):
+        pick_device("auto")

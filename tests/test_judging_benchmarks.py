@@ -13,11 +13,13 @@ from benchmarks.quality import (
     blind,
     by_pair,
     calibrated,
+    covered,
     elsewhere,
     fit,
     left_out,
     points,
     predicted,
+    radii,
     radius,
     radius_known,
     table,
@@ -106,6 +108,22 @@ def test_the_radius_is_the_conformal_quantile_over_pairs() -> None:
     many = np.concatenate([np.arange(1, 101) / 100, np.full(500, 0.001)])
     assert radius(many, some([*names, *names[:1] * 500])) == pytest.approx(0.91), "one pair with many models is one pair"
     assert radius(np.array([0.2, 0.1]), some(names[:2])) == 0.2, "of two the larger, though no share of them is nine in ten"
+
+
+def test_intervals_are_wide_enough_for_adapted_models_and_promise_nothing_that_one_target_alone_bears_out() -> None:
+    known = [replace(point, scores={**point.scores, "witnessed": 1.0}) for point in checkpoints()]
+    assert radii(known)["radius"] < 0.05
+    assert radii(known)["radius_unwitnessed"] == 1, "of which there are none"
+    off = [replace(point, iou=point.iou / 2) if point.method == "weakuda" and point.step == 100 else point for point in known]
+    errors = np.abs(left_out(off) - np.array([point.iou for point in off]))
+    adapted = [i for i, point in enumerate(off) if point.method == "weakuda"]
+    assert radii(off)["radius"] == radius(errors[adapted], [off[i] for i in adapted]) > 0.3
+    some = [replace(point, scores={**point.scores, "witnessed": 0.0}) if point.target == "t0" else point for point in known]
+    by = radii(some)
+    assert by["radius_unwitnessed"] == 1
+    assert by["radius"] < 0.1
+    assert covered(np.full(len(some), 0.5), some, by).tolist() == [float(point.target == "t0") for point in some]
+    assert all(by[f"radius_alone{end}"] >= by[f"radius{end}"] for end in ("", "_unwitnessed"))
 
 
 def test_picks_and_regrets() -> None:

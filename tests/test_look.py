@@ -43,6 +43,17 @@ def test_a_nucleus_counts_by_its_area(tmp_path: Path) -> None:
     assert look_of(Folder.open(tmp_path)).diameter == pytest.approx(2 * np.sqrt((labels == 99).sum() / np.pi))
 
 
+def test_labels_may_be_huge_numbers(tmp_path: Path) -> None:
+    import tifffile
+
+    labels = np.zeros((64, 64), np.uint32)
+    labels[20:40, 20:40] = 2_000_000_000
+    write_image(tmp_path / "images" / "a.png", np.where(labels > 0, 200, 20).astype(np.uint8))
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks" / "a.tif", labels)
+    assert look_of(Folder.open(tmp_path)).diameter == pytest.approx(2 * np.sqrt(400 / np.pi))
+
+
 def test_nuclei_that_touch_in_a_binary_mask_are_told_apart(tmp_path: Path) -> None:
     y, x = np.mgrid[:64, :64]
     one, other = np.hypot(y - 32, x - 20) <= 11, np.hypot(y - 32, x - 41) <= 11

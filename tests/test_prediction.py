@@ -3,6 +3,7 @@
 import copy
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from celladapt import prediction
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
+from celladapt.job import Job
 from celladapt.model import Model
 from celladapt.prediction import predict
 
@@ -151,6 +153,33 @@ def test_existing_outputs_are_refused_before_anything_is_written(model: Model, i
     assert len(visible(out)) == 3
     assert read_mask(out / "d_mask.png").shape == (20, 20)
     predict(model, images, out, ["instances"])  # other outputs are not in the way
+
+
+def test_writing_over_that_was_killed_goes_on_and_keeps_nothing_old(
+    model: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    predict(model, images, out, ["mask"])
+    for path in out.glob("*_mask.png"):
+        path.write_bytes(b"old")
+    done: list[str] = []
+    finish = Job.finish
+
+    def fatal(job: Job, *facts: Any, **more: Any) -> Any:
+        if done:
+            raise KeyboardInterrupt
+        done.append(job.image.stem)
+        return finish(job, *facts, **more)
+
+    monkeypatch.setattr(Job, "finish", fatal)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, images, out, ["mask"], overwrite=True)
+    monkeypatch.setattr(Job, "finish", finish)
+    assert sum(path.read_bytes() == b"old" for path in out.glob("*_mask.png")) == 2
+    first = (out / f"{done[0]}_mask.png").stat().st_mtime_ns
+    assert len(predict(model, images, out, ["mask"])) == 3
+    assert not any(path.read_bytes() == b"old" for path in out.glob("*_mask.png"))
+    assert (out / f"{done[0]}_mask.png").stat().st_mtime_ns == first, "what was done is not done again"
 
 
 def test_out_is_a_file(model: Model, images: Path, tmp_path: Path) -> None:

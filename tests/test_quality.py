@@ -38,6 +38,22 @@ def test_of_a_single_image_less_is_known() -> None:
     assert (alone.low, alone.high) == (pytest.approx(several.low - 0.2), pytest.approx(several.high + 0.2))
 
 
+def test_where_the_classical_segmentation_is_mute_the_interval_says_that_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = {**PLAIN, "radius_unwitnessed": 1.0, "radius_alone_unwitnessed": 0.4}
+    monkeypatch.setattr(quality, "calibration", lambda: fitted)
+    scores = {"agreement": 0.5, "contrast": 0.4}
+    seen, mute = (expected_iou({**scores, "witnessed": share}) for share in (0.125, 0.0))
+    assert seen == expected_iou(scores)
+    assert seen.told
+    assert (mute.iou, mute.low, mute.high, mute.told) == (seen.iou, 0.0, 1.0, False)
+    assert "cannot be told" in mute.words
+    assert "0." not in mute.words, "no number that looks like one"
+    alone = expected_iou({**scores, "witnessed": 0.0}, alone=True)
+    assert (alone.iou, alone.high) == (seen.iou, pytest.approx(min(1.0, seen.iou + 0.4)))
+    known = expected_iou({**scores, "witnessed": 0.0}, known=Known(0.8, {**scores}, 1))
+    assert known.high - known.low == pytest.approx(0.4), "masks of the target tell what it cannot"
+
+
 @pytest.mark.usefixtures("plain")
 def test_a_criterion_beyond_what_was_fitted_counts_as_the_nearest_that_was() -> None:
     assert expected_iou({"agreement": 0.5, "contrast": 99.0}) == expected_iou({"agreement": 0.5, "contrast": 0.6})

@@ -128,6 +128,7 @@ def test_a_killed_render_is_never_taken_for_complete(tmp_path: Path) -> None:
     assert not (tmp_path / "cut" / "target").exists()
     resumed, whole = embedded(tmp_path / "cut", count=2, size=64), embedded(tmp_path / "whole", count=2, size=64)
     assert [files(folder) for folder in resumed] == [files(folder) for folder in whole]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["source", "target"], "no rubbish of the killed one"
 
 
 def test_foreign_folders_and_senseless_sizes_are_refused(tmp_path: Path) -> None:

@@ -115,6 +115,23 @@ def test_nothing_teaches_that_the_method_does_not_learn_from(tiny_domains: tuple
     assert not teachers.standing or method == "weakuda"
 
 
+def test_a_source_that_is_annotated_in_part_is_asked_where_it_is(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = map(Path, tiny_domains)
+    for path in sorted((source / "masks").iterdir())[2:]:
+        path.unlink()
+    config = Config(source, target, method="source_only", steps=1, width=4, crop=32, batch_size=2, baseline=False, validation_images=2)
+    trainer, _ = set_up(prepare(config, tmp_path / "run"))
+    assert len(trainer.validator.teachers.source) == 2
+    masked = Folder.open(source)
+    assert set(trainer.about["trained_on"]) >= set(masked.subset(masked.labelled).digests()), "those of validation images cut the masks"
+
+
+def test_what_a_method_does_not_read_it_has_not_seen(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    config = Config(*map(Path, tiny_domains), method="supervised", steps=1, width=4, crop=32, batch_size=2, baseline=False)
+    trainer, _ = set_up(prepare(config, tmp_path / "run"))
+    assert not set(trainer.about["trained_on"]) & set(Folder.open(tiny_domains[0]).digests())
+
+
 def test_of_many_images_few_are_asked_before_the_first_step(tiny_domains: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     folder = Folder.open(tiny_domains[1]).without_masks()

@@ -450,7 +450,7 @@ def test_scores_on_training_images_carry_a_caution(tiny_domains: tuple[Path, Pat
     assert result.to_json()["seen_in_training"] == list(result.seen_in_training)
     shutil.copytree(source / "images", tmp_path / "renamed")  # the bytes count, not the place
     celladapt.predict(run.path, tmp_path / "renamed", tmp_path / "of_source")
-    assert set(celladapt.evaluate(tmp_path / "of_source", source).seen_in_training) == set(run.splits[0].train)
+    assert set(celladapt.evaluate(tmp_path / "of_source", source).seen_in_training) == {*run.splits[0].train, *run.splits[0].val}
 
 
 def test_an_unfinished_run_says_how_to_go_on(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
@@ -559,7 +559,8 @@ def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domai
     [
         ({"method": "supervised", "target": "images"}, "no mask to train on"),
         ({"select": "labelled", "target": "images"}, "needs masks"),
-        ({"crop": "whole", "odd": True}, "different sizes"),
+        ({"crop": "whole", "odd": 0}, "different sizes"),
+        ({"crop": "whole", "odd": 1, "method": "cellseguda"}, "different sizes"),
         ({"method": "magic"}, "no method 'magic'"),
         ({"target_labels": "lots"}, "lots"),
         ({"lr_x": 1.0}, "lr_"),
@@ -570,16 +571,19 @@ def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domai
 def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     source, target = tiny_domains
     changes = dict(changes)
-    if changes.pop("odd", False):
-        write_image(source / "images" / "odd.png", np.zeros((40, 48), np.uint8))
-        write_image(source / "masks" / "odd.png", np.ones((40, 48), np.uint8))
-        changes["val_fraction"] = 0.0
+    odd = changes.pop("odd", None)
+    if odd is not None:
+        write_image(tiny_domains[odd] / "images" / "odd.png", np.zeros((40, 48), np.uint8))
+        write_image(tiny_domains[odd] / "masks" / "odd.png", np.ones((40, 48), np.uint8))
+        changes |= {"val_fraction": 0.0, "test_fraction": 0.0}
     if changes.get("target") == "images":
         target = target / changes.pop("target")
     with pytest.raises(InputError, match=words):
         celladapt.adapt(source, target, out=tmp_path / "run", **{**TINY, "method": "cellsegssda", **changes})
-    if words != "different sizes":
+    if odd is None:
         assert not (tmp_path / "run").exists(), "a fault that shows at once leaves no folder in the way"
+    if odd == 1:
+        assert not list((tmp_path / "run").rglob("validation.jsonl")), "nor is a baseline trained that reads no target"
 
 
 def test_a_run_is_not_written_over(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

@@ -96,6 +96,15 @@ def free_name(config: Config) -> Path:
 
 def prepare(config: Config, out: Path) -> Run:
     """Check the folders, make or take the split, and start the run folder."""
+    return begin(out, config, *checked(config))
+
+
+def checked(config: Config) -> tuple[Split, Split]:
+    """The source and the target split of a run with ``config``, once all is found in order that can be told before it; nothing is written.
+
+    Raises:
+        InputError: an option, a folder or a file in it is at fault.
+    """
     methods.build(config.spec, 1)  # an unknown method or option shows before any work
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
@@ -105,9 +114,15 @@ def prepare(config: Config, out: Path) -> Run:
     device = pick_device(config.device)
     if config.compile:
         check_compiler(device)
-    parallel.start()
+    return splits
+
+
+def begin(out: Path, config: Config, source: Split, target: Split) -> Run:
+    """Start the run folder of a run that is ``checked``, with the splits of that."""
+    device = pick_device(config.device)
+    parallel.start(device)
     if parallel.rank() == 0:
-        Run.create(out, config, *splits)
+        Run.create(out, config, source, target)
         bf16 = uses_bf16(config.precision, device)
         dtype = torch.bfloat16 if bf16 else torch.float32
         wide = config.width >= (_WIDE_IN_BF16 if bf16 else _WIDE)
@@ -169,7 +184,7 @@ def carry_out(run: Run) -> Run:
     Raises:
         KeyboardInterrupt: stopped; its argument is the folder to resume.
     """
-    parallel.start()
+    parallel.start(pick_device(run.config.device))
     try:
         with at_most(run.config.max_megapixels):
             _stages(run)
@@ -226,6 +241,8 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
             f"The adapted one is in {ADAPTED}.",
         ]
         after, reconstruct = before, None
+    elif (run.path / ADAPTED).exists():  # an earlier call, cut off, had fallen back and would not now
+        (run.path / ADAPTED).replace(run.path / "model.safetensors")
     loaded, target = load_model(run.path, config.device, config.precision), Folder.open(config.target)
     known = None
     if given := evenly(run.record.get("target_labelled") or [], MOST_IMAGES):

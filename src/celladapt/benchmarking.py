@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from celladapt import methods as known
-from celladapt.adaptation import baseline_of, make_splits, prepare
+from celladapt.adaptation import baseline_of, begin, checked, make_splits
 from celladapt.cells import as_cell, read_cells
 from celladapt.classical import classical_mask
 from celladapt.conclusion import conclude
 from celladapt.config import Config, MethodSpec, preset_options, with_options
 from celladapt.data.folder import Folder
 from celladapt.data.limits import at_most
-from celladapt.data.split import group_pattern
+from celladapt.data.split import Split, group_pattern
 from celladapt.errors import InputError
 from celladapt.evaluation import MEASURES
 from celladapt.files import staged, write_text
@@ -173,9 +173,10 @@ def benchmark(
     except OSError as error:
         raise InputError(f"{out} cannot be made ({error.strerror}); choose another --out.") from None
     with alone(out):
-        for cell in done.cells:
-            if not cell.begun:
-                _begin(cell)
+        todo = [cell for cell in done.cells if not cell.begun]
+        splits = [_checked(cell) for cell in todo]  # all of them, before anything of any is written
+        for cell, both in zip(todo, splits, strict=True):
+            (Run.create if cell.method == CLASSICAL else begin)(cell.run.path, cell.config, *both)
         for cell in done.cells:
             if cell.method == CLASSICAL and not cell.run.finished:
                 cell.failure = _classical(cell.run)
@@ -228,13 +229,12 @@ def _lend_baselines(borrowers: Mapping[str, Run], lenders: Mapping[str, Run]) ->
                     shutil.copytree(same[0].path, folder, dirs_exist_ok=True)
 
 
-def _begin(cell: Cell) -> None:
+def _checked(cell: Cell) -> tuple[Split, Split]:
     if cell.method != CLASSICAL:
-        prepare(cell.config, cell.run.path)
-        return
+        return checked(cell.config)
     assert cell.config.source
     assert cell.config.target
-    Run.create(cell.run.path, cell.config, *make_splits(cell.config, Folder.open(cell.config.source), Folder.open(cell.config.target)))
+    return make_splits(cell.config, Folder.open(cell.config.source), Folder.open(cell.config.target))
 
 
 def _classical(run: Run) -> Failure | None:

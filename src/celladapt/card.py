@@ -142,7 +142,9 @@ def _validation(about: Mapping[str, Any]) -> str:
         if count is not None and count < _FEW:
             text += "So few images leave the means uncertain. "
     iou, low, high = (number(expected.get(key)) for key in ("iou", "low", "high"))
-    if iou is not None and low is not None and high is not None:
+    if iou is not None and low is not None and high is not None and high - low >= 1:
+        text += "What IoU to expect could not be told without masks. "
+    elif iou is not None and low is not None and high is not None:
         given = number(expected.get("masks"))
         by = by_masks(int(given)) if given else "without masks from how the model behaves"
         text += f"Expected IoU {iou:.2f} ({low:.2f} to {high:.2f}), estimated {by}: no measurement. "

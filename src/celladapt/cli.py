@@ -1,6 +1,7 @@
 """The command line: words to functions. Results go to stdout, everything else to stderr; exit codes are those of ``celladapt.exits``."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -432,18 +433,22 @@ def benchmark(
     seeds
         How many seeds.
     preset
-        Set of options: default, fast, paper, or a TOML file. Other options override it.
+        Set of options: default, best, fast, paper, kirc_to_tnbc, tnbc_to_kirc, or a TOML file. Other options override it.
     jobs
         How many runs to train at a time; by default one for each GPU, or else for each CPU core.
     """
     from celladapt import benchmarking
 
-    folders = [tuple(Path(side.strip()) for side in pair.split(":")) for pair in pairs.split(",")]
-    if any(len(pair) != 2 for pair in folders):
-        raise InputError(f"--pairs {pairs}: write SOURCE:TARGET, several separated by commas.")
+    side = r"((?:[A-Za-z]:[\\/])?[^:]*)"  # the colon of a Windows drive is not the one between the two
+    folders = []
+    for pair in pairs.split(","):
+        found = re.fullmatch(f"{side}:{side}", pair.strip())
+        if not found:
+            raise InputError(f"--pairs {pairs}: write SOURCE:TARGET, several separated by commas.")
+        folders.append((Path(found[1].strip()), Path(found[2].strip())))
     options = _chosen(config, "source", "target", "method", "seed", "baseline")
     chosen = benchmarking.parse_methods(methods)
-    done = benchmarking.benchmark(folders, chosen, out, seeds, preset, jobs, **options)  # type: ignore[arg-type]
+    done = benchmarking.benchmark(folders, chosen, out, seeds, preset, jobs, **options)
     _print(done.table(), f"report  {out / 'report.html'}")
     if failures := done.failures:
         told = "\n".join(f"  {name}: {failure.sentence}" for name, failure in failures.items())

@@ -72,7 +72,9 @@ def _write_example(folder: Path, image: NDArray[Any], prediction: Prediction, tr
         "prediction": prediction.mask[part],
     }
     if truth is not None:
-        pictures["truth"] = truth[part].astype(np.uint16)
+        pictures["truth"] = (
+            np.unique(np.append(0, truth[part]), return_inverse=True)[1][1:].reshape(truth[part].shape).astype(np.uint16)
+        )  # labels may be huge numbers
     if reconstruct is not None:
         pictures["reconstruction"] = reconstruct(prediction.probability[part])
     for name, picture in pictures.items():

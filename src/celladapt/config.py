@@ -78,11 +78,11 @@ class Config:
     labelled_share: float = 0.5
     """Share of the target images in a batch that have a mask, where few have one and the method reads it; WeakSSDA draws more where it can learn nothing from the others. 0 draws all alike."""
     select: Criterion = "entropy"
-    """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper). None of WeakUDA's first tenth."""
+    """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper). No checkpoint of the first tenth of WeakUDA's training is kept."""
     batch_norm: Literal["shared", "target"] = "target"
     """Batch normalisation at prediction: statistics shared by both domains as in the paper, or re-estimated on target training and validation images (AdaBN)."""
     fit_threshold: bool = True
-    """Cut masks where they meet those that taught the network best (of the target, what stands for them, or of the source), which is then at a probability of 1/2."""
+    """Cut masks at the probability at which they overlap best with the masks that the network learned from, and call that 1/2."""
     pixel_size: float | None = None
     """µm per pixel of the target's images, kept in the model so that slides are seen at the same; read from TIFFs that state it."""
     max_megapixels: float = 537.0

@@ -41,7 +41,8 @@ def exit_code(command: Callable[[], object], words: Sequence[str]) -> int:
     except (CycloptsError, InputError) as error:
         return _told(str(error), 2)
     except KeyboardInterrupt as stop:
-        again = f"`celladapt adapt --resume {stop.args[0]}`" if stop.args else "the same command"
+        same = "the same command without --overwrite" if "--overwrite" in words else "the same command"
+        again = f"`celladapt adapt --resume {stop.args[0]}`" if stop.args else same
         goes_on = words[:1] and " ".join(words[: 2 if words[0] == "data" else 1]) in GOES_ON
         return _told(f"interrupted; {again} goes on where it stopped." if goes_on else "interrupted.", 130)
     except BrokenPipeError:  # the reader of our output has left

@@ -47,6 +47,7 @@ def outlined(mask: NDArray[np.bool_], height: NDArray[Any], seen: NDArray[np.boo
     each = np.arange(1, count + 1)
     alone = np.bincount(owner[ring], minlength=count + 1)[1:] > FEW
     around = np.full(count, np.median(ground))
-    around[alone] = ndimage.median(height[ring], owner[ring], each[alone])
+    if alone.any():  # scipy wants something to be looked at
+        around[alone] = ndimage.median(height[ring], owner[ring], each[alone])
     halfway = (ndimage.median(height[inside], owner[inside], each) + around) / 2
     return np.asarray((height > halfway[owner - 1]) & (away <= REACH) & seen)

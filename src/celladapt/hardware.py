@@ -23,14 +23,19 @@ def pick_device(name: str) -> torch.device:
     """ "auto", "cpu" or "cuda" -> the device of this process.
 
     Raises:
-        InputError: "cuda" where torch sees no GPU.
+        InputError: "cuda" where torch sees no GPU, or a launcher started more processes than there are GPUs.
     """
     gpu = torch.cuda.is_available()
     if name == "cuda" and not gpu:
         raise InputError("--device cuda: this torch sees no GPU; install a CUDA build of torch, or use --device cpu.")
     if name == "cpu" or not gpu:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        raise InputError(
+            f"A launcher started {place + 1} processes or more here, and torch sees {gpus} GPU(s); start one for each, or use --device cpu."
+        )
+    return torch.device("cuda", place)
 
 
 def has_bf16(device: torch.device) -> bool:

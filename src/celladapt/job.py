@@ -133,6 +133,14 @@ class Job:
         own = self._noted.get("begun", ())
         return [path for word, path in self.outputs.items() if word not in own and os.path.exists(path)]  # a name too long for a file is none
 
+    def renounce(self) -> None:
+        """What an earlier call has made counts for nothing and is to be made anew; after a kill the outputs that are there are known as its own."""
+        own = sorted(word for word, path in self.outputs.items() if os.path.exists(path))
+        if own:
+            write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], "begun": own})
+        else:
+            self.note.unlink(missing_ok=True)
+
     def written(self) -> Written | None:
         """What an earlier call has made of it, if that is all there and would be made again."""
         note = self._noted

@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+CPU = torch.device("cpu")
 
-def start() -> None:
-    """Join the process group if a launcher started this process (it sets RANK and WORLD_SIZE)."""
+
+def start(device: torch.device = CPU) -> None:
+    """Join the process group, to compute on ``device``, if a launcher started this process (it sets RANK and WORLD_SIZE)."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        gpu = torch.cuda.is_available()
+        gpu = device.type == "cuda"
         if gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
         # The others wait while process 0 validates and evaluates, however long that takes.
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(days=1))
 

@@ -90,7 +90,7 @@ def predict(
         sweep(folder.glob(".*"))
     if overwrite:
         for job in jobs:
-            job.note.unlink(missing_ok=True)  # so that what is done counts for nothing
+            job.renounce()
     ready = {job.image: written for job in jobs if (written := job.written()) is not None}
     todo = [job for job in jobs if job.image not in ready]
     _not_in_the_way(todo, overwrite)

@@ -1,5 +1,6 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -70,11 +71,13 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
         if parallel.rank() == 0:
             say(f"{target.masks[blank[0]]} holds no nucleus ({len(blank)} such); if it is unfinished, stop here and fill it or take it away.")
+    hidden = set(target.subset(split_t.train).masks) - set(usable)
     target_given, target = target.subset(usable), target.without_masks()
     if method.target_masks:
         notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
         if not usable and parallel.rank() == 0:
-            say(f"{target.root} has no mask to train with: without one, {config.method} is the method without target labels.")
+            none = f"--target-labels {config.labels} hides all masks of {target.root}" if hidden else f"{target.root} has no mask to train with"
+            say(f"{none}: without one, {config.method} is the method without target labels.")
 
     shown, strange, witnessed = _as_the_target(config, method, train_s, target.subset(split_t.train))
     taught = len(blank) < len(usable[:MOST_LOOKED_AT]) or (method.classical and witnessed >= MOSTLY)
@@ -103,6 +106,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         for k in range(STATISTICS_BATCHES):
             yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
+    if config.crop == "whole" and config.batch_norm == "target":
+        deque(statistics(), maxlen=0)  # images that cannot share a batch show now, not at the first validation
     if method.classical:
         notes.append(_witnessed(stream_t))
     size = config.pixel_size or _stated_pixel_size(target.subset(split_t.train))
@@ -147,7 +152,9 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
         if device.type == "cpu" and config.width >= 32:
             say(f"No GPU here: width {config.width} will take long (the bar shows how long); --preset fast is made for this machine.")
-    trained_on = sorted({*train_s.digests(), *target.subset([*split_t.train, *split_t.val]).digests()})
+    # The masks of validation images of the source have a part in where masks are cut.
+    learned_s = source.subset(stem for stem in (*split_s.train, *split_s.val) if stem in source.masks and Domain.SOURCE in method.reads)
+    trained_on = sorted({*learned_s.digests(), *target.subset([*split_t.train, *split_t.val]).digests()})
     about = {
         "method": config.method,
         "method_doc": (type(method).__doc__ or "").strip(),
@@ -243,7 +250,7 @@ def _standing(stream: Stream, most: int, crop: int | str) -> Annotated:
 def _held(folder: Folder, normalise: Normalisation, most: int, masks: bool, crop: int | str, classical: bool = False) -> Held:
     """At most ``most`` images, evenly chosen, of crop training only their middle, four crops wide, so that validation stays short and bounded."""
     held = Held([], [], [])
-    stems = [stem for stem in evenly(list(folder.images), most) if not masks or stem in folder.masks]
+    stems = evenly(folder.labelled if masks else list(folder.images), most)
     for stem in stems if parallel.rank() == 0 else ():  # which alone validates
         image, mask = folder.pair(stem) if masks else (folder.image(stem), None)
         if not isinstance(crop, str):

@@ -1,8 +1,10 @@
 """How good is a model on images that nobody annotated? An estimate of its IoU with an interval, from the clues of ``selection``, and the masks it was given.
 
 A ridge regression from the clues to the angle arcsin √IoU, fitted to many models on many annotated domains (``benchmarks.quality`` writes
-``quality.json``). The interval reaches as far as the estimate was off for nine models in ten on targets left out of the fit, as in split conformal prediction
+``quality.json``). The interval reaches as far as the estimate was off for nine models in ten, and for nine adapted ones in ten, on targets left out of the fit, as in split conformal prediction
 (Vovk et al. 2005; Lei et al. 2018); models on one target are alike, so with few targets nine in ten is what was seen, and no guarantee.
+
+Images in which the classical segmentation is plausible nowhere are a case apart, with an interval of its own: there three of the four clues are mute.
 
 A model that was given masks of the target is known on those images, where the clues may be wrong: the angle of what they promise is moved by as much as it was off there,
 less what a model is better on images that it has learned from.
@@ -16,8 +18,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+UNWITNESSED = "_unwitnessed"
+"""Ends the names of radii for images in which the classical segmentation is plausible nowhere."""
 LOW = 0.5
 """An expected IoU below this is worth a warning."""
+UNTOLD = "what IoU to expect cannot be told without masks of images like these: look at the masks before using them, and annotate some images"
+"""For people, where the interval is all there is."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,11 @@ class Expectation:
     """On how many images whose masks the model was given it was judged for that."""
 
     @property
+    def told(self) -> bool:
+        """Whether the interval leaves anything out."""
+        return self.high - self.low < 1
+
+    @property
     def how(self) -> str:
         """What it is estimated from, for people."""
         return by_masks(self.masks) if self.masks else "without masks"
@@ -59,6 +70,8 @@ class Expectation:
     @property
     def words(self) -> str:
         """For people."""
+        if not self.told:
+            return UNTOLD
         text = f"expected IoU {self.iou:.2f} ({self.low:.2f} to {self.high:.2f}), estimated {self.how}"
         return text + (": low, look at the masks before using them" if self.iou < LOW else "")
 
@@ -85,12 +98,27 @@ def expected_iou(
     c = calibration() if fitted is None else fitted
     if not _usable(scores, c):
         return Expectation(0.0, 0.0, 1.0)  # a network that is broken
-    promised = _promised(scores, c)
-    iou, radius, masks = _share(promised), c["radius_alone" if alone else "radius"], 0
-    if known and known.clues.keys() >= {name for name, *_ in c["criteria"]} and _usable(known.clues, c):
-        moved = promised + angle(known.iou) - _promised(known.clues, c) - c["optimism"]
-        iou, radius, masks = min(_share(moved), max(iou, known.iou)), max(radius, c["radius_known"]), known.images
-    return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), masks)
+    iou, known = estimate(scores, c, known), known if _told_by(known, c) else None
+    name = "radius_alone" if alone else "radius"
+    radius: float = c[f"{name}{'' if known or scores.get('witnessed', 1.0) > 0 else UNWITNESSED}"]
+    if known:
+        radius = max(radius, c["radius_known"])
+    return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), known.images if known else 0)
+
+
+def estimate(scores: Mapping[str, float], fitted: Mapping[str, Any], known: Known | None = None) -> float:
+    """The IoU of ``expected_iou`` without its interval, for which ``fitted`` needs no radius; the scores are finite."""
+    promised = _promised(scores, fitted)
+    iou = _share(promised)
+    if known is None or not _told_by(known, fitted):
+        return iou
+    moved = promised + angle(known.iou) - _promised(known.clues, fitted) - fitted["optimism"]
+    return min(_share(moved), max(iou, known.iou))
+
+
+def _told_by(known: Known | None, c: Mapping[str, Any]) -> bool:
+    """Whether what is known of a model has the clues of this fit."""
+    return known is not None and known.clues.keys() >= {name for name, *_ in c["criteria"]} and _usable(known.clues, c)
 
 
 def _usable(scores: Mapping[str, float], c: Mapping[str, Any]) -> bool:
@@ -125,11 +153,12 @@ def preference(scores: Mapping[str, float]) -> float:
     Args:
         scores: criterion -> score, of ``selection.clues``.
     """
-    return expected_iou(scores, {**calibration()["compared"], "radius": 0.0}).iou
+    compared = calibration()["compared"]
+    return estimate(scores, compared) if _usable(scores, compared) else 0.0
 
 
 @cache
 def calibration() -> dict[str, Any]:
-    """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals; the first three
+    """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals, and the same with ``UNWITNESSED``; the first three
     also under ``compared``, for ``preference``; ``optimism`` (an angle) and ``radius_known`` for models that were given masks; and what they rest on."""
     return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

@@ -213,13 +213,14 @@ class Trainer:
                 raise InputError(
                     f"{last} and {before} are both damaged; put copies in their place, or delete both: the same command then trains from the beginning."
                 ) from None
+            parallel.wait()  # no other process is looking for it any more
             if parallel.rank() == 0:
                 last.unlink(missing_ok=True)  # or the next save would put it in the place of the one that is whole
                 say(f"WARNING: {last} is damaged; training goes on from the checkpoint before it.")
         if not self.config.ema:
             follow(self.average, self.method.networks["S"], 0.0, 0)
         self.step, self.seconds, self.picked = about
-        if self._model_step() > self.picked.step:
+        if self.step < self.config.steps and self._model_step() > self.picked.step:
             # The model there won after this checkpoint, and may not win again by rounding: the next one is kept, whichever it is.
             self.picked.score = None
         if self.step < self.config.steps and parallel.rank() == 0:

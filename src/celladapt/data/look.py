@@ -108,7 +108,7 @@ def look_of(folder: Folder) -> Look:
             labels = to_instances(found.mask)
         grey = grey and np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2])
         if stem in folder.masks or found.verdict.plausible:
-            areas.append(np.bincount(labels.ravel())[1:])
+            areas.append(np.unique(labels[labels > 0], return_counts=True)[1])  # labels may be huge numbers
         inside, light = labels > 0, image.mean(2)
         if 0 < inside.sum() < inside.size:
             differences.append(float(light[inside].mean() - light[~inside].mean()))

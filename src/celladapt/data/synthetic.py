@@ -7,9 +7,6 @@ around a pale centre), stained cytoplasm, focus, and dark structures that are no
 """
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +17,8 @@ from scipy.spatial import cKDTree
 
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
-from celladapt.files import write_text
+from celladapt.files import staged, write_text
+from celladapt.locks import sweep
 
 Field = NDArray[np.float32]
 Vector = tuple[float, float, float]
@@ -122,6 +120,7 @@ def embedded(root: Path, seed: int = 0, count: int = 24, size: int = 256) -> tup
     Raises:
         InputError: a folder of that name was not rendered here or cannot be written; ``count`` or ``size`` is out of range.
     """
+    sweep(Path(root).glob(".*"))
     for look in (SOURCE_LOOK, TARGET_LOOK):
         folder = Path(root) / look.name
         recipe = json.dumps({"seed": seed, "count": count, "size": size, "look": asdict(look)}, indent=2) + "\n"
@@ -130,17 +129,9 @@ def embedded(root: Path, seed: int = 0, count: int = 24, size: int = 256) -> tup
             continue
         if folder.exists() and not marker.is_file():
             raise InputError(f"{folder} exists and was not rendered by celladapt; choose another folder or move it away.")
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{look.name}-", dir=folder.parent) as temporary:
-                fresh = Path(temporary) / look.name
-                render_domain(fresh, look, count, size, seed)
-                write_text(fresh / marker.name, recipe)
-                if folder.exists():
-                    shutil.rmtree(folder)
-                os.replace(fresh, folder)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written ({error.strerror}); choose another folder or change its permissions.") from error
+        with staged(folder, replace=True) as fresh:
+            render_domain(fresh, look, count, size, seed)
+            write_text(fresh / marker.name, recipe)
     return Path(root) / SOURCE_LOOK.name, Path(root) / TARGET_LOOK.name
 
 
