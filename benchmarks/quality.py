@@ -281,7 +281,7 @@ def radii(known: list[Point]) -> dict[str, float]:
     """The intervals by the errors on targets left out, by their names in the file: of images of which one at least has a plausible classical segmentation, of others, and of single ones of either kind.
 
     Each is the larger one of that of all models and of that of adapted ones, which are few and are what is asked about; 1, which promises nothing, unless it is of two targets at least. Of a
-    single image not less is promised than of several, and adapted models have no quantile of their own there: the worst image of a few pairs says little.
+    single image no more is promised than of several, and adapted models have no quantile of their own there: the worst image of a few pairs says little.
     """
     images, found = singly(known), {}
     errors, of_images = left_out(known) - _iou(known), left_out_singly(known) - _iou(images)
@@ -365,8 +365,8 @@ def _told(known: list[Point]) -> list[str]:
     for target in targets:
         within = radius_known([point for point in known if point.target != target])
         chosen = [i for i, point in enumerate(some) if point.target == target]
-        covered, here = (np.abs(error)[chosen] <= within).astype(float), [some[i] for i in chosen]
-        inside.append(_by_pairs(covered, here, {point.pair for point in here}))
+        hits, here = (np.abs(error)[chosen] <= within).astype(float), [some[i] for i in chosen]
+        inside.append(_by_pairs(hits, here, {point.pair for point in here}))
     return [
         f"- Of {_models(some)} models that were given masks of the target's training images, each known by one of these, on targets left out, mean over {len(pairs)} pairs: "
         f"mean absolute error {_by_pairs(np.abs(error), some, pairs):.3f}, mean error {_by_pairs(error, some, pairs):+.3f}; in the interval {statistics.mean(inside):.0%}, mean over targets, the least "

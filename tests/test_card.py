@@ -106,6 +106,12 @@ def test_a_card_is_made_of_whatever_is_known(about: dict[str, Any]) -> None:
     assert "nan" not in text
 
 
+def test_a_card_promises_nothing_that_cannot_be_told() -> None:
+    text = card({"expected": {"iou": 0.27, "low": 0.0, "high": 1.0}})
+    assert "could not be told without masks" in text
+    assert "0.27" not in text
+
+
 @pytest.mark.parametrize("name", ["a`b``c", "a\n# not a heading", "<script>", "[x](y)", "a|b", "c\udc80d", "  ", "Ångström 1", "`"])
 def test_odd_names_of_folders_stay_names(name: str) -> None:
     text = card({"source": name, "target": name, "method": "weakuda"})

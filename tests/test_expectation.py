@@ -57,6 +57,13 @@ def test_where_adapting_promises_less_source_only_is_kept_and_said(
     again = celladapt.adaptation.resume(run.path)  # as after a kill in the last stage
     assert again.record["fell_back"]
     assert load(run.path / "adapted.safetensors")[1]["method"] == "cellseguda"
+    assert again.record["selected"] == run.record["selected"], "however late the baseline's step"
+    (run.path / "run.json").write_text((run.path / "run.json").read_text().replace('"finished": "', '"finished": null, "was": "'))
+    monkeypatch.setattr(adaptation, "preference", lambda clues: -clues["is"])
+    other = celladapt.adaptation.resume(run.path)  # by a version that prefers otherwise
+    assert not other.record["fell_back"]
+    assert load(run.path / "model.safetensors")[1]["method"] == "cellseguda"
+    assert not (run.path / "adapted.safetensors").exists()
 
 
 def test_labels_of_the_target_know_better(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_the_interval_stays_in_0_to_1() -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_nothing_is_promised_of_a_broken_network() -> None:
-    assert expected_iou({"agreement": math.nan, "contrast": 0.5}) == Expectation(0.0, 0.0, 1.0)
+    assert expected_iou({"agreement": math.nan, "contrast": 0.5}) == Expectation(0.0, 0.0, 0.0)
 
 
 @pytest.mark.usefixtures("plain")

@@ -142,6 +142,22 @@ def test_the_run_page_tells_the_whole_run(tmp_path: Path) -> None:
     assert text.count("Source only") == 2 + 1
 
 
+@pytest.mark.parametrize(
+    ("expected", "told", "warned"),
+    [
+        ({"iou": 0.27, "low": 0.0, "high": 1.0}, "cannot be told without masks", False),
+        ({"iou": 0.27, "low": 0.1, "high": 0.4, "masks": 0}, "IoU of 0.270 is to be expected", True),
+        ({"iou": 0.0, "low": 0.0, "high": 0.0}, "IoU of 0.000 is to be expected", True),
+        ({"iou": 0.27}, "n = 5 images", False),
+    ],
+)
+def test_what_to_expect_is_said_where_it_can_be_told(tmp_path: Path, expected: dict[str, float], told: str, warned: bool) -> None:
+    text = words(page(write_run(tmp_path / "run", expected=expected)))
+    assert told in text
+    assert ("The IoU that is expected is low" in text) == warned
+    assert ("0.270" in text) == ("0.270" in told)
+
+
 def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     html = page(write_run(tmp_path / "run"))
     assert set(re.findall(r'(?:src|href)="([a-z]+:|[^"#])', html)) == {"data:"}

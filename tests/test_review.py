@@ -20,7 +20,7 @@ from celladapt.errors import InputError
 from celladapt.expectation import clues_on
 from celladapt.model import Prediction
 from celladapt.quality import Expectation, calibration, expected_iou
-from celladapt.reviewing import SHOWN, SomeUnread
+from celladapt.reviewing import SHOWN, Review, Reviewed, SomeUnread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,7 +104,16 @@ def test_a_broken_network_is_promised_nothing(images: Path, tmp_path: Path) -> N
             return Prediction(np.full(image.shape[:2], np.nan, np.float32))
 
     done = celladapt.review(Broken(), images, tmp_path / "out")  # type: ignore[arg-type]
-    assert {item.expected for item in done.items} == {Expectation(0.0, 0.0, 1.0)}
+    assert {item.expected for item in done.items} == {Expectation(0.0, 0.0, 0.0)}
+
+
+def test_an_image_of_which_nothing_can_be_told_has_no_number_that_looks_like_one(images: Path, tmp_path: Path) -> None:
+    known, untold = Reviewed(images / "right.png", Expectation(0.4, 0.3, 0.5), 3), Reviewed(images / "inverted.png", Expectation(0.2, 0.0, 1.0), 4)
+    both, none = Review(tmp_path, [untold, known]), Review(tmp_path, [untold])
+    assert both.words.startswith("2 images, expected IoU of 1 (of the others it cannot be told without masks) 0.40 on average")
+    assert "1 below 0.5" in both.words
+    assert none.words.startswith("1 image: what IoU to expect cannot be told")
+    assert [str(cell) for cell in both.table().columns[1].cells] == ["?", "0.40"]
 
 
 def test_nothing_that_is_there_is_replaced_unasked(images: Path, tmp_path: Path) -> None:

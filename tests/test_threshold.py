@@ -55,16 +55,25 @@ def test_counts_by_hand() -> None:
     assert off[0] == 1, "0.05 reaches no threshold"
     assert off[21] == 1, "0.3 reaches 0.10, 0.11, ... 0.30"
     assert on[81] == 1, "0.95 reaches all"
-    assert best_of(tally(p, mask)) == HALF, "of all from 0.31 to 0.55, where the IoU is 1, the nearest to 1/2"
+    assert best_of([tally(p, mask)]) == HALF, "of all from 0.31 to 0.55, where the IoU is 1, the nearest to 1/2"
     assert THRESHOLDS[HALF] == 0.5
-    assert THRESHOLDS[best_of(tally(p, ~mask))] == pytest.approx(0.3), "which 0.3 still reaches; 0.05 is out of reach"
+    assert THRESHOLDS[best_of([tally(p, ~mask)])] == pytest.approx(0.3), "which 0.3 still reaches; 0.05 is out of reach"
 
 
 def test_of_thresholds_that_are_alike_the_most_cautious_is_taken() -> None:
     p = torch.tensor([[0.95] * 200 + [0.6]])
-    assert best_of(tally(p, p > 0.9)) == HALF, "where the IoU is 200/201, and 1 from 0.61 on"
+    assert best_of([tally(p, p > 0.9)]) == HALF, "where the IoU is 200/201, and 1 from 0.61 on"
     p = torch.tensor([[0.95] * 200 + [0.6] * 3])
-    assert THRESHOLDS[best_of(tally(p, p > 0.9))] == pytest.approx(0.61), "200/203 is not as good"
+    assert THRESHOLDS[best_of([tally(p, p > 0.9)])] == pytest.approx(0.61), "200/203 is not as good"
+
+
+def test_an_image_full_of_nuclei_does_not_decide_for_all() -> None:
+    full = torch.tensor([[0.55] * 900 + [0.95] * 100]), torch.ones(1, 1000, dtype=torch.bool)
+    sparse = torch.tensor([[0.6] * 30 + [0.95] * 10]), torch.tensor([[False] * 30 + [True] * 10])
+    assert best_of([tally(*full)]) == HALF
+    counts = [tally(*full), *[tally(*sparse)] * 6]
+    assert best_of([sum(counts[1:], counts[0])]) == HALF, "which is what all pixels together say"
+    assert THRESHOLDS[best_of(counts)] == pytest.approx(0.61), "as six of seven images ask for"
 
 
 def test_what_was_the_best_threshold_is_at_a_half(network: Segmenter, images: Tensor) -> None:

@@ -184,7 +184,8 @@ def carry_out(run: Run) -> Run:
     Raises:
         KeyboardInterrupt: stopped; its argument is the folder to resume.
     """
-    parallel.start(pick_device(run.config.device))
+    if parallel.launched():  # else a finished run is shown wherever it is
+        parallel.start(pick_device(run.config.device))
     try:
         with at_most(run.config.max_megapixels):
             _stages(run)

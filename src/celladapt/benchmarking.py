@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from celladapt import methods as known
+from celladapt import parallel
 from celladapt.adaptation import baseline_of, begin, checked, make_splits
 from celladapt.cells import as_cell, read_cells
 from celladapt.classical import classical_mask
@@ -164,7 +164,7 @@ def benchmark(
     for name, number in (("seeds", seeds), ("jobs", 1 if jobs is None else jobs)):
         if number < 1:
             raise InputError(f"--{name} is {number}; it must be 1 or more.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if parallel.launched():
         raise InputError("Start the benchmark without a launcher; it uses every GPU by itself, a run on each.")
     out = Path(out)
     done = Benchmark(out, _plan(pairs, methods, out, seeds, {**preset_options(preset), **options}))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from celladapt.quality import by_masks
+from celladapt.quality import Expectation, by_masks
 from celladapt.reporting.reading import mapping, number, read_run, sequence
 
 CARD = "model_card.md"
@@ -142,12 +142,15 @@ def _validation(about: Mapping[str, Any]) -> str:
         if count is not None and count < _FEW:
             text += "So few images leave the means uncertain. "
     iou, low, high = (number(expected.get(key)) for key in ("iou", "low", "high"))
-    if iou is not None and low is not None and high is not None and high - low >= 1:
-        text += "What IoU to expect could not be told without masks. "
-    elif iou is not None and low is not None and high is not None:
+    if iou is not None and low is not None and high is not None:
         given = number(expected.get("masks"))
         by = by_masks(int(given)) if given else "without masks from how the model behaves"
-        text += f"Expected IoU {iou:.2f} ({low:.2f} to {high:.2f}), estimated {by}: no measurement. "
+        can_be_told = Expectation(iou, low, high).told
+        text += (
+            f"Expected IoU {iou:.2f} ({low:.2f} to {high:.2f}), estimated {by}: no measurement. "
+            if can_be_told
+            else "What IoU to expect could not be told without masks. "
+        )
     elif not rows:
         text += "The model's file holds no scores: nothing is known about its quality. "
     return (

@@ -439,7 +439,7 @@ def benchmark(
     """
     from celladapt import benchmarking
 
-    side = r"((?:[A-Za-z]:[\\/])?[^:]*)"  # the colon of a Windows drive is not the one between the two
+    side = r"\s*((?:[A-Za-z]:[\\/])?[^:]*)"  # the colon of a Windows drive is not the one between the two
     folders = []
     for pair in pairs.split(","):
         found = re.fullmatch(f"{side}:{side}", pair.strip())

@@ -76,6 +76,7 @@ def staged(out: Path, replace: bool = False) -> Iterator[Path]:
     staging, before = (_beside(target, target.name, end) for end in ("part", "old"))
     try:
         try:
+            shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had our number, as in a container
             staging.mkdir(parents=True)
             yield staging
             if target.exists():

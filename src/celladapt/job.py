@@ -134,12 +134,12 @@ class Job:
         return [path for word, path in self.outputs.items() if word not in own and os.path.exists(path)]  # a name too long for a file is none
 
     def renounce(self) -> None:
-        """What an earlier call has made counts for nothing and is to be made anew; after a kill the outputs that are there are known as its own."""
+        """Outputs that are there are to be made anew; after a kill they are known as what this job was making. What it has of a slide so far stays, to go on with."""
         own = sorted(word for word, path in self.outputs.items() if os.path.exists(path))
+        self.note.unlink(missing_ok=True)
         if own:
-            write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], "begun": own})
-        else:
-            self.note.unlink(missing_ok=True)
+            with suppress(OSError):  # an image that has gone fails by itself, later
+                write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], "begun": own})
 
     def written(self) -> Written | None:
         """What an earlier call has made of it, if that is all there and would be made again."""

@@ -20,12 +20,17 @@ CPU = torch.device("cpu")
 
 def start(device: torch.device = CPU) -> None:
     """Join the process group, to compute on ``device``, if a launcher started this process (it sets RANK and WORLD_SIZE)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if launched() and not dist.is_initialized():
         gpu = device.type == "cuda"
         if gpu:
             torch.cuda.set_device(device)
         # The others wait while process 0 validates and evaluates, however long that takes.
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(days=1))
+
+
+def launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:

@@ -152,7 +152,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
         if device.type == "cpu" and config.width >= 32:
             say(f"No GPU here: width {config.width} will take long (the bar shows how long); --preset fast is made for this machine.")
-    # The masks of validation images of the source have a part in where masks are cut.
+    # Validation images too, as of the target: masks of the source may say where masks are cut.
     learned_s = source.subset(stem for stem in (*split_s.train, *split_s.val) if stem in source.masks and Domain.SOURCE in method.reads)
     trained_on = sorted({*learned_s.digests(), *target.subset([*split_t.train, *split_t.val]).digests()})
     about = {

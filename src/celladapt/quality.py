@@ -4,7 +4,7 @@ A ridge regression from the clues to the angle arcsin √IoU, fitted to many mod
 ``quality.json``). The interval reaches as far as the estimate was off for nine models in ten, and for nine adapted ones in ten, on targets left out of the fit, as in split conformal prediction
 (Vovk et al. 2005; Lei et al. 2018); models on one target are alike, so with few targets nine in ten is what was seen, and no guarantee.
 
-Images in which the classical segmentation is plausible nowhere are a case apart, with an interval of its own: there three of the four clues are mute.
+Images in which the classical segmentation is plausible nowhere are a case apart, with an interval of its own: there two of the four clues are mute, and a third one misleads.
 
 A model that was given masks of the target is known on those images, where the clues may be wrong: the angle of what they promise is moved by as much as it was off there,
 less what a model is better on images that it has learned from.
@@ -59,7 +59,7 @@ class Expectation:
 
     @property
     def told(self) -> bool:
-        """Whether the interval leaves anything out."""
+        """Whether there is anything to go by: whether the interval leaves anything out."""
         return self.high - self.low < 1
 
     @property
@@ -89,7 +89,7 @@ def expected_iou(
     Args:
         scores: criterion -> score.
         fitted: as ``calibration``, which is taken by default.
-        alone: of a single image, for which the interval is wider than for the mean of several.
+        alone: of a single image, for which the interval is no narrower than for the mean of several.
         known: of a model that was given masks; it is not expected to be better than there, unless the clues alone say so. One that lacks a criterion has no part.
 
     Raises:
@@ -97,7 +97,7 @@ def expected_iou(
     """
     c = calibration() if fitted is None else fitted
     if not _usable(scores, c):
-        return Expectation(0.0, 0.0, 1.0)  # a network that is broken
+        return Expectation(0.0, 0.0, 0.0)  # a network that is broken
     iou, known = estimate(scores, c, known), known if _told_by(known, c) else None
     name = "radius_alone" if alone else "radius"
     radius: float = c[f"{name}{'' if known or scores.get('witnessed', 1.0) > 0 else UNWITNESSED}"]

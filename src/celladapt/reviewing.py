@@ -17,7 +17,7 @@ from celladapt.inputs import check_out, find_images
 from celladapt.loading import load_model
 from celladapt.model import Predictor
 from celladapt.progress import Bar
-from celladapt.quality import LOW, Expectation, Known, expected_iou
+from celladapt.quality import LOW, UNTOLD, Expectation, Known, expected_iou
 from celladapt.units import check_pixel_size
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class Review:
-    """Images in the order in which to look at them, the lowest expected IoU first."""
+    """Images in the order in which to look at them, the lowest expected IoU first, be its interval as wide as it may."""
 
     path: Path
     """The folder with ``review.csv`` (image, expected_iou and the interval low to high in [0, 1], nuclei found) and ``lowest.png``."""
@@ -55,17 +55,21 @@ class Review:
             "image", "expected IoU", "interval", "nuclei found", title=f"The lowest of {len(self.items)}" if len(self.items) > SHOWN else None
         )
         for item in self.items[:SHOWN]:
-            iou, low, high = (f"{value:.2f}" for value in (item.expected.iou, item.expected.low, item.expected.high))
-            table.add_row(Text(item.image.name), iou, f"{low} to {high}", str(item.nuclei))
+            low, high = (f"{value:.2f}" for value in (item.expected.low, item.expected.high))
+            table.add_row(Text(item.image.name), _shown(item.expected), f"{low} to {high}", str(item.nuclei))
         return table
 
     @property
     def words(self) -> str:
         """For people."""
-        low = sum(item.expected.iou < LOW for item in self.items)
-        mean = sum(item.expected.iou for item in self.items) / len(self.items)
-        images = f"{len(self.items)} image{'s' if len(self.items) > 1 else ''}, expected IoU {mean:.2f} on average, estimated {self.items[-1].expected.how}"
-        return images + (f": {low} below {LOW}, look at their masks before using them" if low else "")
+        told = [item.expected for item in self.items if item.expected.told]
+        images = f"{len(self.items)} image{'s' if len(self.items) > 1 else ''}"
+        if not told:
+            return f"{images}: {UNTOLD}"
+        low = sum(expected.iou < LOW for expected in told)
+        of_them = f" of {len(told)} (of the others it cannot be told without masks)" if len(told) < len(self.items) else ""
+        text = f"{images}, expected IoU{of_them} {sum(expected.iou for expected in told) / len(told):.2f} on average, estimated {told[-1].how}"
+        return text + (f": {low} below {LOW}, look at their masks before using them" if low else "")
 
 
 class SomeUnread(InputError):
@@ -128,7 +132,7 @@ def review(
     items.sort(key=lambda item: (item.expected.iou, item.image))
     write_text(out / TABLE, _csv(items))
     lowest = items[:SHOWN]
-    shown = ((f"{item.expected.iou:.2f}   {item.image.name[-40:]}", part(item.image, pixel_size, at)) for item in lowest)
+    shown = ((f"{_shown(item.expected)}   {item.image.name[-40:]}", part(item.image, pixel_size, at)) for item in lowest)
     contact_sheet.draw(out / PICTURE, len(lowest), shown, loaded)
     done = Review(out, items)
     if failed:
@@ -140,6 +144,10 @@ def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | N
     pixels = part(image, pixel_size, at)
     seen = model.predict(pixels)
     return Reviewed(image, expected_iou(clues_of([seen], [pixels]), alone=True, known=Known.of(model.about)), int(seen.instances.max(initial=0)))
+
+
+def _shown(expected: Expectation) -> str:
+    return f"{expected.iou:.2f}" if expected.told else "?"
 
 
 def _csv(items: list[Reviewed]) -> str:

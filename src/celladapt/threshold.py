@@ -38,8 +38,8 @@ class Teachers:
 def cut_at_half(network: Segmenter, predict: Callable[[Tensor], Tensor], teachers: Teachers) -> float:
     """Move the last bias of ``network`` so that what was the best threshold is at 1/2.
 
-    Best is the largest IoU over all pixels, but for ``ALIKE``, against the given masks where there are some; else against the classical segmentation, if the network marks half of what that sees; else against
-    the masks of the source. Where none of them holds a nucleus nothing moves.
+    Best is the largest IoU, mean over images, as scores are (over all pixels one image full of nuclei would decide for all), but for ``ALIKE``, against the given masks where there are some; else against the
+    classical segmentation, if the network marks half of what that sees; else against the masks of the source. Images without a nucleus have no part; where there is no other nothing moves.
 
     Args:
         network: in evaluation mode; changed.
@@ -50,9 +50,8 @@ def cut_at_half(network: Segmenter, predict: Callable[[Tensor], Tensor], teacher
         The threshold that was best, in [0.1, 0.9].
     """
     for images, least in ((teachers.given, 0.0), (teachers.standing, SEEN_TOO), (teachers.source, 0.0)):
-        counts = sum((tally(predict(image), mask) for image, mask in images), torch.zeros(2, len(THRESHOLDS) + 1, dtype=torch.long))
-        nuclei = counts[1].sum()
-        if nuclei and _reaching(counts)[1, HALF] >= least * nuclei:
+        counts = [tally(predict(image), mask) for image, mask in images if mask.any()]
+        if counts and sum(_reaching(some)[1, HALF] for some in counts) >= least * sum(some[1].sum() for some in counts):
             best = float(THRESHOLDS[best_of(counts)])
             assert network.head.bias is not None
             network.head.bias -= math.log(best / (1 - best))
@@ -66,12 +65,18 @@ def tally(p: Tensor, mask: Tensor) -> Tensor:
     return torch.stack([torch.bincount(reached[side], minlength=len(THRESHOLDS) + 1) for side in (~mask, mask)])
 
 
-def best_of(counts: Tensor) -> int:
-    """Place in ``THRESHOLDS`` of the one nearest to 1/2 whose IoU, by the counts of ``tally``, is within ``ALIKE`` of the largest."""
-    off, on = _reaching(counts)
-    iou = on / (counts[1].sum() + off)
+def best_of(counts: Sequence[Tensor]) -> int:
+    """Place in ``THRESHOLDS`` of the one nearest to 1/2 whose IoU, mean over images of which each has the counts of ``tally`` and a nucleus, is within ``ALIKE`` of the largest."""
+    iou = torch.stack([_iou(some) for some in counts]).mean(0)
     places: list[int] = torch.nonzero(iou >= iou.max() - ALIKE).flatten().tolist()
     return min(places, key=lambda place: abs(place - HALF))
+
+
+def _iou(counts: Tensor) -> Tensor:
+    """[81]: at each threshold."""
+    off, on = _reaching(counts)
+    iou: Tensor = on / (counts[1].sum() + off)
+    return iou
 
 
 def _reaching(counts: Tensor) -> Tensor:
