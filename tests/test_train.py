@@ -560,7 +560,8 @@ def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domai
         ({"method": "supervised", "target": "images"}, "no mask to train on"),
         ({"select": "labelled", "target": "images"}, "needs masks"),
         ({"crop": "whole", "odd": 0}, "different sizes"),
-        ({"crop": "whole", "odd": 1, "method": "cellseguda"}, "different sizes"),
+        ({"crop": "whole", "odd": 1, "method": "cellseguda", "batch_norm": "shared"}, "different sizes"),
+        ({"crop": "whole", "odd": 1, "method": "source_only"}, "different sizes"),
         ({"method": "magic"}, "no method 'magic'"),
         ({"target_labels": "lots"}, "lots"),
         ({"lr_x": 1.0}, "lr_"),
@@ -580,10 +581,7 @@ def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Pat
         target = target / changes.pop("target")
     with pytest.raises(InputError, match=words):
         celladapt.adapt(source, target, out=tmp_path / "run", **{**TINY, "method": "cellsegssda", **changes})
-    if odd is None:
-        assert not (tmp_path / "run").exists(), "a fault that shows at once leaves no folder in the way"
-    if odd == 1:
-        assert not list((tmp_path / "run").rglob("validation.jsonl")), "nor is a baseline trained that reads no target"
+    assert not (tmp_path / "run").exists(), "a fault that shows at once leaves no folder in the way"
 
 
 def test_a_run_is_not_written_over(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from celladapt.loading import load_model
 from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import Predictor
-from celladapt.preparation import set_up, usable_data
+from celladapt.preparation import check_sizes, set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import expected_iou, preference
 from celladapt.records import read_json_lines
@@ -109,7 +109,8 @@ def checked(config: Config) -> tuple[Split, Split]:
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
     with at_most(config.max_megapixels):
-        usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+        train_s, train_t, seen_t, _ = usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+        check_sizes(config, train_s, train_t, seen_t)
         _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
     device = pick_device(config.device)
     if config.compile:

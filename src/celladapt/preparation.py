@@ -1,6 +1,5 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,7 +14,7 @@ from celladapt.config import Config
 from celladapt.data.folder import Folder
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
-from celladapt.data.pairs import Pairs, Stream
+from celladapt.data.pairs import Pairs, Stream, different_sizes
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import tiff_pixel_size
 from celladapt.data.split import Split, choose_labelled, group_pattern, groups_of
@@ -106,8 +105,6 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         for k in range(STATISTICS_BATCHES):
             yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
-    if config.crop == "whole" and config.batch_norm == "target":
-        deque(statistics(), maxlen=0)  # images that cannot share a batch show now, not at the first validation
     if method.classical:
         notes.append(_witnessed(stream_t))
     size = config.pixel_size or _stated_pixel_size(target.subset(split_t.train))
@@ -235,6 +232,25 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
     if lost := [stem for stem in split_t.test if stem not in target.masks]:
         raise InputError(f"{target.root} has no mask for the test image {lost[0]} of the split; use a split of these folders.")
     return train_s, train_t, seen_t, usable
+
+
+def check_sizes(config: Config, source: Folder, target: Folder, seen: Folder) -> None:
+    """Raise InputError where whole images of different sizes would have to share a batch, in training or in what batch normalisation is estimated on.
+
+    Args:
+        config: of the run.
+        source: training images of it.
+        target: likewise.
+        seen: validation images of the target.
+    """
+    if config.crop != "whole" or config.batch_size == 1:
+        return
+    reads, anew = methods.find(config.spec.name).reads, config.batch_norm == "target"
+    for domain, folders in ((Domain.SOURCE, [source]), (Domain.TARGET, [target, seen] if anew else [target])):
+        if domain in reads or (anew and domain is Domain.TARGET):
+            sizes = {folder.image(stem).shape for folder in folders for stem in folder.images}
+            if len(sizes) > 1:
+                raise different_sizes(folders[0].root)
 
 
 def _standing(stream: Stream, most: int, crop: int | str) -> Annotated:

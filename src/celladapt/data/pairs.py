@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -145,8 +146,13 @@ class Stream:
         """The draws in ``numbers``, one batch."""
         draws = [self[n] for n in numbers]
         if len({draw.image.shape for draw in draws}) > 1:
-            raise InputError(f"{self.folder.root} has images of different sizes, which cannot share a batch whole; use --crop or --batch-size 1.")
+            raise different_sizes(self.folder.root)
         return Draw(*(torch.stack(tensors) for tensors in zip(*draws, strict=True)))
+
+
+def different_sizes(root: Path) -> InputError:
+    """Of images of ``root``, which a batch would have to hold whole."""
+    return InputError(f"{root} has images of different sizes, which cannot share a batch whole; use --crop or --batch-size 1.")
 
 
 class Draw(NamedTuple):
