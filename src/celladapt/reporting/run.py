@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from celladapt.quality import LOW, Expectation
 from celladapt.reporting.figures import Line, curve, overlay, read_picture, spans_decades, training_lines, window
 from celladapt.reporting.grid import learns
 from celladapt.reporting.reading import Run, mapping, number, read_run, sequence
@@ -18,6 +17,7 @@ GROWS = ("entropy", "last")
 """Criteria by which the last checkpoint comes first in a run as it should be."""
 NEARLY_EMPTY, NEARLY_FULL = 0.001, 0.9  # foreground shares beyond which a prediction of nuclei is suspect
 FEW_IMAGES = 5
+POOR = 0.5  # expected IoU below which masks are not to be trusted unseen
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,10 @@ def _agreement(run: Run, baseline: Run | None) -> float | None:
     return fmean(overlaps) if overlaps else None
 
 
-def _expected(run: Run) -> Expectation | None:
-    """The IoU that is expected, by no mask in runs of earlier versions."""
-    values = mapping(run.info.get("expected"))
-    iou, low, high, masks = (number(values.get(name)) for name in ("iou", "low", "high", "masks"))
-    return None if iou is None or low is None or high is None else Expectation(iou, low, high, int(masks or 0))
+def _expected(run: Run) -> dict[str, float] | None:
+    """The IoU that is expected, with its interval, by how many masks, 0 in runs of earlier versions, and whether the interval leaves anything out, so that there is something to go by."""
+    values = {"masks": 0.0} | {str(name): value for name, item in mapping(run.info.get("expected")).items() if (value := number(item)) is not None}
+    return {**values, "told": values["high"] - values["low"] < 1} if {"iou", "low", "high"} <= values.keys() else None
 
 
 def _losses(run: Run) -> list[dict[str, Any]]:
@@ -216,7 +215,7 @@ def _warnings(run: Run, baseline: Run | None) -> list[str]:
             result.append(
                 "The selected step is the last one validated: the criterion may not have peaked yet, and more steps may give a better model."
             )
-    if (expected := _expected(run)) and expected.told and expected.iou < LOW:
+    if (expected := _expected(run)) and expected["told"] and expected["iou"] < POOR:
         result.append("The IoU that is expected is low: look at the predictions one by one before using them.")
     if run.scores:
         images = len(run.scores.images)
