@@ -301,8 +301,9 @@ def _end(point: Point) -> str:
 
 
 def covered(errors: NDArray[np.float64], known: list[Point], by: dict[str, float], name: str = "radius") -> NDArray[np.float64]:
-    """1 for each point that is in its interval by ``radii``, 0 for the others."""
-    return np.array([float(abs(error) <= by[name + _end(point)]) for error, point in zip(errors, known, strict=True)])
+    """1 for each point that is in its interval by ``radii``, 0 for the others, NaN for those whose interval is all there is."""
+    widths = np.array([by[name + _end(point)] for point in known])
+    return np.where(widths < 1, (np.abs(errors) <= widths).astype(float), np.nan)
 
 
 def singly(known: list[Point]) -> list[Point]:
@@ -342,11 +343,11 @@ def table(known: list[Point]) -> str:
         rank = _rank_correlation(new[mine], iou[mine])
         rows.append((errors[0], inside, rank, errors[1]))
         level = f"{_by_pairs(iou, known, pairs):.3f} | {_by_pairs(new, known, pairs):.3f}"
-        lines.append(f"| {target} | {len(pairs)} | {mine.sum()} | {level} | {errors[0]:.3f} | {inside:.0%} | {rank:.2f} | {errors[1]:.3f} |")
+        lines.append(f"| {target} | {len(pairs)} | {mine.sum()} | {level} | {errors[0]:.3f} | {_percent(inside)} | {rank:.2f} | {errors[1]:.3f} |")
     error, inside, rank, known_error = np.nanmean(rows, axis=0)
     every = {point.pair for point in known}
     whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
-    lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {inside:.0%} | {rank:.2f} | {known_error:.3f} |")
+    lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {_percent(inside)} | {rank:.2f} | {known_error:.3f} |")
     return "\n".join([*lines, "", *_more(known, new, every_inside), *told]) + "\n"
 
 
@@ -404,17 +405,19 @@ def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float
             error, bias = (_by_pairs(values[which], some, pairs) for values in (np.abs(new - iou), new - iou))
             lines.append(
                 f"- Of {which.sum()} {words}, on targets left out, mean over {len(pairs)} pairs: mean absolute error {error:.3f}, mean error {bias:+.3f}; "
-                f"in the interval {_by_pairs(inside[which], some, pairs):.0%}."
+                f"in the interval, of those that have one, {_percent(_by_pairs(inside[which], some, pairs))}."
             )
     images = singly(known)
     if images:
         guess, truth = left_out_singly(known), _iou(images)
-        inside = []
+        shares = []
         for target in sorted({point.target for point in known}):
             others = [point for point in known if point.target != target]
             within = radii(others)
             mine = np.array([point.target == target for point in images])
-            inside.append(float(covered(guess - truth, images, within, "radius_alone")[mine].mean()))
+            hits = covered(guess - truth, images, within, "radius_alone")[mine]
+            if not np.isnan(hits).all():
+                shares.append(float(np.nanmean(hits)))
         ends = np.cumsum([len(point.alone) for point in known])[:-1]
         rank = [_rank_correlation(*both) for both in zip(np.split(guess, ends), np.split(truth, ends), strict=True)]
         pairs = {point.pair for point in images}
@@ -422,7 +425,7 @@ def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float
         order = _by_pairs(np.array(rank)[~np.isnan(rank)], ranked, {point.pair for point in ranked})
         lines.append(
             f"- Of {len(images)} single images, on targets left out, mean over {len(pairs)} pairs: mean absolute error {_by_pairs(np.abs(guess - truth), images, pairs):.3f}; "
-            f"in the interval {statistics.mean(inside):.0%}, mean over targets, the least {min(inside):.0%}; "
+            f"in the interval, of those that have one, {statistics.mean(shares):.0%}, mean over targets, the least {min(shares):.0%}; "
             f"rank correlation of the images of one model on one target {order:.2f}, mean over pairs."
         )
     return lines
@@ -433,8 +436,14 @@ def _iou(known: list[Point]) -> NDArray[np.float64]:
 
 
 def _by_pairs(values: NDArray[np.float64], known: list[Point], pairs: set[str]) -> float:
-    """Mean over ``pairs`` of the mean of each."""
-    return statistics.mean(float(values[[point.pair == pair for point in known]].mean()) for pair in sorted(pairs))
+    """Mean over ``pairs`` of the mean of each, but for those with a NaN; NaN where there is no other."""
+    means = [float(values[[point.pair == pair for point in known]].mean()) for pair in sorted(pairs)]
+    told = [mean for mean in means if not np.isnan(mean)]
+    return statistics.mean(told) if told else float("nan")
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.0%}"
 
 
 def _rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

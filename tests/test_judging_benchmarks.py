@@ -122,7 +122,12 @@ def test_intervals_are_wide_enough_for_adapted_models_and_promise_nothing_that_o
     by = radii(some)
     assert by["radius_unwitnessed"] == 1
     assert by["radius"] < 0.1
-    assert covered(np.full(len(some), 0.5), some, by).tolist() == [float(point.target == "t0") for point in some]
+    hits = covered(np.full(len(some), 0.5), some, by)
+    assert [bool(np.isnan(hit)) for hit in hits] == [point.target == "t0" for point in some], "an interval that is all there is covers nothing"
+    assert not np.nansum(hits)
+    assert covered(np.zeros(len(known)), known, by).all()
+    (row,) = [line.split("|") for line in table(some).splitlines() if line.startswith("| t0 |")]
+    assert row[7].strip() == "–"
     assert all(by[f"radius_alone{end}"] >= by[f"radius{end}"] for end in ("", "_unwitnessed"))
 
 
