@@ -331,14 +331,13 @@ def table(known: list[Point]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     rows, every_inside = [], np.zeros(len(known))
-    for target in dict.fromkeys(point.target for point in known):
-        # A target's points have a part neither in the fits nor in the errors that make its interval.
-        others = [point for point in known if point.target != target]
-        within = radii(others)
+    # A target's points have a part neither in the fits nor in the errors that make its interval.
+    within = {target: radii([point for point in known if point.target != target]) for target in dict.fromkeys(point.target for point in known)}
+    for target in within:
         mine = np.array([point.target == target for point in known])
         pairs = {point.pair for point in known if point.target == target}
         errors = [_by_pairs(np.abs(guess - iou), known, pairs) for guess in (new, other)]
-        every_inside[mine] = covered(new - iou, known, within)[mine]
+        every_inside[mine] = covered(new - iou, known, within[target])[mine]
         inside = _by_pairs(every_inside, known, pairs)
         rank = _rank_correlation(new[mine], iou[mine])
         rows.append((errors[0], inside, rank, errors[1]))
@@ -348,7 +347,7 @@ def table(known: list[Point]) -> str:
     every = {point.pair for point in known}
     whole = f"{len(every)} | {len(known)} | {_by_pairs(iou, known, every):.3f} | {_by_pairs(new, known, every):.3f}"
     lines.append(f"| **mean over targets** | {whole} | {error:.3f} | {_percent(inside)} | {rank:.2f} | {known_error:.3f} |")
-    return "\n".join([*lines, "", *_more(known, new, every_inside), *told]) + "\n"
+    return "\n".join([*lines, "", *_more(known, new, every_inside, within), *told]) + "\n"
 
 
 def _told(known: list[Point]) -> list[str]:
@@ -388,11 +387,11 @@ def radius_known(known: list[Point]) -> float:
     return radius((left_out(known) - _iou(known))[mine], [known[i] for i in mine])
 
 
-def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float64]) -> list[str]:
+def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float64], within: dict[str, dict[str, float]]) -> list[str]:
     """What the mean over targets hides, as a list: good models, adapted ones, single images."""
     iou = _iou(known)
     adapted = np.array([point.method not in TRAINED for point in known])
-    witnessed = np.array([point.scores["witnessed"] > 0 for point in known])
+    witnessed = np.array([not _end(point) for point in known])
     lines = []
     for words, which in (
         ("models of which an IoU of 0.5 or more is expected", new >= 0.5),
@@ -411,11 +410,8 @@ def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float
     if images:
         guess, truth = left_out_singly(known), _iou(images)
         shares = []
-        for target in sorted({point.target for point in known}):
-            others = [point for point in known if point.target != target]
-            within = radii(others)
-            mine = np.array([point.target == target for point in images])
-            hits = covered(guess - truth, images, within, "radius_alone")[mine]
+        for target, by in sorted(within.items()):
+            hits = covered(guess - truth, images, by, "radius_alone")[[point.target == target for point in images]]
             if not np.isnan(hits).all():
                 shares.append(float(np.nanmean(hits)))
         ends = np.cumsum([len(point.alone) for point in known])[:-1]

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from celladapt import methods, parallel
 from celladapt.classical import witness
 from celladapt.config import Config
 from celladapt.data.folder import Folder
+from celladapt.data.images import read_image
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream, different_sizes
@@ -248,9 +250,14 @@ def check_sizes(config: Config, source: Folder, target: Folder, seen: Folder) ->
     reads, anew = methods.find(config.spec.name).reads, config.batch_norm == "target"
     for domain, folders in ((Domain.SOURCE, [source]), (Domain.TARGET, [target, seen] if anew else [target])):
         if domain in reads or (anew and domain is Domain.TARGET):
-            sizes = {folder.image(stem).shape for folder in folders for stem in folder.images}
+            sizes = {_shape(path, path.stat().st_mtime_ns) for folder in folders for path in folder.images.values()}
             if len(sizes) > 1:
                 raise different_sizes(folders[0].root)
+
+
+@cache  # a benchmark asks for each of its runs
+def _shape(path: Path, changed: int) -> tuple[int, ...]:
+    return tuple(read_image(path).shape)
 
 
 def _standing(stream: Stream, most: int, crop: int | str) -> Annotated:

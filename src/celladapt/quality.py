@@ -98,7 +98,8 @@ def expected_iou(
     c = calibration() if fitted is None else fitted
     if not _usable(scores, c):
         return Expectation(0.0, 0.0, 0.0)  # a network that is broken
-    iou, known = estimate(scores, c, known), known if _told_by(known, c) else None
+    known = known if known is not None and _has_clues_of(c, known) else None
+    iou = estimate(scores, c, known)
     name = "radius_alone" if alone else "radius"
     radius: float = c[f"{name}{'' if known or scores.get('witnessed', 1.0) > 0 else UNWITNESSED}"]
     if known:
@@ -107,18 +108,18 @@ def expected_iou(
 
 
 def estimate(scores: Mapping[str, float], fitted: Mapping[str, Any], known: Known | None = None) -> float:
-    """The IoU of ``expected_iou`` without its interval, for which ``fitted`` needs no radius; the scores are finite."""
+    """The IoU of ``expected_iou`` without its interval, for which ``fitted`` needs no radius; the scores are finite, and what is known has the clues of the fit."""
     promised = _promised(scores, fitted)
     iou = _share(promised)
-    if known is None or not _told_by(known, fitted):
+    if known is None:
         return iou
     moved = promised + angle(known.iou) - _promised(known.clues, fitted) - fitted["optimism"]
     return min(_share(moved), max(iou, known.iou))
 
 
-def _told_by(known: Known | None, c: Mapping[str, Any]) -> bool:
-    """Whether what is known of a model has the clues of this fit."""
-    return known is not None and known.clues.keys() >= {name for name, *_ in c["criteria"]} and _usable(known.clues, c)
+def _has_clues_of(c: Mapping[str, Any], known: Known) -> bool:
+    """Whether what is known of a model has the clues of this fit; one of another version may lack some."""
+    return known.clues.keys() >= {name for name, *_ in c["criteria"]} and _usable(known.clues, c)
 
 
 def _usable(scores: Mapping[str, float], c: Mapping[str, Any]) -> bool:
