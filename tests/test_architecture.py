@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import dangers
@@ -35,6 +36,14 @@ def imports(file: Path) -> set[str]:
 
 def floor(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_an_installation_has_every_file_of_the_package() -> None:
+    """An editable one, in which tests run, has them all, whatever is listed."""
+    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = {path for pattern in project["tool"]["setuptools"]["package-data"]["celladapt"] for path in ROOT.glob(pattern)}
+    there = {path for path in ROOT.rglob("*") if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert there - listed == set()
 
 
 def test_imports_go_down() -> None:

@@ -53,6 +53,15 @@ def test_round_trip(saved: Path) -> None:
     assert tensors["n"].dtype == torch.int64
 
 
+def test_what_is_loaded_does_not_hang_on_the_file(saved: Path) -> None:
+    """A file that is still mapped cannot be replaced on Windows, and keeps its space on a disk after it has gone elsewhere."""
+    tensors, _ = checkpoint.load(saved)
+    with open(saved, "r+b") as file:
+        file.write(bytes(saved.stat().st_size))
+    assert torch.equal(tensors["x"], torch.arange(24.0).view(2, 3, 4).transpose(0, 2))
+    assert tensors["n"].item() == 5
+
+
 def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     with torch.random.fork_rng():

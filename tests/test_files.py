@@ -25,6 +25,21 @@ def test_a_name_that_is_no_utf_8_costs_no_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "Zelle_\\udce4,1\n"
 
 
+def test_what_is_flushed_may_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to flush a file that was opened for reading."""
+    fcntl = pytest.importorskip("fcntl", reason="not on Windows, which says so itself")
+    real, flushed = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        flushed.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "all of it")
+    assert flushed == [os.O_RDWR]
+    assert (tmp_path / "a.txt").read_text() == "all of it"
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_exception_inside_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"

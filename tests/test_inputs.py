@@ -52,3 +52,16 @@ def test_inputs_that_name_nothing(images: Path, tmp_path: Path) -> None:
         assert str(item) in str(caught.value)
     with pytest.raises(InputError, match="no image to look at"):
         find_images([])
+
+
+@pytest.mark.parametrize(("system", "same"), [("linux", False), ("darwin", True), ("win32", True)])
+def test_names_that_a_disk_takes_for_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, same: bool) -> None:
+    for folder, name in (("one", "Slide.png"), ("two", "slide.png")):
+        write_image(tmp_path / folder / name, np.zeros((4, 4), np.uint8))
+    monkeypatch.setattr("celladapt.inputs.sys.platform", system)
+    both = [tmp_path / "one", tmp_path / "two"]
+    if not same:
+        assert len(find_images(both)) == 2
+        return
+    with pytest.raises(InputError, match=r"Slide\.png and .*slide\.png would write the same output"):
+        find_images(both)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -123,7 +124,7 @@ def test_the_lock_takes_away_what_killed_ones_left_below_it(tmp_path: Path) -> N
     kept = [f".run.{os.getppid()}-{HOST}.part.json", ".notes.part", ".thesis.20231105.part.docx", f"examples/{NOBODY}-{HOST}.part.png"]
     for name in (*names, *kept):
         (tmp_path / name).write_text("half")
-    (tmp_path / HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
+    (tmp_path / HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "container": HOST}))
     with alone(tmp_path):
         assert not any((tmp_path / name).exists() for name in names)
         assert all((tmp_path / name).exists() for name in kept)
@@ -147,6 +148,28 @@ def test_sweeping_spares_the_living_the_young_of_other_machines_and_what_is_not_
         os.utime(path, (old, old))
     sweep(tmp_path.glob(".*"))
     assert sorted(tmp_path.iterdir()) == sorted([*kept, growing, mozilla]), "a folder is as young as the youngest in it"
+
+
+def test_of_another_container_only_who_held_the_folder_is_known_to_have_ended(tmp_path: Path) -> None:
+    """It may have this machine's name, and processes that this one does not see."""
+    half, other = tmp_path / f".last.{NOBODY}-abcdef.part.safetensors", tmp_path / f".last.{NOBODY + 1}-abcdef.part.safetensors"
+    for path in (half, other):
+        path.write_text("half")
+    (tmp_path / HOLDER).write_text(json.dumps({"pid": NOBODY, "host": platform.node(), "container": "abcdef"}))
+    with alone(tmp_path):
+        assert not half.exists()
+        assert other.exists()
+
+
+def test_a_folder_that_goes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    """As those of slides do, when another call into the same output folder is done with them."""
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / ".x").write_text("")
+    found = locks._hidden_in(tmp_path)
+    first = next(found)
+    shutil.rmtree(tmp_path / ("b" if "a" in first.parts else "a"))
+    assert list(found) == []
 
 
 def test_what_was_put_aside_comes_back_where_its_place_is_empty(tmp_path: Path) -> None:

@@ -386,6 +386,17 @@ def test_a_file_that_goes_away_meanwhile_or_needs_too_much_memory_costs_no_other
     assert [written.image.name for written in caught.value.done] == ["c.png"]
 
 
+def test_not_every_fault_that_speaks_of_memory_is_a_lack_of_it(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "in" / "a.png", picture(6, 60, 60))
+
+    def failing(self: Model, image: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Model, "predict", failing)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predict(model, tmp_path / "in", tmp_path / "out")
+
+
 def test_outputs_do_not_go_among_the_images(model: Model, tmp_path: Path) -> None:
     write_image(tmp_path / "in" / "a.png", picture(6, 60, 60))
     with pytest.raises(InputError, match=r"holds a\.png, which is to be segmented"):

@@ -11,7 +11,7 @@ import torch
 from helpers import NORMALISATION, picture, spread_model
 from numpy.typing import NDArray
 
-from celladapt import prediction
+from celladapt import job, prediction
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.job import Job
@@ -180,6 +180,21 @@ def test_writing_over_that_was_killed_goes_on_and_keeps_nothing_old(
     assert len(predict(model, images, out, ["mask"])) == 3
     assert not any(path.read_bytes() == b"old" for path in out.glob("*_mask.png"))
     assert (out / f"{done[0]}_mask.png").stat().st_mtime_ns == first, "what was done is not done again"
+
+
+def test_what_is_to_be_written_over_is_known_at_every_moment(model: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill before the note is written leaves the one before, so that the same command without --overwrite goes on."""
+    out = tmp_path / "out"
+    predict(model, images, out, ["mask"])
+
+    def killed(path: Path, value: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(model, images, out, ["mask"], overwrite=True)
+    assert len(predict(model, images, out, ["mask"])) == 3
 
 
 def test_out_is_a_file(model: Model, images: Path, tmp_path: Path) -> None:

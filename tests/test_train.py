@@ -600,6 +600,27 @@ def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Pat
         celladapt.resume(run.path)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()])
+def test_too_little_memory_is_told_and_costs_no_step(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    options = {"steps": 4, "width": 2, "crop": 32, "batch_size": 1, "validate_every": 2, "checkpoint_every": 2, "baseline": False}
+    real = train.take_step
+    calls: list[int] = []
+
+    def failing(*arguments: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 4:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(train, "take_step", failing)
+    with pytest.raises(InputError, match=r"run needs more memory than there is; free some .*--resume, or .*--batch-size"):
+        celladapt.adapt(*tiny_domains, "source_only", "fast", tmp_path / "run", **options)
+    assert load(tmp_path / "run" / train.LAST)[1]["step"] == 2
+    assert celladapt.resume(tmp_path / "run").finished
+
+
 def test_a_second_ctrl_c_stops_at_once_but_not_the_same_one_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(train.time, "monotonic", lambda: now[0])

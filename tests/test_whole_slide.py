@@ -1,6 +1,7 @@
 """A slide in tiles gives what it gives in one piece, goes on where it was stopped, and needs no more memory the larger it is."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,6 +140,26 @@ def test_what_other_rules_left_is_not_taken_up(tmp_path: Path) -> None:
     assert len(seen) == len(work.tiles)
     assert not work.instances(0, 0, H, W).any()
     assert sum(map(len, work.nuclei())) == 0
+
+
+@pytest.mark.parametrize("other", [Rules(0.95, 20, tissue=False, tile=128), None], ids=["making way for other rules", "removed at the end"])
+def test_a_folder_that_a_kill_left_half_emptied_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Rules | None) -> None:
+    path = write_pyramid(tmp_path / "a.tif", nuclei_image())
+    whole = worked(tmp_path / "work", path, by_darkness)
+    labels = whole.instances(0, 0, H, W)
+    real = shutil.rmtree
+
+    def killed(folder: Path, **options: Any) -> None:
+        real(tmp_path / "work" / "probability.zarr" / "c", **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        worked(tmp_path / "work", path, by_darkness, other) if other else whole.forget()
+    monkeypatch.setattr(shutil, "rmtree", real)
+    again = worked(tmp_path / "work", path, by_darkness)
+    np.testing.assert_array_equal(again.instances(0, 0, H, W), labels)
+    np.testing.assert_array_equal(again.mask(0, 0, H, W), by_darkness(nuclei_image()) > 0.5)
 
 
 def test_glass_is_left_out_and_tissue_is_not(tmp_path: Path) -> None:

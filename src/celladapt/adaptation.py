@@ -22,7 +22,7 @@ from celladapt.data.images import read_image
 from celladapt.data.limits import at_most
 from celladapt.data.sample import evenly
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
-from celladapt.errors import InputError
+from celladapt.errors import InputError, out_of_memory
 from celladapt.expectation import MOST_IMAGES, clues_on, known_on, part
 from celladapt.files import atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
@@ -183,6 +183,7 @@ def carry_out(run: Run) -> Run:
     """Every stage that ``run`` still lacks: baseline, training, evaluation, report.
 
     Raises:
+        InputError: there is not memory enough, or what a stage says.
         KeyboardInterrupt: stopped; its argument is the folder to resume.
     """
     if parallel.launched():  # else a finished run is shown wherever it is
@@ -192,6 +193,11 @@ def carry_out(run: Run) -> Run:
             _stages(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.path) from None
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        anew = "start a new run with a smaller --batch-size, --crop or --width"
+        raise InputError(f"{run.path} needs more memory than there is; free some and continue it with --resume, or {anew}.") from error
     return run
 
 

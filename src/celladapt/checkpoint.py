@@ -45,7 +45,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any], previ
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save`` wrote, onto the CPU.
+    """Read what ``save`` wrote, onto the CPU, into memory of its own: a file that is mapped could not be replaced on Windows, nor its space be freed elsewhere.
 
     Raises:
         InputError: missing, or it cannot be read.
@@ -57,7 +57,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             text = metadata.pop(HEADER)
-            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, json.loads(text)  # noqa: SIM118 (not a dict)
+            tensors, about = {name: file.get_tensor(name).clone() for name in file.keys()}, json.loads(text)  # noqa: SIM118 (not a dict)
             if not isinstance(about, dict):
                 raise ValueError("its header is no object")
     except OSError as error:  # of the disk or of permissions, and not of what was written

@@ -1,5 +1,6 @@
 """The exception for what a person can mend, and its kind for one file."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -60,6 +61,11 @@ def while_segmenting(image: Path, out: Path) -> Iterator[None]:
     except OSError as error:
         raise FileError(image, f"could not be segmented ({error})", f"see that it and {out} are there, may be written to, and have space") from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no error of its own for that
+        if not out_of_memory(error):
             raise
         raise FileError(image, "needs more memory than there is", "segment it on its own, a slide with a smaller --tile") from error
+
+
+def out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether it says that there is not memory enough; torch has no error of its own for that on a CPU."""
+    return isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory|ALLOC_FAILED", str(error)) is not None

@@ -16,8 +16,17 @@ from typing import Any
 
 from celladapt.errors import InputError
 
-HOST = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
-"""This machine, in the names of temporary files."""
+
+def _processes() -> str:
+    """Name of the system's list of processes that this one is in: a container has a list of its own, and may have the machine's name."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        return ""
+
+
+HOST = hashlib.blake2b((platform.node() + _processes()).encode(), digest_size=3).hexdigest()
+"""This machine or container, in the names of temporary files."""
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<host>[0-9a-f]{6})\.(?:part|(?P<old>old))(?:\.[^.]*)?", re.DOTALL)
 """The name of what ``atomic`` and ``staged`` write, or have put aside; of which output, and which process of which machine it is."""
 
@@ -46,7 +55,7 @@ def atomic(path: Path, previous: Path | None = None) -> Iterator[Path]:
         mode = stat.S_IMODE(temporary.stat().st_mode)
         try:
             yield temporary
-            with open(temporary, "rb") as handle:
+            with open(temporary, "r+b") as handle:  # Windows flushes only what may be written to
                 os.fsync(handle.fileno())
             os.chmod(temporary, mode)  # some writers make private files, which colleagues could not read
             if previous is not None and path.exists():

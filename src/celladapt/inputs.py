@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -47,12 +48,14 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
     if not found:
         raise InputError("There is no image to look at; give an image or slide, a folder of them or a glob.")
     stems: dict[str, Path] = {}
+    same = str.casefold if sys.platform in ("darwin", "win32") else str  # whose disks know no difference between A and a
     for path in found if outputs else ():
         if path.stem in (".", ".."):
             raise InputError(f"{path} has no name that its outputs could have; rename it.")
-        if path.stem in stems:
-            raise InputError(f"{stems[path.stem]} and {path} would write the same output; predict them into different folders.")
-        stems[path.stem] = path
+        name = same(path.stem)
+        if name in stems:
+            raise InputError(f"{stems[name]} and {path} would write the same output; predict them into different folders.")
+        stems[name] = path
     return list(found)
 
 

@@ -136,10 +136,11 @@ class Job:
     def renounce(self) -> None:
         """Outputs that are there are to be made anew; after a kill they are known as what this job was making. What it has of a slide so far stays, to go on with."""
         own = sorted(word for word, path in self.outputs.items() if os.path.exists(path))
-        self.note.unlink(missing_ok=True)
-        if own:
-            with suppress(OSError):  # an image that has gone fails by itself, later
-                write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], "begun": own})
+        if not own:
+            self.note.unlink(missing_ok=True)
+            return
+        with suppress(OSError):  # an image that has gone fails by itself, later
+            write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], "begun": own})
 
     def written(self) -> Written | None:
         """What an earlier call has made of it, if that is all there and would be made again."""

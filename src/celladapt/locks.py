@@ -45,8 +45,8 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         before = _holder(folder)
         # By number, too, since in a container the process that was killed may have had this one's.
-        sweep(folder.rglob(".*"), before.get("pid") if before.get("host") == platform.node() else None)
-        write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "since": now()})
+        sweep(_hidden_in(folder), (before.get("container"), before.get("pid")))
+        write_json(folder / HOLDER, {"pid": os.getpid(), "host": platform.node(), "container": HOST, "since": now()})
         try:
             yield
         finally:
@@ -82,7 +82,13 @@ def _refusal(folder: Path) -> str:
     return f"Another process is working on {folder} ({pid} on this machine, since {since}); wait until it has ended, or stop it."
 
 
-def sweep(paths: Iterable[Path], gone: int | None = None) -> None:
+def _hidden_in(folder: Path) -> Iterator[Path]:
+    """Hidden files and folders below ``folder``; what another process removes meanwhile is passed over, which ``rglob`` does from Python 3.13 on."""
+    for where, folders, files in os.walk(folder):
+        yield from (Path(where) / name for name in (*folders, *files) if name.startswith("."))
+
+
+def sweep(paths: Iterable[Path], gone: tuple[Any, Any] = (None, None)) -> None:
     """Of ``paths`` remove what killed writers have left half-written; what one of them had put aside, and not yet replaced, is put back.
 
     Told by its name (``files.TEMPORARY``): of a process that this machine does not know, or of one of another machine, whose processes cannot be seen,
@@ -90,14 +96,14 @@ def sweep(paths: Iterable[Path], gone: int | None = None) -> None:
 
     Args:
         paths: files and folders of any name.
-        gone: a process of this machine that is known to have ended.
+        gone: a process that is known to have ended: ``files.HOST`` where it ran, and its number.
     """
     for path in list(paths):
         found = TEMPORARY.fullmatch(path.name)
         if found is None:
             continue
         pid = int(found["pid"])
-        dead = (pid == gone or not _runs(pid)) if found["host"] == HOST else _age(path) > _DAY
+        dead = (found["host"], pid) == gone or (not _runs(pid) if found["host"] == HOST else _age(path) > _DAY)
         with suppress(OSError):
             if dead and found["old"] and not path.with_name(found["name"]).exists():
                 path.rename(path.with_name(found["name"]))

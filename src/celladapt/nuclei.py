@@ -58,8 +58,9 @@ class Nuclei:
         """Write to one ``.npz``, atomically."""
         lengths = np.array([len(line) for line in self.outlines], np.int64)
         points = np.concatenate(self.outlines) if self.outlines else np.zeros((0, 2))
+        stored: dict[str, Any] = {"points": points, "lengths": lengths, **self.columns}
         with atomic(path) as temporary:
-            np.savez(temporary, points=points, lengths=lengths, allow_pickle=False, **self.columns)
+            np.savez(temporary, **stored)
 
     @classmethod
     def load(cls, path: Path) -> "Nuclei":

@@ -62,9 +62,10 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     may_read = [*usable, *seen_t.masks]
     fingerprint = {"source": source.fingerprint(), "target": target.without_masks().fingerprint()}
     labels = target.subset(may_read).fingerprint() if may_read else None
-    before = run.record.get("fingerprint", {})
+    record = run.record  # read once: the first of several processes writes it below
+    before = record.get("fingerprint", {})
     for domain in fingerprint.keys() & before.keys():
-        if before[domain] != fingerprint[domain] or run.record.get("fingerprint_of_labels") != labels:
+        if before[domain] != fingerprint[domain] or record.get("fingerprint_of_labels") != labels:
             raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
     if blank := [stem for stem in usable[:MOST_LOOKED_AT] if not target.mask(stem).any()]:
         notes.append(
@@ -83,7 +84,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     shown, strange, witnessed = _as_the_target(config, method, train_s, target.subset(split_t.train))
     taught = len(blank) < len(usable[:MOST_LOOKED_AT]) or (method.classical and witnessed >= MOSTLY)
     # A run goes on as it began; in one that does not say how, no target kept its colours.
-    grey = run.record.get("target_grey", strange and not (taught and not run.record.get("started")))
+    grey = record.get("target_grey", strange and not (taught and not record.get("started")))
     if shown.words:
         notes.append(f"Source images were shown {shown.words}, to look like the target's.")
     if grey:

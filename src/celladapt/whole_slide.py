@@ -191,7 +191,9 @@ class Work:
 
     def forget(self) -> None:
         """Remove the folder, once all is written elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self._disown()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @cached_property
     def _zarr(self) -> Any:
@@ -200,15 +202,15 @@ class Work:
     def _begin(self) -> None:
         """Make the folder, or take up what an earlier call left there of the same work."""
         about = {**self.identity, "version": __version__, "rules": asdict(self.rules), "shape": list(self.shape)}
-        note = self.folder / "work.json"
         before = None
         with suppress(InputError):  # a damaged note is of no work
-            before = read_json(note) if note.is_file() else None
+            before = read_json(self._note) if self._note.is_file() else None
         if before == about:
             lines = self._log()  # without what a kill cut off
             write_text(self.folder / "stored.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
             return
         if self.folder.exists():
+            self._disown()
             for item in self.folder.iterdir():
                 if item.name not in (LOCK, HOLDER):
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
@@ -221,7 +223,16 @@ class Work:
                 dtype=dtype,
                 fill_value=0,
             )
-        write_json(note, about)
+        write_json(self._note, about)
+
+    @property
+    def _note(self) -> Path:
+        """What the folder's contents are of; while it is there, they are whole."""
+        return self.folder / "work.json"
+
+    def _disown(self) -> None:
+        """Take away the note first, so that a folder which a kill leaves half emptied is not taken up."""
+        self._note.unlink(missing_ok=True)
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
