@@ -25,9 +25,9 @@ from celladapt.preparation import set_up
 from celladapt.run import Run
 
 STEPS = 300
-PLAIN = {"match": False, "ema": 0.0, "lambda_bce": 0.0}
-"""The source as it is, the weights of the last step, the method's own losses alone: one change at a time, also to what all methods get by default."""
-USUAL = {"match": Config.match, "ema": Config.ema, "lambda_bce": Config.lambda_bce}
+PLAIN = {"match": False, "ema": 0.0, "lambda_bce": 0.0, "fit_threshold": False}
+"""The source as it is, the weights of the last step, the method's own losses alone, masks cut at 1/2: one change at a time, also to what all methods get by default."""
+USUAL = {"match": Config.match, "ema": Config.ema, "lambda_bce": Config.lambda_bce, "fit_threshold": Config.fit_threshold}
 """What all methods get by default."""
 
 

@@ -23,5 +23,5 @@ def put(document: Path, name: str, text: str) -> None:
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean ± sample standard deviation, 0 of a single value; ``sign`` "+" shows that of the mean."""
-    return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+    """Mean ± sample standard deviation, which a single value has not; ``sign`` "+" shows that of the mean."""
+    return f"{statistics.mean(values):{sign}.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")

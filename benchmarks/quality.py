@@ -307,8 +307,8 @@ def covered(errors: NDArray[np.float64], known: list[Point], by: dict[str, float
 
 
 def singly(known: list[Point]) -> list[Point]:
-    """A point for each image alone, none of models that were given masks."""
-    return [replace(point, scores=scores, iou=iou, alone=()) for point in blind(known) for scores, iou in point.alone]
+    """A point for each image alone."""
+    return [replace(point, scores=scores, iou=iou, alone=()) for point in known for scores, iou in point.alone]
 
 
 def left_out_singly(known: list[Point]) -> NDArray[np.float64]:
@@ -317,7 +317,7 @@ def left_out_singly(known: list[Point]) -> NDArray[np.float64]:
     result = np.zeros(len(images))
     for target in {point.target for point in known}:
         mine = [i for i, point in enumerate(images) if point.target == target]
-        result[mine] = predicted(fit([point for point in blind(known) if point.target != target]), [images[i] for i in mine])
+        result[mine] = predicted(calibrated([point for point in known if point.target != target]), [images[i] for i in mine])
     return result
 
 
@@ -361,16 +361,21 @@ def _told(known: list[Point]) -> list[str]:
         left_out(known)[mine] - _iou(some),
         left_out([replace(point, given=None) if point.given else point for point in known])[mine] - _iou(some),
     )
-    pairs, inside = {point.pair for point in some}, []
+    pairs, images = {point.pair for point in some}, singly(some)
+    of_images = left_out_singly(known)[[bool(point.given) for point in singly(known)]] - _iou(images)
+    shares: dict[str, list[float]] = {"radius_known": [], "radius_known_alone": []}
     for target in targets:
-        within = radius_known([point for point in known if point.target != target])
-        chosen = [i for i, point in enumerate(some) if point.target == target]
-        hits, here = (np.abs(error)[chosen] <= within).astype(float), [some[i] for i in chosen]
-        inside.append(_by_pairs(hits, here, {point.pair for point in here}))
+        within = radii_known([point for point in known if point.target != target])
+        for (name, inside), errors, of in zip(shares.items(), (error, of_images), (some, images), strict=True):
+            if chosen := [i for i, point in enumerate(of) if point.target == target]:
+                here = [of[i] for i in chosen]
+                inside.append(_by_pairs((np.abs(errors)[chosen] <= within[name]).astype(float), here, {point.pair for point in here}))
+    inside, alone = shares.values()
+    singles = f"; of {len(images)} single images {statistics.mean(alone):.0%}, the least {min(alone):.0%}" if alone else ""
     return [
         f"- Of {_models(some)} models that were given masks of the target's training images, each known by one of these, on targets left out, mean over {len(pairs)} pairs: "
         f"mean absolute error {_by_pairs(np.abs(error), some, pairs):.3f}, mean error {_by_pairs(error, some, pairs):+.3f}; in the interval {statistics.mean(inside):.0%}, mean over targets, the least "
-        f"{min(inside):.0%}; by the clues alone, these models among those of the fit, the mean absolute error is {_by_pairs(np.abs(without), some, pairs):.3f}."
+        f"{min(inside):.0%}{singles}; by the clues alone, these models among those of the fit, the mean absolute error is {_by_pairs(np.abs(without), some, pairs):.3f}."
     ]
 
 
@@ -379,12 +384,14 @@ def _models(known: list[Point]) -> int:
     return len({(point.pair, point.method, point.seed, point.step, point.iou) for point in known})
 
 
-def radius_known(known: list[Point]) -> float:
-    """``radius`` for models that were given masks; 1, which promises nothing, where there are none of two targets."""
-    mine = [i for i, point in enumerate(known) if point.given]
-    if len({known[i].target for i in mine}) < 2:
-        return 1.0
-    return radius((left_out(known) - _iou(known))[mine], [known[i] for i in mine])
+def radii_known(known: list[Point]) -> dict[str, float]:
+    """``radii`` for models that were given masks, of several images and of single ones; 1, which promises nothing, where there are none of two targets."""
+    found: dict[str, float] = {}
+    for name, some, guess in (("radius_known", known, left_out), ("radius_known_alone", singly(known), left_out_singly)):
+        mine = [i for i, point in enumerate(some) if point.given]
+        told = len({some[i].target for i in mine}) > 1
+        found[name] = radius((guess(known) - _iou(some))[mine], [some[i] for i in mine]) if told else 1.0
+    return {**found, "radius_known_alone": max(found.values())}
 
 
 def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float64], within: dict[str, dict[str, float]]) -> list[str]:
@@ -409,11 +416,17 @@ def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float
     images = singly(known)
     if images:
         guess, truth = left_out_singly(known), _iou(images)
-        shares = []
-        for target, by in sorted(within.items()):
-            hits = covered(guess - truth, images, by, "radius_alone")[[point.target == target for point in images]]
-            if not np.isnan(hits).all():
-                shares.append(float(np.nanmean(hits)))
+        hits = np.concatenate(
+            [covered(guess - truth, images, by, "radius_alone")[[point.target == target for point in images]] for target, by in within.items()]
+        )
+        where = [point for target in within for point in images if point.target == target]
+
+        def inside_of(adapted: bool) -> list[float]:
+            chosen = np.array([not (adapted and point.method in TRAINED) for point in where])
+            by_targets = [hits[chosen & [point.target == target for point in where]] for target in within]
+            return [float(np.nanmean(some)) for some in by_targets if not np.isnan(some).all()]
+
+        shares, of_adapted = inside_of(False), inside_of(True)
         ends = np.cumsum([len(point.alone) for point in known])[:-1]
         rank = [_rank_correlation(*both) for both in zip(np.split(guess, ends), np.split(truth, ends), strict=True)]
         pairs = {point.pair for point in images}
@@ -421,7 +434,9 @@ def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float
         order = _by_pairs(np.array(rank)[~np.isnan(rank)], ranked, {point.pair for point in ranked})
         lines.append(
             f"- Of {len(images)} single images, on targets left out, mean over {len(pairs)} pairs: mean absolute error {_by_pairs(np.abs(guess - truth), images, pairs):.3f}; "
-            f"in the interval, of those that have one, {statistics.mean(shares):.0%}, mean over targets, the least {min(shares):.0%}; "
+            f"in the interval, of those that have one, {statistics.mean(shares):.0%}, mean over targets, the least {min(shares):.0%}"
+            + (f" (of adapted models {statistics.mean(of_adapted):.0%}, the least {min(of_adapted):.0%})" if of_adapted else "")
+            + "; "
             f"rank correlation of the images of one model on one target {order:.2f}, mean over pairs."
         )
     return lines
@@ -473,7 +488,7 @@ def main() -> None:
             "models": _models(known),
             "covered": COVERED,
         }
-        fitted = {**calibrated(known), **radii(blind(known)), "radius_known": radius_known(known), "compared": fit(known, COMPARED)}
+        fitted = {**calibrated(known), **radii(blind(known)), **radii_known(known), "compared": fit(known, COMPARED)}
         write_json(FILE, {**fitted, **rests_on})
 
 

@@ -26,7 +26,7 @@ from benchmarks.quality import COMPARED, LEVEL, Point, blind, code_of_clues, els
 from celladapt.config import Config
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
-from celladapt.expectation import clues_on, part
+from celladapt.expectation import MOST_IMAGES, clues_on, part
 from celladapt.files import write_json
 from celladapt.loading import load_model
 from celladapt.methods import find
@@ -71,7 +71,7 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
 
     @cache
     def held() -> list[NDArray[Any]]:
-        return [part(folder.images[stem]) for stem in evenly(split.val or split.train, run.config.validation_images)]
+        return [part(folder.images[stem]) for stem in evenly(split.val or split.train, MOST_IMAGES)]
 
     @cache
     def tests() -> list[tuple[NDArray[Any], NDArray[Any]]]:

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reliability.corpus import KINDS, LISTED, MASKS, READERS, RGB, Kind, forbidden, model, pillow, run_folder
+from reliability.corpus import KINDS, LISTED, MASKS, READERS, RGB, Kind, forbidden, model, pillow
 
-from celladapt.adaptation import _clues
 from celladapt.cli import main
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.nuclei import Nuclei
 from celladapt.records import read_json, read_json_lines
-from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,15 +198,6 @@ def test_what_the_system_refuses_without_a_name_is_our_fault(monkeypatch: pytest
     monkeypatch.setattr("celladapt.reporting.report", fail)
     assert main(["report", "run"]) == 1
     assert "please report it" in capsys.readouterr().err
-
-
-def test_a_chosen_step_without_its_scores_is_named(tmp_path: Path) -> None:
-    run = Run(run_folder(tmp_path, "run"))
-    assert run.selected_step == 2
-    for content in (b"", b'{"step": 1}\n', b"\xff\xfe\n[]\n3\n", b'{"step": 2, "infomax": "high"}\n'):
-        (run.path / "validation.jsonl").write_bytes(content)
-        with pytest.raises(InputError, match=r"validation\.jsonl is damaged \(it lacks the scores of step 2, which was chosen\); restore"):
-            _clues(run, 2)
 
 
 def test_a_damaged_part_of_a_slides_work_says_what_to_delete(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What is promised of a model without masks: falling back to source-only, and what `predict` says."""
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from celladapt.cli import main
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, write_image
 from celladapt.errors import InputError
-from celladapt.expectation import clues_on, expected_quality, known_on
+from celladapt.expectation import clues_on, expected_quality, known_on, part
 from celladapt.methods.weakssda import WeakSSDA
 from celladapt.metrics import foreground
 from celladapt.quality import Expectation, Known, expected_iou
@@ -30,8 +29,7 @@ TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "b
 
 def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, before: float, after: float, **options: Any) -> Run:
     """A run of which source-only has ``before`` to be preferred by, and the adapted model ``after``; either is promised ten times less."""
-    monkeypatch.setattr(adaptation, "_clues", lambda run, step: {"is": before if run.config.method == "source_only" else after})
-    monkeypatch.setattr(adaptation, "_clues_anew", lambda run, model: {"is": after})
+    monkeypatch.setattr(adaptation, "_clues", lambda run, model: {"is": before if model.about["method"] == "source_only" else after})
     monkeypatch.setattr(adaptation, "preference", lambda clues: clues["is"])
     monkeypatch.setattr(adaptation, "expected_iou", lambda clues, known: Expectation(clues["is"] / 10, 0.0, 0.9))
     return celladapt.adapt(*domains, out=out, **{**TINY, "method": "cellseguda", **options})
@@ -142,16 +140,19 @@ def test_the_expectation_reads_no_mask_and_names_a_broken_image(tiny_domains: tu
         expected_quality(run.model, target)
 
 
-def test_a_run_that_is_older_than_a_clue_is_judged_anew(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    run = celladapt.adapt(*tiny_domains, method="source_only", out=tmp_path / "run", **TINY)
-    expected, file = run.expected, run.path / "validation.jsonl"
-    assert expected
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    file.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "likeness"}) + "\n" for line in lines), encoding="utf-8")
-    assert expected_iou(adaptation._clues(run, run.selected_step)).iou == pytest.approx(expected.iou, abs=0.01)
-    file.write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match=r"validation\.jsonl is damaged"):
-        adaptation._clues(run, run.selected_step)
+def test_a_run_is_judged_by_as_many_pixels_as_any_other_images(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many images it is validated on, and whatever its crops: the fit rests on so many."""
+    monkeypatch.setattr("celladapt.expectation.SIDE", 40)
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr(adaptation, "clues_on", lambda model, images: seen.extend(image.shape for image in images) or clues_on(model, images))
+    run = celladapt.adapt(
+        *tiny_domains, method="cellseguda", out=tmp_path / "run", **{**TINY, "crop": "whole", "batch_size": 1, "validation_images": 1}
+    )
+    held = run.splits[1].val or run.splits[1].train
+    assert seen == [(40, 40, 3)] * 3 * len(held), "source-only as a run of its own, and the two that are compared"
+    assert run.expected == expected_iou(clues_on(run.model, [part(next((tiny_domains[1] / "images").glob(f"{stem}.*"))) for stem in held]))
 
 
 def test_of_a_large_image_the_middle_is_looked_at(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

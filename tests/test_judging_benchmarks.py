@@ -20,8 +20,8 @@ from benchmarks.quality import (
     points,
     predicted,
     radii,
+    radii_known,
     radius,
-    radius_known,
     table,
 )
 from benchmarks.selection import kept, picked, regrets, with_expected
@@ -197,14 +197,26 @@ def test_masks_that_models_were_given_mend_wrong_clues() -> None:
     told = [i for i, point in enumerate(known) if point.given]
     iou = np.array([point.iou for point in known])
     assert left_out(known)[told] == pytest.approx(iou[told], abs=1e-6)
-    assert radius_known(known) == pytest.approx(0, abs=1e-6)
+    assert radii_known(known)["radius_known"] == pytest.approx(0, abs=1e-6)
     (line,) = [line for line in table(known).splitlines() if "were given masks" in line]
     assert "Of 24 models" in line
     assert float(line.split("these models among those of the fit, the mean absolute error is ")[1].rstrip(".")) > 0.1
-    assert radius_known(known[:12]) == 1, "which no other target bears out"
+    assert radii_known(known[:12])["radius_known"] == 1, "which no other target bears out"
     assert "were given masks" not in table([point for point in known if point.target == "t0" or not point.given])
     assert "| t0 | 1 | 8 |" in table(known), "where they have no row"
     assert fit(blind(known)) == fit([point for point in checkpoints() if point.method != "supervised"])
+
+
+def test_single_images_have_intervals_of_their_own_for_models_that_were_given_masks() -> None:
+    known = given_masks(checkpoints(), 0.1)
+    assert radii_known(known)["radius_known_alone"] == 1, "of which nobody has any"
+    hard = [replace(point, alone=[(point.scores, point.iou), (point.scores, point.iou / 2)]) for point in known]
+    found = radii_known(hard)
+    assert found["radius_known"] == pytest.approx(0, abs=1e-6)
+    given = [point for point in hard if point.given]
+    assert found["radius_known_alone"] == pytest.approx(radius(np.array([point.iou / 2 for point in given]), given), abs=1e-6)
+    (line,) = [line for line in table(hard).splitlines() if "were given masks" in line]
+    assert f"of {2 * len(given)} single images " in line
 
 
 def test_points_that_were_stored_give_the_same_fit(tmp_path: Path) -> None:

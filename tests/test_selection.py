@@ -22,6 +22,7 @@ from celladapt.selection import (
     scores,
     snd,
     solid,
+    uncut,
 )
 
 
@@ -41,6 +42,23 @@ def test_pixel_entropy() -> None:
 
 def test_entropy() -> None:
     assert entropy([torch.tensor([[0.25, 0.5]]), torch.tensor([[0.0], [1.0]])]) == pytest.approx(-((h(0.25) + h(0.5)) / 2 + 0) / 2)
+
+
+def test_a_moved_threshold_is_moved_back() -> None:
+    logits = torch.tensor([-8.0, -1.0, 0.0, 0.5, 8.0], dtype=torch.float64)
+    cut = torch.sigmoid(logits - math.log(0.8 / 0.2))
+    torch.testing.assert_close(uncut(cut, 0.8), torch.sigmoid(logits))
+    assert uncut(cut, 0.5) is cut
+    assert uncut(torch.tensor([0.0, 1.0]), 0.9).tolist() == [0, 1]
+
+
+def test_whether_a_mask_is_of_one_class_is_asked_of_the_mask_as_it_is_cut() -> None:
+    said = [torch.full((8, 8), 0.7)]
+    said[0][:4] = 0.9
+    cut = [uncut(said[0], 0.2)]  # the way back from a threshold of 0.2 is the way to one of 0.8
+    assert (cut[0] >= 0.5).float().mean() == 0.5
+    assert entropy(said, cut) == pytest.approx(-(h(0.7) + h(0.9)) / 2)
+    assert entropy(said) == pytest.approx(-(h(0.7) + h(0.9)) / 2 - math.log(2))
 
 
 @pytest.mark.parametrize("p", [1e-9, 1e-3, 0.4, 0.6, 0.999])

@@ -1,6 +1,7 @@
 """Where a mask is cut."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from celladapt import preparation
 from celladapt.adaptation import prepare
+from celladapt.classical import Witness
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
@@ -17,6 +19,7 @@ from celladapt.networks import Segmenter, UNet
 from celladapt.preparation import set_up
 from celladapt.run import Run
 from celladapt.threshold import HALF, THRESHOLDS, Teachers, best_of, cut_at_half, tally
+from celladapt.validate import Held, Validator
 
 
 @pytest.fixture
@@ -83,6 +86,22 @@ def test_what_was_the_best_threshold_is_at_a_half(network: Segmenter, images: Te
     cut = [((predict(image) >= 0.5) & mask, (predict(image) >= 0.5) | mask) for image, mask in given.given]
     assert sum(int(both.sum()) for both, _ in cut) / sum(int(either.sum()) for _, either in cut) > 0.98
     assert cut_at_half(network, predict, given) == 0.5, "where it stays"
+
+
+def test_a_moved_threshold_does_not_pass_for_being_sure(network: Segmenter, images: Tensor) -> None:
+    """Else of two networks that say the same the one that is cut at the higher threshold, which leaves less, would be preferred."""
+    witnesses = [Witness.of((seen_by(network)(image) >= 0.8).numpy()) for image in images]
+    masks = [torch.from_numpy(witness.mask) for witness in witnesses]
+    held = Held(list(images), masks), Held(list(images), classical=witnesses)
+    validator = Validator(*held, torch.device("cpu"), nullcontext, Teachers(source=list(zip(images, masks, strict=True))))
+    before = validator(network)
+    threshold = validator.cut(network)
+    after = validator(network, threshold)
+    assert threshold == pytest.approx(0.8, abs=0.03)
+    sure = ("entropy", "infomax", "snd", "consistency", "zoom")
+    assert {name: after[name] for name in sure} == pytest.approx({name: before[name] for name in sure}, abs=1e-5)
+    assert validator(network)["entropy"] > before["entropy"] + 0.05, "as it would be if the shift were not told"
+    assert after["source_iou"] > before["source_iou"] + 0.2, "masks are judged as they are cut"
 
 
 def test_masks_of_the_target_go_before_what_stands_for_them_and_that_before_the_source(network: Segmenter, images: Tensor) -> None:

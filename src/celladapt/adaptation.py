@@ -33,9 +33,7 @@ from celladapt.model import Predictor
 from celladapt.preparation import check_sizes, set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import expected_iou, preference
-from celladapt.records import read_json_lines
-from celladapt.run import RESTORE, Run
-from celladapt.selection import CLUES
+from celladapt.run import Run
 from celladapt.train import LAST, Trainer
 
 ADAPTED = "adapted.safetensors"
@@ -109,8 +107,8 @@ def checked(config: Config) -> tuple[Split, Split]:
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
     with at_most(config.max_megapixels):
-        train_s, train_t, seen_t, _ = usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
-        check_sizes(config, train_s, train_t, seen_t)
+        train_s, train_t, _, _ = usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
+        check_sizes(config, train_s, train_t, target.subset([*splits[1].train, *splits[1].val]))
         _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
     device = pick_device(config.device)
     if config.compile:
@@ -232,14 +230,17 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     """Evaluate the selected model, with the R of the same step where the method has one; or source-only's, where that promises more."""
     config, notes = run.config, [*notes, *trainer.method.remarks()]
     assert config.target
-    after, reconstruct = _clues(run, trainer.picked.step), _reconstruction(run, trainer)
+    model, adapted = run.path / "model.safetensors", run.path / ADAPTED
+    # After a kill below, the one in its place is source-only's.
+    loaded, reconstruct = load_model(adapted if adapted.exists() else model, config.device, config.precision), _reconstruction(run, trainer)
+    after, before = _clues(run, loaded), None
     # Labels of the target, where they had a part, know better than a criterion that sees none.
     labelled = trainer.picked.uses_target_labels or bool(run.record.get("target_labelled"))
-    before = _clues(run.baseline, run.baseline.selected_step) if run.baseline.finished and config.fallback and not labelled else None
+    if run.baseline.finished and config.fallback and not labelled:
+        before = _clues(run, load_model(run.baseline.path, config.device, config.precision))
     fell_back = before is not None and preference(before) > preference(after)
     if before is not None and fell_back:
-        model, adapted = run.path / "model.safetensors", run.path / ADAPTED
-        if not adapted.exists():  # after a kill here, model is source-only's already
+        if not adapted.exists():
             model.rename(adapted)
         with atomic(model) as temporary:
             shutil.copy(run.baseline.path / "model.safetensors", temporary)
@@ -248,14 +249,13 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
             "As far as can be told without masks, adapting did not help, so the SOURCE-ONLY model was kept: it is what is scored and shown here. "
             f"The adapted one is in {ADAPTED}.",
         ]
-        after, reconstruct = before, None
-    elif (run.path / ADAPTED).exists():  # an earlier call, cut off, had fallen back and would not now
-        (run.path / ADAPTED).replace(run.path / "model.safetensors")
-    loaded, target = load_model(run.path, config.device, config.precision), Folder.open(config.target)
-    known = None
+        loaded, after, reconstruct = load_model(model, config.device, config.precision), before, None
+    elif adapted.exists():  # an earlier call, cut off, had fallen back and would not now
+        adapted.replace(model)
+    target, known = Folder.open(config.target), None
     if given := evenly(run.record.get("target_labelled") or [], MOST_IMAGES):
         try:
-            known, after = known_on(loaded, map(target.pair, given)), _clues_anew(run, loaded)
+            known = known_on(loaded, map(target.pair, given))
         except InputError as error:  # nobody should lose a finished training for that
             notes = [*notes, f"What to expect is estimated without the masks that were given: {error}"]
     checkpoint.previous(run.path / LAST).unlink(missing_ok=True)  # which nobody needs once the last step is safe
@@ -269,19 +269,8 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     conclude(run, target, loaded.predict, reconstruct, notes, **facts)
 
 
-def _clues(run: Run, step: int) -> Mapping[str, float]:
-    """What is to be told without masks of the model of ``step``, which is the one that was kept."""
-    file = run.path / "validation.jsonl"
-    scores = next((line for line in read_json_lines(file) if isinstance(line, dict) and line.get("step") == step), None)
-    if scores is None or not all(isinstance(score, int | float) for score in scores.values()):
-        raise InputError(f"{file} is damaged (it lacks the scores of step {step}, which was chosen); {RESTORE}.")
-    if not scores.keys() >= set(CLUES):  # a run that is older than a clue
-        return _clues_anew(run, load_model(run.path, run.config.device))
-    return scores
-
-
-def _clues_anew(run: Run, model: Predictor) -> Mapping[str, float]:
-    """Of images of as many pixels as any others are judged by."""
+def _clues(run: Run, model: Predictor) -> Mapping[str, float]:
+    """What is to be told of ``model`` without masks, by validation images of the target: as many, and as many pixels of each, as wherever else that is asked."""
     assert run.config.target
     held, (_, split) = Folder.open(run.config.target), run.splits
     stems = evenly(split.val or split.train, MOST_IMAGES)

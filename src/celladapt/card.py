@@ -130,7 +130,7 @@ def _validation(about: Mapping[str, Any]) -> str:
     text = "## Validation: how good it is\n"
     mean, sd, count = mapping(scores.get("mean")), mapping(scores.get("sd")), number(scores.get("images"))
     rows = [
-        f"| {name} | {value:.3f} | {f'{spread:.3f}' if (spread := number(sd.get(key))) is not None else 'unknown'} |"
+        f"| {name} | {value:.3f} | {f'{spread:.3f}' if (spread := number(sd.get(key))) is not None and count != 1 else 'unknown'} |"
         for key, name in MEASURES.items()
         if (value := number(mean.get(key))) is not None
     ]

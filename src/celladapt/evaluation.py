@@ -71,11 +71,11 @@ class Evaluation:
         return self._over_images(lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
 
     def table(self) -> Table:
-        """Mean ± standard deviation over images, for the terminal."""
-        mean, sd = self.mean, self.sd
-        caption = f"mean ± standard deviation over images. {EMPTY_RULE} {self.caution}".strip()
+        """Mean ± standard deviation over images, which a single one has not, for the terminal."""
+        mean, sd, several = self.mean, self.sd, len(self.images) > 1
+        caption = f"{'mean ± standard deviation over images. ' if several else ''}{EMPTY_RULE} {self.caution}".strip()
         table = Table("images", *MEASURES.values(), caption=Text(caption), caption_justify="left")
-        table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" for key in MEASURES))
+        table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" if several else f"{mean[key]:.3f}" for key in MEASURES))
         return table
 
     @property

@@ -1,4 +1,4 @@
-"""One or many processes, same mathematics: N processes of batch B step exactly like one process of batch N·B.
+"""One or many processes, same mathematics: N processes of batch B step exactly like one process of batch N·B. (What is re-estimated at a validation is so in batches of B.)
 
 Launched by ``torchrun`` or ``accelerate launch``; a plain ``python`` or ``celladapt`` is one process and every function here is then free.
 """

@@ -237,19 +237,19 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
     return train_s, train_t, seen_t, usable
 
 
-def check_sizes(config: Config, source: Folder, target: Folder, seen: Folder) -> None:
+def check_sizes(config: Config, source: Folder, target: Folder, drawn: Folder) -> None:
     """Raise InputError where whole images of different sizes would have to share a batch, in training or in what batch normalisation is estimated on.
 
     Args:
         config: of the run.
         source: training images of it.
         target: likewise.
-        seen: validation images of the target.
+        drawn: all training and validation images of the target, from which batch normalisation is estimated.
     """
     if config.crop != "whole" or config.batch_size == 1:
         return
     reads, anew = methods.find(config.spec.name).reads, config.batch_norm == "target"
-    for domain, folders in ((Domain.SOURCE, [source]), (Domain.TARGET, [target, seen] if anew else [target])):
+    for domain, folders in ((Domain.SOURCE, [source]), (Domain.TARGET, [drawn] if anew else [target])):
         if domain in reads or (anew and domain is Domain.TARGET):
             sizes = {_shape(path, path.stat().st_mtime_ns) for folder in folders for path in folder.images.values()}
             if len(sizes) > 1:

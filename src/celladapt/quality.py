@@ -103,7 +103,7 @@ def expected_iou(
     name = "radius_alone" if alone else "radius"
     radius: float = c[f"{name}{'' if known or scores.get('witnessed', 1.0) > 0 else UNWITNESSED}"]
     if known:
-        radius = max(radius, c["radius_known"])
+        radius = max(radius, c["radius_known_alone" if alone else "radius_known"])
     return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), known.images if known else 0)
 
 
@@ -161,5 +161,5 @@ def preference(scores: Mapping[str, float]) -> float:
 @cache
 def calibration() -> dict[str, Any]:
     """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals, and the same with ``UNWITNESSED``; the first three
-    also under ``compared``, for ``preference``; ``optimism`` (an angle) and ``radius_known`` for models that were given masks; and what they rest on."""
+    also under ``compared``, for ``preference``; ``optimism`` (an angle), ``radius_known`` and ``radius_known_alone`` for models that were given masks; and what they rest on."""
     return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

@@ -27,23 +27,29 @@ Labels = NDArray[np.int32]
 """[H, W], 0 background, nuclei numbered from 1."""
 
 
-def scores(maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequence[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
+def scores(
+    maps: list[Tensor], predict: Callable[[Tensor], Tensor], images: Sequence[Tensor], classical: Sequence[Witness], threshold: float = 0.5
+) -> dict[str, float]:
     """Every criterion by name.
+
+    How sure a network is, is asked of what it says, and not of what is left once its masks are cut at another threshold: that would make it the surer the more is cut off.
 
     Args:
         maps: what ``predict`` gives for ``images``.
         predict: image [3, H, W], normalised -> probability map [H, W] in [0, 1], on the CPU; of any size.
         images: [3, H, W] each, normalised.
         classical: what the classical segmentation sees in each image.
+        threshold: that has been moved to 1/2 (``celladapt.threshold``).
 
     The clues are among them.
     """
+    said = [uncut(p, threshold) for p in maps]
     return {
-        "infomax": infomax(maps),
-        "snd": snd(maps),
-        "entropy": entropy(maps),
-        "consistency": consistency(maps, [predict(perturb(x)).flip(-1) for x in images]),
-        "zoom": consistency(maps, [_resized(predict(_resized(x, ZOOM)), x.shape[-2:]) for x in images]),
+        "infomax": infomax(said),
+        "snd": snd(said),
+        "entropy": entropy(said, maps),
+        "consistency": consistency(said, [uncut(predict(perturb(x)), threshold).flip(-1) for x in images]),
+        "zoom": consistency(said, [_resized(uncut(predict(_resized(x, ZOOM)), threshold), x.shape[-2:]) for x in images]),
         "contrast": contrast(maps, images),
         **clues(maps, classical),
     }
@@ -68,6 +74,14 @@ def clues(maps: list[Tensor], classical: Sequence[Witness]) -> dict[str, float]:
     }
 
 
+def uncut(p: Tensor, threshold: float) -> Tensor:
+    """``p`` in [0, 1] as it was before ``threshold``, in (0, 1), was moved to 1/2 by a shift of the logits, elementwise."""
+    if threshold == 0.5:
+        return p
+    on, off = p * threshold, (1 - p) * (1 - threshold)
+    return on / (on + off)
+
+
 def perturb(x: Tensor) -> Tensor:
     """A mirrored copy with 10 % less contrast and a fixed faint noise (0.1 standard deviations): [3, H, W] -> the same shape."""
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
@@ -85,15 +99,16 @@ def pixel_entropy(p: Tensor) -> Tensor:
     return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
 
 
-def entropy(maps: list[Tensor]) -> float:
+def entropy(maps: list[Tensor], cut: list[Tensor] | None = None) -> float:
     """-mean H(p): how sure the predictions are (Grandvalet and Bengio, NeurIPS 2004); in [-2 ln 2, 0].
 
     An empty or full mask is sure too, so where nearly every pixel of all images is on one side of 1/2, ln 2 is taken off: that is below any other prediction.
 
     Args:
         maps: probability maps [H, W] in [0, 1].
+        cut: the same once the best threshold is at 1/2, where that has been moved.
     """
-    foreground = float(torch.stack([(p >= 0.5).double().mean() for p in maps]).mean())
+    foreground = float(torch.stack([(p >= 0.5).double().mean() for p in cut or maps]).mean())
     collapsed = not EMPTY <= foreground <= FULL
     return -_mean_entropy(maps) - collapsed * math.log(2)
 

@@ -160,9 +160,8 @@ class Trainer:
         else:
             network = copy.deepcopy(self.average)
         network.eval()
-        if self.config.fit_threshold:
-            self.validator.cut(network)
-        scores = self.validator(network)
+        threshold = self.validator.cut(network) if self.config.fit_threshold else 0.5
+        scores = self.validator(network, threshold)
         log.scores(self.step, scores)
         criterion = self.config.select
         score = float(self.step) if criterion == "last" else scores[criterion]

@@ -48,11 +48,11 @@ class Validator:
         return cut_at_half(network, partial(self._probability, network), self.teachers)
 
     @torch.inference_mode()
-    def __call__(self, network: nn.Module) -> dict[str, float]:
-        """Score ``network``, which is in evaluation mode."""
+    def __call__(self, network: nn.Module, threshold: float = 0.5) -> dict[str, float]:
+        """Score ``network``, which is in evaluation mode, and in which ``threshold`` has been moved to 1/2."""
         predict = partial(self._probability, network)
         maps = [predict(x) for x in self.target.images]
-        scores = selection.scores(maps, predict, self.target.images, self.target.classical)
+        scores = selection.scores(maps, predict, self.target.images, self.target.classical, threshold)
         scores["expected"] = expected_iou(scores).iou
         if self.source.masks:
             scores["source_iou"] = self._iou([predict(x) for x in self.source.images], self.source.masks)
