@@ -529,3 +529,41 @@ def test_png_checksums_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(InputError, match="damaged"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("axes", [None, "YXC"])
+@pytest.mark.parametrize("channels", [2, 5, 7])
+def test_channels_last_are_no_stack_of_slivers(tmp_path: Path, axes: str | None, channels: int) -> None:
+    """Where tifffile did not say so it was taken for as many pages as there are rows."""
+    pixels = np.random.default_rng(0).integers(0, 60000, (40, 60, channels)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **({"metadata": {"axes": axes}} if axes else {}))
+    if channels == 2:
+        image = read_image(tmp_path / "a.tif")
+        assert image.shape == (40, 60, 3)
+        assert np.corrcoef(image[..., 1].ravel(), pixels[..., 1].ravel())[0, 1] > 0.999
+        return
+    with pytest.raises(FileError, match=rf"a\.tif has {channels} channels; save at most 4 of them"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_stack_of_narrow_pages_is_a_stack(tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(0, 255, (6, 50, 20)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], stack[0])
+
+
+def test_colours_that_were_multiplied_by_their_alpha_are_not_so_twice(tmp_path: Path) -> None:
+    colour, alpha = np.array([217, 163, 130], float), 128
+    straight = np.broadcast_to(np.append(colour, alpha), (8, 9, 4)).round().astype(np.uint8)
+    multiplied = np.broadcast_to(np.append(colour * alpha / 255, alpha), (8, 9, 4)).round().astype(np.uint8)
+    for name, pixels, kind in (("a", straight, "UNASSALPHA"), ("b", multiplied, "ASSOCALPHA")):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric="rgb", extrasamples=[kind], metadata=None)
+    over_white = colour * alpha / 255 + 255 - alpha
+    for name in "ab":
+        np.testing.assert_allclose(read_image(tmp_path / f"{name}.tif")[0, 0], over_white, atol=1)
+
+
+def test_a_tiff_whose_colours_nobody_reads_is_not_said_to_be_none(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8, 5), 90, np.uint8), photometric="separated", extrasamples=["UNASSALPHA"], metadata=None)
+    with pytest.raises(FileError, match=r"a\.tif keeps its colours in a way that cannot be read; save it as RGB"):
+        read_image(tmp_path / "a.tif")

@@ -16,7 +16,7 @@ from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.job import Job
 from celladapt.model import Model
-from celladapt.prediction import predict
+from celladapt.prediction import SomeFailed, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -195,6 +195,31 @@ def test_what_is_to_be_written_over_is_known_at_every_moment(model: Model, image
         with pytest.raises(KeyboardInterrupt):
             predict(model, images, out, ["mask"], overwrite=True)
     assert len(predict(model, images, out, ["mask"])) == 3
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_outputs_of_two_models_do_not_stand_side_by_side(model: Model, images: Path, tmp_path: Path, overwrite: bool) -> None:
+    """They would be evaluated as if they were of one."""
+    out = tmp_path / "out"
+    predict(model, images, out, ["mask", "instances"])
+    before = {name: (out / name).read_bytes() for name in visible(out)}
+    words = r"instances\.tif \(3 such\) was made with another model, other settings.*choose another --out, or replace all"
+    with pytest.raises(InputError, match=words):
+        predict(model, images, out, ["mask"], threshold=0.9, overwrite=overwrite)
+    assert {name: (out / name).read_bytes() for name in visible(out)} == before
+    predict(model, images, out, ["overlay"])  # of the same model they may come later
+    with pytest.raises(InputError, match="overlay"):
+        predict(model, images, out, ["mask", "instances"], threshold=0.9, overwrite=True)
+    for path in out.glob("*_overlay.png"):
+        path.unlink()
+    assert len(predict(model, images, out, ["mask", "instances"], threshold=0.9, overwrite=True)) == 3
+
+
+def test_where_all_fail_there_are_no_others(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"no image")
+    with pytest.raises(SomeFailed, match=r"1 of 1 images failed: .*a\.png"):
+        predict(model, tmp_path / "in", tmp_path / "out")
 
 
 def test_out_is_a_file(model: Model, images: Path, tmp_path: Path) -> None:

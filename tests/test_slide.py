@@ -1,5 +1,6 @@
 """Slides of every kind give the pixels that were written, at the pixel size that is asked for, or one sentence."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,29 @@ def test_white_may_be_zero_and_other_colours_are_refused(tmp_path: Path, monkeyp
     tifffile.imwrite(tmp_path / "ink.tif", np.zeros((300, 420, 4), np.uint8), photometric="separated", tile=(64, 64))
     with pytest.raises(FileError, match=r"ink\.tif keeps its colours as SEPARATED"):
         open_slide(tmp_path / "ink.tif")
+
+
+@pytest.mark.parametrize("kind", ["UNASSALPHA", "ASSOCALPHA"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_is_transparent_is_white_as_in_any_image(tmp_path: Path, kind: str, dtype: type) -> None:
+    full = np.iinfo(dtype).max if dtype != np.float32 else 1
+    image = np.zeros((128, 128, 4))
+    image[:, 64:] = [0.2, 0.4, 0.6, 1]
+    image[64:, 64:] = [0.2, 0.4, 0.6, 0.5] if kind == "UNASSALPHA" else [0.1, 0.2, 0.3, 0.5]
+    path = write_pyramid(tmp_path / "a.tif", (image * full).round(9).astype(dtype), levels=1, extrasamples=[kind])
+    seen = pyramid.open_pyramid(path, ExitStack()).read_level(0, 0, 0, 128, 128) / full  # as it is stored, not stretched
+    assert seen.shape == (128, 128, 3)
+    np.testing.assert_allclose(seen[0, 0], 1)
+    np.testing.assert_allclose(seen[0, 127], [0.2, 0.4, 0.6], atol=0.01)
+    np.testing.assert_allclose(seen[127, 127], [0.6, 0.7, 0.8], atol=0.01)
+
+
+def test_white_may_be_zero_of_real_numbers_and_of_bits_too(tmp_path: Path) -> None:
+    for name, pixels in (("float", np.linspace(0, 1, 128 * 128, dtype=np.float32).reshape(128, 128)), ("bits", np.eye(128, dtype=bool))):
+        write = {"photometric": "miniswhite", "tile": (64, 64), "metadata": None}
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, **write)
+        found = pyramid.open_pyramid(tmp_path / f"{name}.tif", ExitStack()).read_level(0, 0, 0, 128, 128)[..., 0]
+        np.testing.assert_array_equal(found, 1 - pixels if name == "float" else ~pixels)
 
 
 def test_channels_that_are_pages_of_an_ome_tiff_are_read(tmp_path: Path) -> None:

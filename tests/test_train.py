@@ -32,6 +32,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
 from celladapt.files import write_json
+from celladapt.loading import load_model
 from celladapt.log import Log
 from celladapt.preparation import set_up
 from celladapt.run import Run
@@ -600,11 +601,13 @@ def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Pat
         celladapt.resume(run.path)
 
 
+SHORT: dict[str, Any] = {"steps": 2, "width": 2, "crop": 32, "batch_size": 1, "validate_every": 2, "checkpoint_every": 2, "baseline": False}
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()])
 def test_too_little_memory_is_told_and_costs_no_step(
     tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    options = {"steps": 4, "width": 2, "crop": 32, "batch_size": 1, "validate_every": 2, "checkpoint_every": 2, "baseline": False}
     real = train.take_step
     calls: list[int] = []
 
@@ -616,9 +619,58 @@ def test_too_little_memory_is_told_and_costs_no_step(
 
     monkeypatch.setattr(train, "take_step", failing)
     with pytest.raises(InputError, match=r"run needs more memory than there is; free some .*--resume, or .*--batch-size"):
-        celladapt.adapt(*tiny_domains, "source_only", "fast", tmp_path / "run", **options)
+        celladapt.adapt(*tiny_domains, "source_only", "fast", tmp_path / "run", **{**SHORT, "steps": 4})
     assert load(tmp_path / "run" / train.LAST)[1]["step"] == 2
     assert celladapt.resume(tmp_path / "run").finished
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test", "source"])
+def test_a_damaged_image_is_told_before_anything_is_written(tiny_domains: tuple[Path, Path], tmp_path: Path, part: str) -> None:
+    whole = celladapt.adapt(*tiny_domains, "cellseguda", "fast", tmp_path / "whole", **SHORT)
+    source, target = whole.splits
+    stem = source.train[0] if part == "source" else getattr(target, part)[0]
+    (path,) = (tiny_domains[part != "source"] / "images").glob(f"{stem}.*")
+    kept = path.read_bytes()
+    path.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(InputError, match=rf"{stem}\.png is damaged"):
+        celladapt.adapt(*tiny_domains, "cellseguda", "fast", tmp_path / "run", split=whole.path / "split.json", **SHORT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_mask_that_does_not_fit_is_told_before_anything_is_written(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    write_image(tiny_domains[0] / "masks" / "source0.png", np.ones((32, 64), np.uint8))
+    with pytest.raises(InputError, match=r"source0\.png"):
+        celladapt.adapt(*tiny_domains, "cellseguda", "fast", tmp_path / "run", **SHORT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_image_may_be_mended_after_the_training(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = adaptation.prepare(with_options(Config(*tiny_domains), {**preset_options("fast"), **SHORT, "method": "cellseguda"}), tmp_path / "run")
+    (path,) = (tiny_domains[1] / "images").glob(f"{run.splits[1].test[0]}.*")
+    kept = path.read_bytes()
+    path.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(InputError, match=f"{path.name} is damaged"):
+        celladapt.resume(run.path)
+    path.write_bytes(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "take_step", None)
+        assert celladapt.resume(run.path).finished, "without another step"
+    before = json.loads((run.path / "run.json").read_text())
+    everything = Folder.open(tiny_domains[1]).without_masks().fingerprint()
+    write_json(run.path / "run.json", {**before, "finished": None, "fingerprint": {**before["fingerprint"], "target": everything}})
+    assert celladapt.resume(run.path).finished, "as runs of before knew the target"
+
+
+def test_the_model_of_a_run_that_is_not_finished_is_said_to_be_so(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = celladapt.adapt(*tiny_domains, "source_only", "fast", tmp_path / "run", **SHORT)
+    assert "is not finished" not in capsys.readouterr().err
+    load_model(run.path)
+    assert "is not finished" not in capsys.readouterr().err
+    write_json(run.path / "run.json", {**run.record, "finished": None})
+    load_model(run.path)
+    assert "is not finished: this is its best model so far" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_second_ctrl_c_stops_at_once_but_not_the_same_one_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from celladapt.errors import InputError
-from celladapt.units import area_in_pixels
+from celladapt.units import area_in_pixels, check_pixel_size
 
 
 @pytest.mark.parametrize("text", ["20", " 20 ", "20px2", "20 px²", "20PX^2", "20.4"])
@@ -31,3 +31,11 @@ def test_micrometres_need_the_size_of_a_pixel() -> None:
     for wrong in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="--pixel-size is"):
             area_in_pixels("5um2", wrong)
+
+
+@pytest.mark.parametrize("size", [1e-200, 0.0, -1.0, math.nan, math.inf, 1e9])
+def test_a_pixel_size_that_nothing_has_is_refused_by_its_option(size: float) -> None:
+    with pytest.raises(InputError, match=r"--at is .*; give µm per pixel"):
+        check_pixel_size("--at", size)
+    check_pixel_size("--at", 0.001)
+    check_pixel_size("--at", None)

@@ -30,7 +30,7 @@ from celladapt.loading import load_model
 from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import Predictor
-from celladapt.preparation import check_sizes, set_up, usable_data
+from celladapt.preparation import check_readable, check_sizes, set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import expected_iou, preference
 from celladapt.run import Run
@@ -106,10 +106,15 @@ def checked(config: Config) -> tuple[Split, Split]:
     methods.build(config.spec, 1)  # an unknown method or option shows before any work
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
+    method = methods.find(config.spec.name)
     with at_most(config.max_megapixels):
-        train_s, train_t, _, _ = usable_data(config, source, target, *splits)  # whatever is wrong shows now, not after hours
-        check_sizes(config, train_s, train_t, target.subset([*splits[1].train, *splits[1].val]))
-        _no_test_image_twice(methods.find(config.spec.name), source, target, splits[1])
+        # Whatever is wrong shows now, not after hours.
+        train_s, train_t, seen_t, usable = usable_data(config, source, target, *splits)
+        read_s = [train_s, source.subset(splits[0].val)] if Domain.SOURCE in method.reads else []
+        drawn_t = target.subset([*splits[1].train, *splits[1].val])
+        check_readable([*read_s, drawn_t.keep_masks([*usable, *seen_t.masks]), target.subset(splits[1].test).without_masks()])
+        check_sizes(config, train_s, train_t, drawn_t)
+        _no_test_image_twice(method, source, target, splits[1])
     device = pick_device(config.device)
     if config.compile:
         check_compiler(device)

@@ -11,7 +11,7 @@ from celladapt.data.limits import MAX_MEGAPIXELS, as_pixels
 from celladapt.data.slide import is_slide
 from celladapt.errors import FileError, InputError
 from celladapt.files import write_json
-from celladapt.outputs import Segmented, check_words, output_path, write
+from celladapt.outputs import WRITERS, Segmented, check_words, output_path, write
 from celladapt.records import read_json
 from celladapt.units import area_in_pixels, check_pixel_size
 
@@ -126,6 +126,18 @@ class Job:
             return note if lists and isinstance(note["found"], dict) and note["identity"] == self.identity else {}
         except (OSError, InputError, KeyError):
             return {}
+
+    @property
+    def of_others(self) -> list[Path]:
+        """Outputs that earlier calls have made of another model, with other settings or of another state of the image, and that this job does not replace: what would be left of them no longer goes with the rest."""
+        note: dict[str, Any] = {}
+        with suppress(InputError):
+            note = read_json(self.note)
+        words = note.get("begun", [])
+        if self._noted or not isinstance(words, list):
+            return []
+        paths = {output_path(self.out, self.image.stem, word, self.slide) for word in words if word in WRITERS}
+        return sorted(path for path in paths - set(self.outputs.values()) if os.path.exists(path))
 
     @property
     def in_the_way(self) -> list[Path]:

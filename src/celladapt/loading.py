@@ -17,6 +17,8 @@ from celladapt.model import Model, Predictor
 from celladapt.networks import Segmenter
 from celladapt.onnx_model import OnnxModel
 from celladapt.onnx_network import open_onnx
+from celladapt.progress import say
+from celladapt.records import read_json
 
 
 def load_model(path: str | Path, device: str = "auto", precision: str = "auto") -> Predictor:
@@ -64,6 +66,10 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
     if path.is_dir():
         if (path / "config.toml").is_file() and not (path / "model.safetensors").is_file():
             raise InputError(f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {path}`.")
+        if (path / "config.toml").is_file() and not _finished(path):
+            say(
+                f"{path} is not finished: this is its best model so far, and whether source-only is better is not settled; `celladapt adapt --resume {path}` goes on."
+            )
         path = path / "model.safetensors"
     if _is_pickle(path):
         raise InputError(
@@ -81,6 +87,14 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
         raise InputError(f"{path} has weights that are not finite (NaN or infinity), so its training failed; give another model.")
     network = network.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Model(network, normalisation, about, precision)
+
+
+def _finished(run: Path) -> bool:
+    """Whether a run says that it has come to its end; True where that cannot be told."""
+    try:
+        return bool(read_json(run / "run.json").get("finished", True))
+    except InputError:
+        return True
 
 
 def _is_pickle(path: Path) -> bool:

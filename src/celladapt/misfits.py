@@ -30,13 +30,14 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
         return
     with open_slide(job.image, settings.pixel_size) as slide:
         wanted = settings.at or trained
+        whose = "--at is" if settings.at else "the model was trained at"
         if wanted is None:
             known = f" ({slide.pixel_size:.3g} µm per pixel)" if slide.pixel_size else ""
             yield f"The model does not know the pixel size it was trained at, so {job.image.name} is segmented at full resolution{known}; --at MICRONS sets another."
         elif slide.pixel_size is None:
-            yield f"{job.image.name} does not say its pixel size, so it is segmented at full resolution, though the model was trained at {wanted:.3g} µm per pixel; give --pixel-size."
+            yield f"{job.image.name} does not say its pixel size, so it is segmented at full resolution, though {whose} {wanted:.3g} µm per pixel; give --pixel-size."
         elif slide.pixel_size > wanted * _MISFIT:
-            yield f"{job.image.name} has {slide.pixel_size:.3g} µm per pixel at most, the model was trained at {wanted:.3g}: it is enlarged {slide.pixel_size / wanted:.2g} times and less sharp."
+            yield f"{job.image.name} has {slide.pixel_size:.3g} µm per pixel at most, {whose} {wanted:.3g}: it is enlarged {slide.pixel_size / wanted:.2g} times and less sharp."
         elif settings.at is not None and trained is not None and not 1 / _MISFIT <= settings.at / trained <= _MISFIT:
             yield f"The model was trained at {trained:.3g} µm per pixel, --at is {settings.at:.3g}: nuclei look {trained / settings.at:.2g} times as large to it."
 

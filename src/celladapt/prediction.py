@@ -86,6 +86,11 @@ def predict(
     _not_in_the_way([job for job in (Job(path, out, chosen, "") for path in images) if not os.path.exists(job.note)], overwrite)
     loaded = loaded_model(Path(model), device, precision) if isinstance(model, (str, Path)) else model
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
+    if left := [path for job in jobs for path in job.of_others]:
+        raise InputError(
+            f"{left[0]} ({len(left)} such) was made with another model, other settings or another image, and would be taken for a part of these; "
+            "choose another --out, or replace all of them by --overwrite with the same words in --save."
+        )
     for folder in (out, out / NOTES):
         sweep(folder.glob(".*"))
     if overwrite:
@@ -109,7 +114,8 @@ def predict(
     order = {path.stem: number for number, path in enumerate(images)}
     done = sorted([*ready.values(), *done], key=lambda written: order[written.image.stem])
     if failed:
-        raise SomeFailed(f"{len(failed)} of {len(images)} images failed, the others are in {out}: " + " ".join(failed), done)
+        others = f", the others are in {out}" if done else ""
+        raise SomeFailed(f"{len(failed)} of {len(images)} images failed{others}: " + " ".join(failed), done)
     return done
 
 

@@ -1,6 +1,6 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from celladapt.errors import InputError
 from celladapt.files import now
 from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
 from celladapt.losses import Domain
-from celladapt.progress import say
+from celladapt.progress import Bar, say
 from celladapt.run import Run
 from celladapt.step import CROSS_ENTROPY, has_cross_entropy
 from celladapt.threshold import Annotated, Teachers
@@ -32,6 +32,7 @@ from celladapt.train import Trainer
 from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
+_READABLE: set[tuple[tuple[Path, int], ...]] = set()
 MOST_WITNESSED = 16  # images
 MOST_ASKED = 64  # images in which the classical segmentation may have to be found before the first step
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
@@ -60,12 +61,15 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
     # Not even for a fingerprint is a target mask opened that training was not given.
     may_read = [*usable, *seen_t.masks]
-    fingerprint = {"source": source.fingerprint(), "target": target.without_masks().fingerprint()}
+    # Nor does a test image have a part: one that is found damaged at the end may be mended.
+    drawn_t = target.subset([*split_t.train, *split_t.val]).without_masks()
+    fingerprint = {"source": source.fingerprint(), "target": drawn_t.fingerprint()}
     labels = target.subset(may_read).fingerprint() if may_read else None
     record = run.record  # read once: the first of several processes writes it below
     before = record.get("fingerprint", {})
     for domain in fingerprint.keys() & before.keys():
-        if before[domain] != fingerprint[domain] or record.get("fingerprint_of_labels") != labels:
+        as_before = before[domain] == fingerprint[domain] or (domain == "target" and before[domain] == target.without_masks().fingerprint())
+        if not as_before or record.get("fingerprint_of_labels") != labels:
             raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
     if blank := [stem for stem in usable[:MOST_LOOKED_AT] if not target.mask(stem).any()]:
         notes.append(
@@ -102,7 +106,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         parallel.world_size(),
     )
     # Validation images too: no mask is needed, and of few images each one counts.
-    plain = Stream(target.subset([*split_t.train, *split_t.val]).without_masks(), normalise_t, config.crop, "none", (config.seed, 2))
+    plain = Stream(drawn_t, normalise_t, config.crop, "none", (config.seed, 2))
 
     def statistics() -> Iterator[Tensor]:
         for k in range(STATISTICS_BATCHES):
@@ -235,6 +239,24 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
     if lost := [stem for stem in split_t.test if stem not in target.masks]:
         raise InputError(f"{target.root} has no mask for the test image {lost[0]} of the split; use a split of these folders.")
     return train_s, train_t, seen_t, usable
+
+
+def check_readable(folders: Iterable[Folder]) -> None:
+    """Raise InputError where an image cannot be read, or a mask does not fit its image: before anything is written, not after hours. A file that was read is not read for another run."""
+    todo = {
+        tuple((path, path.stat().st_mtime_ns if path.exists() else 0) for path in (folder.images[stem], folder.masks.get(stem)) if path): (
+            folder,
+            stem,
+        )
+        for folder in folders
+        for stem in folder.images
+    }
+    todo = {files: place for files, place in todo.items() if files not in _READABLE}
+    with Bar("reading images", len(todo)) as bar:
+        for files, (folder, stem) in todo.items():
+            folder.pair(stem) if stem in folder.masks else folder.image(stem)
+            _READABLE.add(files)
+            bar.step()
 
 
 def check_sizes(config: Config, source: Folder, target: Folder, drawn: Folder) -> None:

@@ -24,8 +24,8 @@ _PLAUSIBLE = (0.02, 20.0)  # µm per pixel of a microscope; what a screen or pri
 
 
 def check_pixel_size(option: str, value: float | None) -> None:
-    """Raise InputError where ``value``, in µm per pixel, is given and cannot be one."""
-    if value is not None and not 0 < value < math.inf:
+    """Raise InputError where ``value``, in µm per pixel, is given and cannot be one, of an electron microscope or a camera either."""
+    if value is not None and not 1e-4 <= value <= 1e4:
         raise InputError(f"{option} is {value}; give µm per pixel, for example 0.25.")
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from celladapt.data.limits import MAX_CHANNELS, check_size, too_large
-from celladapt.data.tiff import JPEG_CODES, TIFF_HEADS, first_plane, open_tiff
+from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff
 from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
 
@@ -178,12 +178,25 @@ def _as_image(raster: Raster) -> NDArray[Any]:
     if not deep and white < 255:
         pixels, white = (pixels * np.uint8(255 / white)).astype(np.uint8), 255.0
     if raster.alpha is not None and raster.alpha.min() < 1:
-        alpha = raster.alpha[..., None]
-        blended = pixels * alpha + white * (1 - alpha)
+        blended = over_white(pixels, raster.alpha, white)
         pixels = blended if deep else np.rint(blended).astype(np.uint8)
     if deep:
         pixels = _stretch(pixels, raster.path)
     return three_channels(pixels)
+
+
+def over_white(colours: NDArray[Any], alpha: NDArray[np.float32], white: float) -> NDArray[Any]:
+    """Colours [H, W, C] that are as opaque as ``alpha``, [H, W] in [0, 1], laid over ``white``, as floats."""
+    opaque = alpha[..., None]
+    return np.asarray(colours * opaque + white * (1 - opaque))
+
+
+def without_alpha(colours: NDArray[Any], alpha: NDArray[np.float32]) -> NDArray[Any]:
+    """Colours [H, W, C] as they were before they were multiplied by ``alpha``, [H, W] in [0, 1], as some TIFFs have them; of their own type."""
+    divided = colours / np.where(alpha > 0, alpha, 1)[..., None]
+    if colours.dtype.kind == "f":
+        return np.asarray(divided, colours.dtype)
+    return np.rint(divided).clip(0, np.iinfo(colours.dtype).max).astype(colours.dtype)
 
 
 def three_channels(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -284,6 +297,8 @@ def _decode_pillow(path: Path, head: bytes, formats: tuple[str, ...] = ("PNG", "
     except UnidentifiedImageError:
         if head.startswith((b"\x89PNG", b"\xff\xd8", b"BM")):
             raise
+        if formats == ("TIFF",):
+            raise FileError(path, "keeps its colours in a way that cannot be read", "save it as RGB") from None
         raise FileError(path, "is not a PNG, TIFF, JPEG or BMP image", "convert it to PNG or TIFF") from None
     with image:
         check_size(path, math.prod(image.size))
@@ -331,8 +346,10 @@ def _decode_tiff(path: Path) -> Raster:
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
             palette = (page.colormap.T // (257 if page.colormap.max() > 255 else 1)).astype(np.uint8)
         alpha = None
-        if page.samplesperpixel == pixels.shape[2] and page.extrasamples and page.extrasamples[-1] in (1, 2):
+        if page.samplesperpixel == pixels.shape[2] and page.extrasamples and page.extrasamples[-1] in ALPHA:
             full = 1.0 if pixels.dtype.kind == "f" else float(2**page.bitspersample - 1)
             alpha, pixels = np.clip(pixels[..., -1] / full, 0, 1).astype(np.float32), pixels[..., :-1]
+            if page.extrasamples[-1] == ASSOCIATED:
+                pixels = without_alpha(pixels, alpha)
         white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy)

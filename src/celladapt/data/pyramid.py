@@ -13,9 +13,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from celladapt.data.images import require_file
+from celladapt.data.images import over_white, require_file, without_alpha
 from celladapt.data.limits import MAX_CHANNELS
-from celladapt.data.tiff import JPEG_CODES, TIFF_HEADS, first_series, open_tiff, pixel_size_in
+from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_series, open_tiff, pixel_size_in
 from celladapt.errors import FileError, InputError, optional
 from celladapt.units import MICRONS
 
@@ -118,12 +118,24 @@ def _with_tifffile(path: Path, files: ExitStack) -> Pyramid:
         raise FileError(path, "is compressed in one piece, which would have to be unpacked for each region", "save it as a tiled TIFF")
     planes = [_plane(path, array, level.axes) for array, level in zip(arrays, series.levels, strict=True)]
     dark = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    see_through = page.extrasamples[-1] if page.extrasamples and page.extrasamples[-1] in ALPHA and page.samplesperpixel <= MAX_CHANNELS else None
 
     def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         pixels = planes[level][1](y, x, h, w)
-        return np.iinfo(pixels.dtype).max - pixels if dark else pixels
+        white = _white(pixels.dtype)
+        if dark:
+            pixels = ~pixels if pixels.dtype == np.bool_ else (white - pixels).astype(pixels.dtype)
+        if see_through is None:
+            return pixels
+        alpha, colours = np.clip(pixels[..., -1] / white, 0, 1).astype(np.float32), pixels[..., :-1]
+        laid = over_white(without_alpha(colours, alpha) if see_through == ASSOCIATED else colours, alpha, white)
+        return np.asarray(laid if pixels.dtype.kind == "f" else np.rint(laid), pixels.dtype)
 
     return Pyramid(_levels(planes), pixel_size_in(tif), read)
+
+
+def _white(dtype: np.dtype[Any]) -> int | float:
+    return np.iinfo(dtype).max if dtype.kind in "iu" else 1.0
 
 
 def _with_zarr(path: Path, files: ExitStack) -> Pyramid:

@@ -19,7 +19,12 @@ from celladapt.errors import DAMAGED, FileError
 from celladapt.units import MICRONS
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ASSOCIATED = tifffile.EXTRASAMPLE.ASSOCALPHA
+"""An alpha that colours have been multiplied by."""
+ALPHA = (ASSOCIATED, tifffile.EXTRASAMPLE.UNASSALPHA)
 JPEG_CODES = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+_FEW = 32
+"""Columns of a page that are so few, and fewer than its rows and the pages, are channels."""
 _MOST_TAGS = 4096  # of a page; tifffile takes more for damage
 
 # Without any handler Python prints tifffile's log to stderr; what matters of it becomes a FileError.
@@ -83,8 +88,11 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     """
     series = first_series(tif)
     axes, shape = series.axes, series.shape
-    if axes == "QYX" and shape[0] > MAX_CHANNELS >= shape[2] > 1:  # (H, W, C) that tifffile.imwrite took for H pages of W x C
+    if (
+        axes in ("QYX", "YXC") and 1 < shape[2] < min(shape[:2]) and (shape[2] <= _FEW or axes == "YXC")
+    ):  # (H, W, C) that tifffile.imwrite took for H pages of W x C
         check_size(path, shape[0] * shape[1])
+        _check_channels(path, shape[2])
         return series.asarray()
     check_size(path, page.imagewidth * page.imagelength * page.imagedepth)
     end, segments = path.stat().st_size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
@@ -94,8 +102,7 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     channel = 0 if stack == "Q" and shape[0] <= MAX_CHANNELS else stack.find("C")
     count = shape[channel] if channel >= 0 and page.samplesperpixel == 1 else 1
     samples = max(count, page.samplesperpixel)
-    if samples > MAX_CHANNELS:
-        raise FileError(path, f"has {samples} channels", f"save at most {MAX_CHANNELS} of them")
+    _check_channels(path, samples)
     if count > 1:
         step = math.prod(shape[channel + 1 : len(stack)])
         if len(series.pages) == math.prod(shape[: len(stack)]):
@@ -109,6 +116,11 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     if page.samplesperpixel == 1:
         return plane[..., None]
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
+
+
+def _check_channels(path: Path, count: int) -> None:
+    if count > MAX_CHANNELS:
+        raise FileError(path, f"has {count} channels", f"save at most {MAX_CHANNELS} of them")
 
 
 def pixel_size_in(tif: tifffile.TiffFile) -> float | None:
