@@ -32,6 +32,8 @@ from celladapt.train import Trainer
 from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
+_MANY = 100
+"""Images that take long enough to read for a bar."""
 _READABLE: set[tuple[tuple[Path, int], ...]] = set()
 MOST_WITNESSED = 16  # images
 MOST_ASKED = 64  # images in which the classical segmentation may have to be found before the first step
@@ -252,7 +254,7 @@ def check_readable(folders: Iterable[Folder]) -> None:
         for stem in folder.images
     }
     todo = {files: place for files, place in todo.items() if files not in _READABLE}
-    with Bar("reading images", len(todo)) as bar:
+    with Bar("reading images", len(todo), shown=len(todo) > _MANY) as bar:
         for files, (folder, stem) in todo.items():
             folder.pair(stem) if stem in folder.masks else folder.image(stem)
             _READABLE.add(files)
