@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.compare import read, table
-from benchmarks.documents import put
+from benchmarks.documents import put, spread
 from test_grid import Scores, write_grid
 
 from celladapt.reporting.claims import claims
@@ -69,3 +69,8 @@ def test_benchmarks_side_by_side_share_their_seeds(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text("pair,method,seed,iou\n" + "".join(rows), encoding="utf-8")
     text = table({"one": read([tmp_path / "a.csv"]), "two": read([tmp_path / "b.csv"])})
     assert text.splitlines()[2:] == ["| p | m | 0.550 ± 0.071 | 0.700 ± 0.141 |"]
+
+
+def test_a_single_value_has_no_spread() -> None:
+    assert spread([0.25]) == "0.250"
+    assert spread([0.25, 0.75], "+") == "+0.500 ± 0.354"

@@ -109,6 +109,10 @@ def test_table_names_measures_count_and_the_empty_rule(folders: tuple[Path, Path
     assert "0.667 ± 0.577" in text  # iou of 1, 0, 1
     assert " 3 " in text
     assert "without nuclei scores 1" in text
+    console.print(Evaluation({"one": dict.fromkeys(KEYS, 0.3)}).table())
+    alone = console.export_text()  # which the first export has emptied
+    assert "0.300" in alone
+    assert "±" not in alone, "a single image has no spread"
 
 
 def test_json_and_csv_hold_every_image(folders: tuple[Path, Path], tmp_path: Path) -> None:

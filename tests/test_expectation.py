@@ -145,12 +145,17 @@ def test_a_run_is_judged_by_as_many_pixels_as_any_other_images(
 ) -> None:
     """However many images it is validated on, and whatever its crops: the fit rests on so many."""
     monkeypatch.setattr("celladapt.expectation.SIDE", 40)
+    monkeypatch.setattr(adaptation, "SIDE", 40)
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(adaptation, "clues_on", lambda model, images: seen.extend(image.shape for image in images) or clues_on(model, images))
     run = celladapt.adapt(
-        *tiny_domains, method="cellseguda", out=tmp_path / "run", **{**TINY, "crop": "whole", "batch_size": 1, "validation_images": 1}
+        *tiny_domains,
+        method="cellseguda",
+        out=tmp_path / "run",
+        **{**TINY, "crop": "whole", "batch_size": 1, "validation_images": 1, "val_fraction": 0.4},
     )
-    held = run.splits[1].val or run.splits[1].train
+    held = run.splits[1].val
+    assert len(held) > 1
     assert seen == [(40, 40, 3)] * 3 * len(held), "source-only as a run of its own, and the two that are compared"
     assert run.expected == expected_iou(clues_on(run.model, [part(next((tiny_domains[1] / "images").glob(f"{stem}.*"))) for stem in held]))
 

@@ -463,6 +463,8 @@ def test_pixel_sizes_that_do_not_fit_are_told_with_numbers(model: Model, tmp_pat
     path = write_pyramid(tmp_path / "coarse.tif", picture(5, 200, 200), 1.0)
     predict(model, path, tmp_path / "three", "table", tissue=False, tile=128)
     assert "1 µm per pixel at most, the model was trained at 0.5: it is enlarged 2 times" in capsys.readouterr().err
+    predict(model, path, tmp_path / "seven", "table", tissue=False, tile=128, at=0.25)
+    assert "1 µm per pixel at most, --at is 0.25: it is enlarged 4 times" in capsys.readouterr().err
     silent = write_pyramid(tmp_path / "silent.tif", picture(5, 200, 200), None)
     predict(model, silent, tmp_path / "four", "table", tissue=False, tile=128)
     assert "silent.tif does not say its pixel size" in capsys.readouterr().err

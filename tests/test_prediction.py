@@ -198,12 +198,12 @@ def test_what_is_to_be_written_over_is_known_at_every_moment(model: Model, image
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_outputs_of_two_models_do_not_stand_side_by_side(model: Model, images: Path, tmp_path: Path, overwrite: bool) -> None:
+def test_outputs_of_one_image_by_two_models_do_not_stand_side_by_side(model: Model, images: Path, tmp_path: Path, overwrite: bool) -> None:
     """They would be evaluated as if they were of one."""
     out = tmp_path / "out"
     predict(model, images, out, ["mask", "instances"])
     before = {name: (out / name).read_bytes() for name in visible(out)}
-    words = r"instances\.tif \(3 such\) was made with another model, other settings.*choose another --out, or replace all"
+    words = r"instances\.tif \(3 such\) was made with another model, other settings.*choose another --out, make all of them anew \(--save mask,instances --overwrite\), or delete"
     with pytest.raises(InputError, match=words):
         predict(model, images, out, ["mask"], threshold=0.9, overwrite=overwrite)
     assert {name: (out / name).read_bytes() for name in visible(out)} == before

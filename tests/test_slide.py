@@ -210,11 +210,18 @@ def test_what_is_transparent_is_white_as_in_any_image(tmp_path: Path, kind: str,
 
 
 def test_white_may_be_zero_of_real_numbers_and_of_bits_too(tmp_path: Path) -> None:
+    write: dict[str, Any] = {"photometric": "miniswhite", "tile": (64, 64), "metadata": None}
     for name, pixels in (("float", np.linspace(0, 1, 128 * 128, dtype=np.float32).reshape(128, 128)), ("bits", np.eye(128, dtype=bool))):
-        write = {"photometric": "miniswhite", "tile": (64, 64), "metadata": None}
         tifffile.imwrite(tmp_path / f"{name}.tif", pixels, **write)
         found = pyramid.open_pyramid(tmp_path / f"{name}.tif", ExitStack()).read_level(0, 0, 0, 128, 128)[..., 0]
         np.testing.assert_array_equal(found, 1 - pixels if name == "float" else ~pixels)
+    pixels = np.full((128, 128, 2), [60, 255], np.uint8)
+    pixels[:, :64, 1] = 0
+    tifffile.imwrite(tmp_path / "alpha.tif", pixels, planarconfig="contig", extrasamples=["UNASSALPHA"], **write)
+    found = pyramid.open_pyramid(tmp_path / "alpha.tif", ExitStack()).read_level(0, 0, 0, 128, 128)
+    np.testing.assert_array_equal(found, read_image(tmp_path / "alpha.tif")[..., :1], "what is transparent is white, and the rest inverted")
+    assert found[0, 0, 0] == 255
+    assert found[0, 127, 0] == 195
 
 
 def test_channels_that_are_pages_of_an_ome_tiff_are_read(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.folder import Folder
-from celladapt.data.images import write_image
+from celladapt.data.images import read_image, write_image
 from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.loading import load_model
@@ -605,8 +605,9 @@ SHORT: dict[str, Any] = {"steps": 2, "width": 2, "crop": 32, "batch_size": 1, "v
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()])
-def test_too_little_memory_is_told_and_costs_no_step(
-    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+@pytest.mark.parametrize("baseline", [False, True])
+def test_too_little_memory_is_told_and_the_run_goes_on_where_it_was_saved(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, baseline: bool
 ) -> None:
     real = train.take_step
     calls: list[int] = []
@@ -619,21 +620,25 @@ def test_too_little_memory_is_told_and_costs_no_step(
 
     monkeypatch.setattr(train, "take_step", failing)
     with pytest.raises(InputError, match=r"run needs more memory than there is; free some .*--resume, or .*--batch-size"):
-        celladapt.adapt(*tiny_domains, "source_only", "fast", tmp_path / "run", **{**SHORT, "steps": 4})
-    assert load(tmp_path / "run" / train.LAST)[1]["step"] == 2
+        celladapt.adapt(*tiny_domains, "cellseguda", "fast", tmp_path / "run", **{**SHORT, "steps": 4, "baseline": baseline})
+    assert load((tmp_path / "run" / "baseline" if baseline else tmp_path / "run") / train.LAST)[1]["step"] == 2
     assert celladapt.resume(tmp_path / "run").finished
+    assert len(calls) == (10 if baseline else 6), "two steps of the first model are taken again, and the one that failed"
 
 
-@pytest.mark.parametrize("part", ["train", "val", "source"])
-def test_a_damaged_image_is_told_before_anything_is_written(tiny_domains: tuple[Path, Path], tmp_path: Path, part: str) -> None:
-    whole = celladapt.adapt(*tiny_domains, "cellseguda", "fast", tmp_path / "whole", **SHORT)
-    source, target = whole.splits
-    stem = source.train[0] if part == "source" else getattr(target, part)[0]
-    (path,) = (tiny_domains[part != "source"] / "images").glob(f"{stem}.*")
+@pytest.mark.parametrize("method", ["cellseguda", "supervised"])
+@pytest.mark.parametrize("part", ["train", "val", "source", "source without a mask"])
+def test_a_damaged_image_is_told_before_anything_is_written(tiny_domains: tuple[Path, Path], tmp_path: Path, part: str, method: str) -> None:
+    run = adaptation.prepare(with_options(Config(*tiny_domains), {**preset_options("fast"), **SHORT, "method": method}), tmp_path / "whole")
+    source, target = run.splits
+    stem = getattr(target, part)[0] if part in ("train", "val") else source.train[0]
+    (path,) = (tiny_domains[part in ("train", "val")] / "images").glob(f"{stem}.*")
+    if "without" in part:
+        (tiny_domains[0] / "masks" / path.name).unlink()
     kept = path.read_bytes()
     path.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(InputError, match=rf"{stem}\.png is damaged"):
-        celladapt.adapt(*tiny_domains, "cellseguda", "fast", tmp_path / "run", split=whole.path / "split.json", **SHORT)
+        celladapt.adapt(*tiny_domains, method, "fast", tmp_path / "run", split=run.path / "split.json", **SHORT)
     assert not (tmp_path / "run").exists()
 
 
@@ -656,9 +661,27 @@ def test_a_test_image_may_be_mended_after_the_training(tiny_domains: tuple[Path,
         patch.setattr(train, "take_step", None)
         assert celladapt.resume(run.path).finished, "without another step"
     before = json.loads((run.path / "run.json").read_text())
-    everything = Folder.open(tiny_domains[1]).without_masks().fingerprint()
-    write_json(run.path / "run.json", {**before, "finished": None, "fingerprint": {**before["fingerprint"], "target": everything}})
+    assert before["fingerprint"].pop("target_training")
+    write_json(run.path / "run.json", {**before, "finished": None})
     assert celladapt.resume(run.path).finished, "as runs of before knew the target"
+    (path,) = (tiny_domains[1] / "images").glob(f"{run.splits[1].train[0]}.*")
+    write_image(path, read_image(path)[::-1])
+    write_json(run.path / "run.json", {**before, "finished": None})
+    with pytest.raises(InputError, match=r"target have changed since"):
+        celladapt.resume(run.path)
+
+
+def test_scores_of_another_kind_win_over_no_other(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    """Before, how sure a network is was asked of the one that is cut, which is surer."""
+    run = celladapt.adapt(*tiny_domains, "source_only", "fast", tmp_path / "run", **SHORT)
+    file = run.path / train.LAST
+    tensors, about = load(file)
+    picked = {"step": 2, "criterion": "entropy", "score": -0.01, "uses_target_labels": False}
+    for change, kept in (({}, -0.01), ({"asked": None}, None), ({"asked": None, "picked": {**picked, "criterion": "labelled"}}, -0.01)):
+        checkpoint.save(file, tensors, {**about, "picked": picked, **change})
+        trainer, _ = set_up(run)
+        trainer.train()
+        assert trainer.picked.score == kept
 
 
 def test_the_model_of_a_run_that_is_not_finished_is_said_to_be_so(

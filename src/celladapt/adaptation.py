@@ -20,10 +20,10 @@ from celladapt.convolution import pays, winograd
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
 from celladapt.data.limits import at_most
-from celladapt.data.sample import evenly
+from celladapt.data.sample import evenly, middle
 from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError, out_of_memory
-from celladapt.expectation import MOST_IMAGES, clues_on, known_on, part
+from celladapt.expectation import MOST_IMAGES, SIDE, clues_on, known_on
 from celladapt.files import atomic
 from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.loading import load_model
@@ -106,18 +106,17 @@ def checked(config: Config) -> tuple[Split, Split]:
     methods.build(config.spec, 1)  # an unknown method or option shows before any work
     source, target = (Folder.open(path) for path in _both(config))
     splits = make_splits(config, source, target)
+    device = pick_device(config.device)
+    if config.compile:
+        check_compiler(device)
     method = methods.find(config.spec.name)
     with at_most(config.max_megapixels):
         # Whatever is wrong shows now, not after hours.
         train_s, train_t, seen_t, usable = usable_data(config, source, target, *splits)
-        read_s = [train_s, source.subset(splits[0].val)] if Domain.SOURCE in method.reads else []
-        drawn_t = target.subset([*splits[1].train, *splits[1].val])
-        check_readable([*read_s, drawn_t.keep_masks([*usable, *seen_t.masks])])
+        drawn_s, drawn_t = (folder.subset([*split.train, *split.val]) for folder, split in zip((source, target), splits, strict=True))
+        check_readable([drawn_s, drawn_t.keep_masks([*usable, *seen_t.masks])])
         check_sizes(config, train_s, train_t, drawn_t)
         _no_test_image_twice(method, source, target, splits[1])
-    device = pick_device(config.device)
-    if config.compile:
-        check_compiler(device)
     return splits
 
 
@@ -200,7 +199,9 @@ def carry_out(run: Run) -> Run:
         if not out_of_memory(error):
             raise
         anew = "start a new run with a smaller --batch-size, --crop or --width"
-        raise InputError(f"{run.path} needs more memory than there is; free some and continue it with --resume, or {anew}.") from error
+        raise InputError(
+            f"{run.path} needs more memory than there is; free some (fewer runs at once, too) and continue it with --resume, or {anew}."
+        ) from error
     return run
 
 
@@ -216,7 +217,7 @@ def _stages(run: Run) -> None:
             parallel.wait()
             if not run.baseline.finished and main:
                 say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
-            carry_out(run.baseline)
+            _stages(run.baseline)
         # Another process may have done it while this one waited. Those that train together go by what one of them sees.
         if not parallel.any_process(main and run.finished):
             trainer, notes = set_up(run)
@@ -248,7 +249,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
         if not adapted.exists():
             model.rename(adapted)
         with atomic(model) as temporary:
-            shutil.copy(run.baseline.path / "model.safetensors", temporary)
+            shutil.copyfile(run.baseline.path / "model.safetensors", temporary)
         notes = [
             *notes,
             "As far as can be told without masks, adapting did not help, so the SOURCE-ONLY model was kept: it is what is scored and shown here. "
@@ -279,7 +280,7 @@ def _clues(run: Run, model: Predictor) -> Mapping[str, float]:
     assert run.config.target
     held, (_, split) = Folder.open(run.config.target), run.splits
     stems = evenly(split.val or split.train, MOST_IMAGES)
-    return clues_on(model, [part(held.images[stem]) for stem in stems])
+    return clues_on(model, [middle(held.image(stem), SIDE) for stem in stems])
 
 
 def _reconstruction(run: Run, trainer: Trainer) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]] | None:

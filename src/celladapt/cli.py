@@ -147,7 +147,7 @@ def predict(
     max_megapixels
         Largest image that is read whole, in millions of pixels; 1,000 need about 50 GB of memory. Slides and pyramidal TIFFs are read in parts, whatever their size.
     overwrite
-        Make existing outputs anew.
+        Make existing outputs anew: all that there are of an image, unless the rest is of the same model and settings.
     workers
         Processes on this machine that share the files (needs dask).
     scheduler

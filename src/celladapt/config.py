@@ -114,7 +114,7 @@ class Config:
     checkpoint_every: int = 500
     """Steps between checkpoints to resume from."""
     validation_images: int = 16
-    """At most this many validation images of each domain are looked at."""
+    """At most this many validation images of each domain are looked at to pick a checkpoint and its threshold."""
     val_fraction: float = 0.15
     """Share of each domain's images held out for validation."""
     test_fraction: float = 0.25

@@ -128,16 +128,18 @@ class Job:
             return {}
 
     @property
-    def of_others(self) -> list[Path]:
-        """Outputs that earlier calls have made of another model, with other settings or of another state of the image, and that this job does not replace: what would be left of them no longer goes with the rest."""
+    def of_others(self) -> dict[str, Path]:
+        """Word -> output that an earlier call has made with another model, other settings or of another state of the image, and that this job does not replace: it would no longer go with the rest."""
         note: dict[str, Any] = {}
         with suppress(InputError):
             note = read_json(self.note)
-        words = note.get("begun", [])
-        if self._noted or not isinstance(words, list):
-            return []
-        paths = {output_path(self.out, self.image.stem, word, self.slide) for word in words if word in WRITERS}
-        return sorted(path for path in paths - set(self.outputs.values()) if os.path.exists(path))
+        words = note.get("begun")
+        if not isinstance(words, list) or self._noted:
+            return {}
+        paths = {
+            word: output_path(self.out, self.image.stem, word, self.slide) for word in WRITERS if word in words and word not in self.settings.save
+        }
+        return {word: path for word, path in paths.items() if os.path.exists(path)}
 
     @property
     def in_the_way(self) -> list[Path]:

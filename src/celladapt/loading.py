@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,8 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
     if path.is_dir():
         if (path / "config.toml").is_file() and not (path / "model.safetensors").is_file():
             raise InputError(f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {path}`.")
-        if (path / "config.toml").is_file() and not _finished(path):
-            say(
-                f"{path} is not finished: this is its best model so far, and whether source-only is better is not settled; `celladapt adapt --resume {path}` goes on."
-            )
+        if (path / "config.toml").is_file() and not _finished(path) and parent_process() is None:  # whose workers need not say it again
+            say(f"{path} is not finished: this is its best model so far; `celladapt adapt --resume {path}` goes on.")
         path = path / "model.safetensors"
     if _is_pickle(path):
         raise InputError(

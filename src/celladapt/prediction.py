@@ -61,7 +61,7 @@ def predict(
         inputs: image and slide files, folders of them (or domain folders with images/) and globs.
         out: folder to write to, made if absent.
         save: one or more of the words in ``outputs.WRITERS``, as a sequence or separated by commas.
-        overwrite: whether existing outputs are made anew.
+        overwrite: whether existing outputs are made anew; all that there are of an image, unless the rest is of the same model and settings.
         workers: processes on this machine; more than one needs dask.
         scheduler: address of a running Dask scheduler, whose workers see the same files under the same names, instead.
         device: where to compute, if ``model`` is a place to load it from.
@@ -86,10 +86,11 @@ def predict(
     _not_in_the_way([job for job in (Job(path, out, chosen, "") for path in images) if not os.path.exists(job.note)], overwrite)
     loaded = loaded_model(Path(model), device, precision) if isinstance(model, (str, Path)) else model
     jobs = [Job(path, out, chosen, loaded.fingerprint) for path in images]
-    if left := [path for job in jobs for path in job.of_others]:
+    if left := [(word, path) for job in jobs for word, path in job.of_others.items()]:
+        every = ",".join(dict.fromkeys([*words, *(word for word, _ in left)]))
         raise InputError(
-            f"{left[0]} ({len(left)} such) was made with another model, other settings or another image, and would be taken for a part of these; "
-            "choose another --out, or replace all of them by --overwrite with the same words in --save."
+            f"{left[0][1]} ({len(left)} such) was made with another model, other settings or from another state of the image, and would be taken for a part of this; "
+            f"choose another --out, make all of them anew (--save {every} --overwrite), or delete them."
         )
     for folder in (out, out / NOTES):
         sweep(folder.glob(".*"))

@@ -1,5 +1,6 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -63,15 +64,14 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
     # Not even for a fingerprint is a target mask opened that training was not given.
     may_read = [*usable, *seen_t.masks]
-    # Nor does a test image have a part: one that is found damaged at the end may be mended.
     drawn_t = target.subset([*split_t.train, *split_t.val]).without_masks()
-    fingerprint = {"source": source.fingerprint(), "target": drawn_t.fingerprint()}
+    fingerprint = {"source": source.fingerprint(), "target": target.without_masks().fingerprint(), "target_training": drawn_t.fingerprint()}
     labels = target.subset(may_read).fingerprint() if may_read else None
     record = run.record  # read once: the first of several processes writes it below
     before = record.get("fingerprint", {})
-    for domain in fingerprint.keys() & before.keys():
-        as_before = before[domain] == fingerprint[domain] or (domain == "target" and before[domain] == target.without_masks().fingerprint())
-        if not as_before or record.get("fingerprint_of_labels") != labels:
+    # A test image that is found damaged at the end may be mended; runs of before know the target as a whole.
+    for domain, name in (("source", "source"), ("target", "target_training" if "target_training" in before else "target")):
+        if before.get(name, fingerprint[name]) != fingerprint[name] or (before and record.get("fingerprint_of_labels") != labels):
             raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
     if blank := [stem for stem in usable[:MOST_LOOKED_AT] if not target.mask(stem).any()]:
         notes.append(
@@ -254,7 +254,7 @@ def check_readable(folders: Iterable[Folder]) -> None:
         for stem in folder.images
     }
     todo = {files: place for files, place in todo.items() if files not in _READABLE}
-    with Bar("reading images", len(todo), shown=len(todo) > _MANY) as bar:
+    with Bar("reading images", len(todo), shown=len(todo) > _MANY and os.environ.get("RANK", "0") == "0") as bar:
         for files, (folder, stem) in todo.items():
             folder.pair(stem) if stem in folder.masks else folder.image(stem)
             _READABLE.add(files)

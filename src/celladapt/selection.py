@@ -21,6 +21,8 @@ ZOOM = 0.75
 RING = 7  # px: width of the surroundings that a nucleus is compared with
 EMPTY, FULL = 1e-4, 0.95
 """Share of foreground below or above which a mask of several images is taken to have collapsed: two hundred pixels of eight images of 512 x 512, a nucleus or none."""
+CERTAINTY = ("infomax", "snd", "entropy", "consistency", "zoom")
+"""Criteria that ask how sure a network is, or how steady."""
 CLUES = ("likeness", "agreement", "witnessed", "solidity")
 """What ``clues`` gives."""
 Labels = NDArray[np.int32]

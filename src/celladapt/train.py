@@ -25,9 +25,12 @@ from celladapt.methods import Method
 from celladapt.model import Model
 from celladapt.networks import Segmenter, with_statistics_of
 from celladapt.progress import Bar, say
+from celladapt.selection import CERTAINTY
 from celladapt.step import Arithmetic, Optimizers, take_step
 from celladapt.validate import Validator
 
+ASKED = "before cutting"
+"""Of what network ``selection.CERTAINTY`` is asked: once it was of that which is cut where its masks fit."""
 LAST = "last.safetensors"
 """The newest training state in a run folder."""
 
@@ -187,7 +190,7 @@ class Trainer:
 
     def _save(self) -> None:
         memory = {name: value.tolist() for name, value in self.method.memory.items()}
-        about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked), "memory": memory}
+        about = {"step": self.step, "seconds": self.seconds, "picked": asdict(self.picked), "memory": memory, "asked": ASKED}
         checkpoint.save_training(self.path / LAST, self._networks, self.optimizers, about)
 
     @property
@@ -229,7 +232,10 @@ class Trainer:
         about = checkpoint.load_training(path, self._networks, self.optimizers)
         try:
             self.method.memory = {**self.method.memory, **{name: torch.tensor(value) for name, value in about.get("memory", {}).items()}}
-            return int(about["step"]), float(about["seconds"]), Picked(**about["picked"])
+            picked = Picked(**about["picked"])
+            if about.get("asked") != ASKED and picked.criterion in CERTAINTY:  # a score of another kind: the next one is kept, whichever it is
+                picked.score = None
+            return int(about["step"]), float(about["seconds"]), picked
         except (KeyError, TypeError, ValueError) as error:
             raise checkpoint.Damaged(f"{path} is damaged or no training state ({error}); use another copy of it.") from None
 

@@ -193,6 +193,8 @@ def over_white(colours: NDArray[Any], alpha: NDArray[np.float32], white: float) 
 
 def without_alpha(colours: NDArray[Any], alpha: NDArray[np.float32]) -> NDArray[Any]:
     """Colours [H, W, C] as they were before they were multiplied by ``alpha``, [H, W] in [0, 1], as some TIFFs have them; of their own type."""
+    if alpha.min(initial=1) == 1:
+        return colours
     divided = colours / np.where(alpha > 0, alpha, 1)[..., None]
     if colours.dtype.kind == "f":
         return np.asarray(divided, colours.dtype)

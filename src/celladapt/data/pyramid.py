@@ -122,20 +122,19 @@ def _with_tifffile(path: Path, files: ExitStack) -> Pyramid:
 
     def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[Any]:
         pixels = planes[level][1](y, x, h, w)
-        white = _white(pixels.dtype)
+        white, alpha = 2**page.bitspersample - 1 if pixels.dtype.kind in "iu" else 1.0, None
+        if see_through is not None:
+            alpha, pixels = np.clip(pixels[..., -1] / white, 0, 1).astype(np.float32), pixels[..., :-1]
+            if see_through == ASSOCIATED:
+                pixels = without_alpha(pixels, alpha)
         if dark:
             pixels = ~pixels if pixels.dtype == np.bool_ else (white - pixels).astype(pixels.dtype)
-        if see_through is None:
-            return pixels
-        alpha, colours = np.clip(pixels[..., -1] / white, 0, 1).astype(np.float32), pixels[..., :-1]
-        laid = over_white(without_alpha(colours, alpha) if see_through == ASSOCIATED else colours, alpha, white)
+        if alpha is None or alpha.min(initial=1) == 1:
+            return np.ascontiguousarray(pixels)
+        laid = over_white(pixels, alpha, white)
         return np.asarray(laid if pixels.dtype.kind == "f" else np.rint(laid), pixels.dtype)
 
     return Pyramid(_levels(planes), pixel_size_in(tif), read)
-
-
-def _white(dtype: np.dtype[Any]) -> int | float:
-    return np.iinfo(dtype).max if dtype.kind in "iu" else 1.0
 
 
 def _with_zarr(path: Path, files: ExitStack) -> Pyramid:
