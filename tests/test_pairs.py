@@ -1,6 +1,6 @@
 """What training sees: crops, augmentation, normalisation, and the stream of batches."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from celladapt.data.augment import AUGMENTATIONS, colour, crop, flip
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
 from celladapt.data.normalise import Normalisation, to_unit
-from celladapt.data.pairs import Cache, Pairs, Stream
+from celladapt.data.pairs import Cache, Opinion, Pairs, Stream
 from celladapt.errors import InputError
 
 TENSORS = [f.name for f in fields(Batch) if f.name not in ("progress", "source_weight")]  # what a batch has of each image
@@ -152,6 +152,18 @@ def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: P
         assert not where[n].stands
         assert where[n].trust == 0
         assert not stream[n].mask.any()
+
+
+@pytest.mark.parametrize(("solidity", "doubtful"), [(0.79, False), (0.81, True), (0.85, True), (0.87, False)])
+def test_a_segmentation_is_doubtful_between_two_bounds_and_where_no_image_has_a_mask(target: Folder, solidity: float, doubtful: bool) -> None:
+    stream, stem = Stream(target, PLAIN, 32, "none", (0, 1), classical=True, labelled_share=0.5), list(target.images)[2]
+    found = witness(target.image(stem))
+    odd = replace(found.verdict, solidity=solidity)
+    for folder, expected in ((target, False), (target.without_masks(), doubtful)):
+        stream = replace(stream, folder=folder)
+        stream.cache._opinions[stem] = Opinion(np.packbits(found.mask), odd)
+        assert stream.doubtful(stem) == expected
+        assert stream.stands(stem) == (solidity > 0.86)
 
 
 def test_source_and_target_draw_independently(target: Folder) -> None:

@@ -31,8 +31,12 @@ which both stains of a section swallow. The darkest section at hand has 0.44."""
 PLAUSIBLE, SOLID = 0.86, 0.91
 """Solidity from which on what was found is taken for nuclei. Of tissue types where it finds them well enough to learn from 0.86 to 0.96, where not 0.83 to 0.86. And from which on its
 outlines are trusted wholly: of fluorescence and of the tissue where it finds them best (IoU 0.7 and above) 0.91 and more."""
+DOUBTFUL = 0.8
+"""Solidity from which on what was found is not taken for nuclei, but may be by a network that sees the same."""
 SEEN_TOO = 0.5
 """Share of what it sees that a network must mark too for it to stand for masks."""
+SEEN_ALIKE = 0.75
+"""The same where it is doubtful; and ``SEEN_TOO`` is then the share of what the network marks that it must see."""
 
 
 def classical_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
@@ -66,6 +70,11 @@ class Verdict:
     def plausible(self) -> bool:
         """Whether what it sees has the shape of nuclei."""
         return self.solidity >= PLAUSIBLE
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether what it sees has nearly the shape of nuclei."""
+        return DOUBTFUL <= self.solidity < PLAUSIBLE
 
     @property
     def trust(self) -> float:

@@ -1,7 +1,7 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -134,10 +134,12 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         asked = not any(mask.any() for mask in given.masks)
         shown_s = source.subset([*split_s.train, *split_s.val])
         taught_s = held(shown_s, normalise_s, masks=True) if asked and Domain.SOURCE in method.reads else Held([])
+        standing, doubtful = (
+            _witnesses(stream_t, may, config.validation_images, config.crop) if asked and method.classical else []
+            for may in (stream_t.stands, stream_t.doubtful)
+        )
         teachers = Teachers(
-            list(zip(given.images, given.masks, strict=True)),
-            _standing(stream_t, config.validation_images, config.crop) if asked and method.classical else [],
-            list(zip(taught_s.images, taught_s.masks, strict=True)),
+            list(zip(given.images, given.masks, strict=True)), standing, doubtful, list(zip(taught_s.images, taught_s.masks, strict=True))
         )
     if parallel.rank() == 0:
         run.note(
@@ -202,11 +204,15 @@ def _witnessed(target: Stream) -> str:
     seen = evenly(list(target.folder.images), MOST_WITNESSED)
     verdicts = {stem: verdict for stem in seen if (verdict := target.cache.verdict(stem))}
     plausible, closer = sum(verdict.plausible for verdict in verdicts.values()), sum(verdict.closer for verdict in verdicts.values())
+    doubtful = sum(target.doubtful(stem) for stem in verdicts)
+    alone = "" if doubtful else " alone"
     sentences = [
-        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach there alone."
+        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach there{alone}."
     ]
     if closer:
         sentences.append(f"In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are.")
+    if doubtful:
+        sentences.append(f"In {doubtful} others it has nearly so, and can teach where the network sees the same.")
     trust = [verdict.trust for stem, verdict in verdicts.items() if target.stands(stem)]
     less = f"{float(np.mean(trust)) if trust else 0:.0%}"
     if less != "0%":
@@ -285,11 +291,11 @@ def _shape(path: Path, changed: int) -> tuple[int, ...]:
     return tuple(read_image(path).shape)
 
 
-def _standing(stream: Stream, most: int, crop: int | str) -> Annotated:
-    """As ``_held``: images with what the classical segmentation of the whole of each sees there, where it may stand for a mask."""
+def _witnesses(stream: Stream, may: Callable[[str], bool], most: int, crop: int | str) -> Annotated:
+    """As ``_held``: images with what the classical segmentation of the whole of each sees there, where ``may`` says that it may stand for a mask."""
     found = []
     asked = evenly(list(stream.folder.images), MOST_ASKED) if parallel.rank() == 0 else ()
-    for stem in evenly([stem for stem in asked if stream.stands(stem)], most):
+    for stem in evenly([stem for stem in asked if may(stem)], most):
         image, masks = (whole if isinstance(crop, str) else middle(whole, 4 * crop) for whole in stream.cache[stem])
         found.append((stream.normalisation(image), torch.from_numpy(masks[..., 1])))
     return found

@@ -113,6 +113,11 @@ class Stream:
         verdict = self.cache.verdict(stem)
         return verdict is not None and stem not in self.folder.masks and verdict.plausible and not (verdict.closer and self._chooses)
 
+    def doubtful(self, stem: str) -> bool:
+        """Whether it may if a network sees the same: where it has nearly the shape of nuclei, and there is no better to draw."""
+        verdict = self.cache.verdict(stem)
+        return verdict is not None and verdict.doubtful and not self._chooses and stem not in self.folder.masks
+
     def _next(self, n: int) -> str:
         """Every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
         labelled = self.folder.labelled
@@ -139,7 +144,7 @@ class Stream:
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
         verdict = self.cache.verdict(stem)
         plausible, trust = (verdict.plausible, verdict.trust) if verdict else (False, 0.0)
-        known = stem in self.folder.masks, plausible, self.stands(stem), trust
+        known = stem in self.folder.masks, plausible, self.stands(stem), self.doubtful(stem), trust
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, known))
 
     def draw(self, numbers: range) -> "Draw":
@@ -170,6 +175,8 @@ class Draw(NamedTuple):
     """Bool: whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
     stands: Tensor
     """Bool: whether it may stand for a mask that the image lacks."""
+    doubtful: Tensor
+    """Bool: whether it may if a network sees the same."""
     trust: Tensor
     """Float32 in [0, 1]: how far the outlines of the classical segmentation are to be trusted; 0 where nobody asked for it."""
 
@@ -199,7 +206,7 @@ class Pairs:
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
         s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
-        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.stands, t.trust)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.stands, t.doubtful, t.trust)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
@@ -231,4 +238,4 @@ class Pairs:
             return stream.draw(numbers)
         images, masks = torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32)
         none = torch.zeros(0, dtype=torch.bool)
-        return Draw(images, masks, masks, none, none, none, torch.zeros(0))
+        return Draw(images, masks, masks, none, none, none, none, torch.zeros(0))

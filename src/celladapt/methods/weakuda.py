@@ -1,11 +1,11 @@
 """WeakUDA: the masks of a classical segmentation where they have the shape of nuclei, an adversary where they have not.
 
-Per step, first D, then S, with m the share of the target images of the batch in which C is not plausible:
+Per step, first D, then S, with m the share of the target images of the batch in which C is not plausible and stands for no mask:
 
     L_D = m · BCE(D(S(I_s)), source) + m · BCE(D(S(I_t)), target), over these images
     L   = (1 - c) · w_s · (L_seg + m · lambda_adv · L_adv) + L_t
           L_seg = soft Dice of S(I_s) against Y_s
-          L_adv = BCE(D(S(I_t)), source), over the images that are not plausible
+          L_adv = BCE(D(S(I_t)), source), over these images
           L_t   = soft Dice of S(I_t) against Y_t, over the images in which C(I_t) stands for a mask Y_t; the loop adds cross-entropy, as against any mask of the target
           c     = 0 if C stands for no mask in the batch, else the mean over its target images of how far the outlines of C are trusted, 0 in those without a Y_t; trusted not at all
                   up to a solidity of 0.86, wholly from 0.91 on, a straight line between
@@ -15,13 +15,14 @@ C is a segmentation that learns nothing (``celladapt.classical``: stain or inten
 as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
 itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first tenth of the training the source alone teaches what a nucleus
 is. Then C stands for a mask in the plausible images of a batch if T marks at least half of what C sees in them: two witnesses that share no mistake then agree on where nuclei are, and on how far
-they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. The idea of two
+they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. Where C has only nearly the shape of nuclei, more is asked: that T
+marks three quarters of it, and that half of what T marks is C's. The idea of two
 views that teach each other is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
 
 The source teaches what a nucleus is; with 1 - c it then makes way for C as far as C is sure to tell nuclei's outlines, for the source's annotators may have drawn them otherwise. Where C
 stands for no mask the masks there are may be one, drawn again and again, and the source stays.
 
-Where C is not plausible D tells S what predictions on the source look like: the output-space adversary of CellSegUDA (Haq and Huang, MIDL 2020), without its
+Where C stands for no mask and is not plausible D tells S what predictions on the source look like: the output-space adversary of CellSegUDA (Haq and Huang, MIDL 2020), without its
 reconstruction and with a greater weight, that acts within a few hundred steps.
 """
 
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from celladapt.batch import Batch, as_plane
-from celladapt.classical import SEEN_TOO
+from celladapt.classical import SEEN_ALIKE, SEEN_TOO
 from celladapt.losses import Domain, domain_loss, soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.methods.cellsegssda import labelled_dice
@@ -104,12 +105,14 @@ class WeakUDA(Method):
         That is asked of a batch: in one crop there may be a nucleus or none. Where C sees nothing in any crop without a mask nobody has agreed to anything.
         """
         given = b.labelled_t & self.target_masks
-        may = b.stands_t & ~given
-        here, there = (as_plane(images) & (b.classical_t >= 0.5) for images in (may, given & b.plausible_t))
-        counts = torch.stack([(here & (b.teacher_t >= 0.5)).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum(), may.sum()])
-        taught, seen, masked, seen_there, images = sum_over_processes(counts.to(b.mask_t.dtype))
+        may, doubtful, marked = b.stands_t & ~given, b.doubtful_t & ~given, b.teacher_t >= 0.5
+        here, there, nearly = (as_plane(images) & (b.classical_t >= 0.5) for images in (may, given & b.plausible_t, doubtful))
+        counts = [(here & marked).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum(), may.sum()]
+        counts += [(nearly & marked).sum(), nearly.sum(), (as_plane(doubtful) & marked).sum()]
+        taught, seen, masked, seen_there, images, both, seen_nearly, marked_there = sum_over_processes(torch.stack(counts).to(b.mask_t.dtype))
         agreed = (taught > 0) & (taught >= SEEN_TOO * seen) & (masked >= SEEN_TOO * seen_there)
-        stands = may & agreed & (b.progress >= WARM_UP)
+        alike = (both > 0) & (both >= SEEN_ALIKE * seen_nearly) & (both >= SEEN_TOO * marked_there)
+        stands = ((may & agreed) | (doubtful & alike)) & (b.progress >= WARM_UP)
         if b.progress >= WARM_UP:
             heard = torch.stack([images * agreed, images]).float()
             self.memory = {**self.memory, "heard": self.memory["heard"].to(heard) + heard}
@@ -155,5 +158,5 @@ class WeakUDA(Method):
 
 
 def _silent(b: Batch, p_t: Tensor) -> Tensor:
-    """[B], of the dtype of ``p_t``: 1 for images in which the classical segmentation is not plausible, else 0."""
-    return (~b.plausible_t).to(p_t.dtype)
+    """[B], of the dtype of ``p_t``: 1 for images in which the classical segmentation is not plausible and stands for no mask, else 0."""
+    return (~b.plausible_t & ~b.stands_t).to(p_t.dtype)
