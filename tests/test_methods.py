@@ -383,13 +383,25 @@ def test_a_doubtful_classical_segmentation_stands_where_the_teacher_sees_the_sam
     batch, method = doubtful_batch(sees, more), make_method("weakuda")
     taken = method.taken(batch)
     assert taken.stands_t.tolist() == [stands] * 3 + [False]
-    assert not method.taken(replace(batch, progress=0.05)).stands_t.any()
+    assert not make_method("weakuda").taken(replace(batch, progress=0.35)).stands_t.any()
     p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     (gradient,) = torch.autograd.grad(method.turns[1].terms(taken, p_s, p_t)["adv"].value, p_t)
     assert [bool(part.any()) for part in gradient] == [not stands] * 3 + [True], "and else meets the adversary"
     given = make_method("weakssda").taken(batch)
     assert given.stands_t.tolist() == [False, stands, stands, False], "but never for a mask that is there"
     assert method.remarks() == [], "that it is not heard there is no wonder"
+
+
+def test_one_batch_does_not_make_a_doubtful_classical_segmentation_stand() -> None:
+    """Nor does one keep it from it."""
+    method, alike, other = make_method("weakuda"), doubtful_batch(0.95), doubtful_batch(0.45)
+    for _ in range(20):
+        assert not method.taken(other).stands_t.any()
+    assert not method.taken(alike).stands_t.any()
+    for _ in range(20):
+        taken = method.taken(alike)
+    assert taken.stands_t.sum() == 3
+    assert method.taken(other).stands_t.sum() == 3
 
 
 def test_the_report_says_how_often_the_classical_segmentation_was_not_believed() -> None:

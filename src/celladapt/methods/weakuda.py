@@ -16,7 +16,7 @@ as nuclei are (area by area of the convex hull): where C takes stroma or cytopla
 itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first tenth of the training the source alone teaches what a nucleus
 is. Then C stands for a mask in the plausible images of a batch if T marks at least half of what C sees in them: two witnesses that share no mistake then agree on where nuclei are, and on how far
 they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. Where C has only nearly the shape of nuclei, more is asked: that T
-marks three quarters of it, and that half of what T marks is C's. The idea of two
+marks three quarters of it, and that half of what T marks is C's, over the last steps and after two fifths of the training: a network that has learned little agrees with whatever is dark. The idea of two
 views that teach each other is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
 
 The source teaches what a nucleus is; with 1 - c it then makes way for C as far as C is sure to tell nuclei's outlines, for the source's annotators may have drawn them otherwise. Where C
@@ -42,6 +42,10 @@ from celladapt.source_weight import judged, shared_pixels, unjudged
 
 WARM_UP = 0.1
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
+LONGER = 0.4
+"""The same where it is doubtful: a network that has learned little sees what it sees, right or wrong."""
+LASTING = 0.9
+"""What the agreement on doubtful images in a step counts in the next one: a batch shows few nuclei."""
 FULLY = 0.9
 """A source that is believed so far, or a classical segmentation that is heard so often, is nothing to speak of."""
 
@@ -70,7 +74,7 @@ class WeakUDA(Method):
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
-        self.memory = {**unjudged(), "heard": torch.zeros(2)}
+        self.memory = {**unjudged(), "heard": torch.zeros(2), "lately": torch.zeros(3)}
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -102,17 +106,21 @@ class WeakUDA(Method):
     def taken(self, b: Batch) -> Batch:
         """With C for a mask where it may stand for one, if the teacher marks enough of what it sees there, and so do the masks where there are some.
 
-        That is asked of a batch: in one crop there may be a nucleus or none. Where C sees nothing in any crop without a mask nobody has agreed to anything.
+        That is asked of a batch, or where C is doubtful of the last ones: in one crop there may be a nucleus or none. Where C sees nothing in any crop without a mask nobody has agreed to anything.
         """
         given = b.labelled_t & self.target_masks
         may, doubtful, marked = b.stands_t & ~given, b.doubtful_t & ~given, b.teacher_t >= 0.5
         here, there, nearly = (as_plane(images) & (b.classical_t >= 0.5) for images in (may, given & b.plausible_t, doubtful))
         counts = [(here & marked).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum(), may.sum()]
         counts += [(nearly & marked).sum(), nearly.sum(), (as_plane(doubtful) & marked).sum()]
-        taught, seen, masked, seen_there, images, both, seen_nearly, marked_there = sum_over_processes(torch.stack(counts).to(b.mask_t.dtype))
+        taught, seen, masked, seen_there, images, *of_doubtful = sum_over_processes(torch.stack(counts).to(b.mask_t.dtype))
+        lately = torch.stack(of_doubtful).float()
+        lately = LASTING * self.memory["lately"].to(lately) + lately
+        self.memory = {**self.memory, "lately": lately}
+        both, seen_nearly, marked_there = lately
         agreed = (taught > 0) & (taught >= SEEN_TOO * seen) & (masked >= SEEN_TOO * seen_there)
         alike = (both > 0) & (both >= SEEN_ALIKE * seen_nearly) & (both >= SEEN_TOO * marked_there)
-        stands = ((may & agreed) | (doubtful & alike)) & (b.progress >= WARM_UP)
+        stands = (may & agreed & (b.progress >= WARM_UP)) | (doubtful & alike & (b.progress >= LONGER))
         if b.progress >= WARM_UP:
             heard = torch.stack([images * agreed, images]).float()
             self.memory = {**self.memory, "heard": self.memory["heard"].to(heard) + heard}
