@@ -161,9 +161,10 @@ def test_a_segmentation_is_doubtful_between_two_bounds_and_where_no_image_has_a_
     odd = replace(found.verdict, solidity=solidity)
     for folder, expected in ((target, False), (target.without_masks(), doubtful)):
         stream = replace(stream, folder=folder)
-        stream.cache._opinions[stem] = Opinion(np.packbits(found.mask), odd)
+        stream.cache._opinions |= dict.fromkeys(target.images, Opinion(np.packbits(found.mask), odd))
         assert stream.doubtful(stem) == expected
         assert stream.stands(stem) == (solidity > 0.86)
+        assert ("In 5 others it has nearly so" in preparation._witnessed(stream)) == expected
 
 
 def test_source_and_target_draw_independently(target: Folder) -> None:

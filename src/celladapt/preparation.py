@@ -211,12 +211,12 @@ def _witnessed(target: Stream) -> str:
     ]
     if closer:
         sentences.append(f"In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are.")
-    if doubtful:
-        sentences.append(f"In {doubtful} others it has nearly so, and can teach where the network sees the same.")
     trust = [verdict.trust for stem, verdict in verdicts.items() if target.stands(stem)]
     less = f"{float(np.mean(trust)) if trust else 0:.0%}"
     if less != "0%":
         sentences.append(f"Where it does, the masks of the source count for {less} less, on average, as its outlines are trusted that far.")
+    if doubtful:
+        sentences.append(f"In {doubtful} other{'s' if doubtful > 1 else ''} it has nearly so, and can teach where the network sees the same.")
     return " ".join(sentences)
 
 
