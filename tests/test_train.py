@@ -160,7 +160,7 @@ def test_every_validation_s_segmenter_is_kept_on_request_and_every_network_compi
     assert [path.name for path in kept] == ["step_000002.safetensors", "step_000004.safetensors"]
     weights = [load(path)[0] for path in kept]
     assert any(not weights[0][key].equal(weights[1][key]) for key in weights[0])
-    chosen, model = weights[(run.selected_step or 0) // 2 - 1], load(run.path / "model.safetensors")[0]
+    chosen, model = weights[run.record["selected"]["step"] // 2 - 1], load(run.path / "model.safetensors")[0]
     assert all(chosen[key].equal(model[key]) for key in model)
 
 

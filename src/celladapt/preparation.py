@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from celladapt import methods, parallel
 from celladapt.classical import witness
 from celladapt.config import Config
 from celladapt.data.folder import Folder
-from celladapt.data.images import read_image
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream, different_sizes
@@ -35,7 +34,8 @@ from celladapt.validate import Held, Validator
 STATISTICS_BATCHES = 16
 _MANY = 100
 """Images that take long enough to read for a bar."""
-_READABLE: set[tuple[tuple[Path, int], ...]] = set()
+_SHAPES: dict[tuple[Path, int], tuple[int, ...]] = {}
+"""Of the image, for each file that has been read, in the state it had."""
 MOST_WITNESSED = 16  # images
 MOST_ASKED = 64  # images in which the classical segmentation may have to be found before the first step
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
@@ -251,27 +251,29 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
 
 def check_readable(folders: Iterable[Folder]) -> None:
     """Raise InputError where an image cannot be read, or a mask does not fit its image: before anything is written, not after hours. A file that was read is not read for another run."""
-    todo = {
-        tuple((path, path.stat().st_mtime_ns if path.exists() else 0) for path in (folder.images[stem], folder.masks.get(stem)) if path): (
-            folder,
-            stem,
-        )
-        for folder in folders
-        for stem in folder.images
-    }
-    todo = {files: place for files, place in todo.items() if files not in _READABLE}
+    todo = []
+    for folder in folders:
+        for stem, image in folder.images.items():
+            files = [_state(path) for path in (image, folder.masks.get(stem)) if path]
+            if not _SHAPES.keys() >= set(files):
+                todo.append((folder, stem, files))
     with Bar("reading images", len(todo), shown=len(todo) > _MANY and os.environ.get("RANK", "0") == "0") as bar:
-        for files, (folder, stem) in todo.items():
-            folder.pair(stem) if stem in folder.masks else folder.image(stem)
-            _READABLE.add(files)
+        for folder, stem, files in todo:
+            image_there = folder.pair(stem)[0] if stem in folder.masks else folder.image(stem)
+            _SHAPES.update(dict.fromkeys(files, image_there.shape))
             bar.step()
+
+
+def _state(path: Path) -> tuple[Path, int]:
+    """A file as it is now; 0 where there is none."""
+    return path, path.stat().st_mtime_ns if path.exists() else 0
 
 
 def check_sizes(config: Config, source: Folder, target: Folder, drawn: Folder) -> None:
     """Raise InputError where whole images of different sizes would have to share a batch, in training or in what batch normalisation is estimated on.
 
     Args:
-        config: of the run.
+        config: of the run, whose images are ``check_readable``.
         source: training images of it.
         target: likewise.
         drawn: all training and validation images of the target, from which batch normalisation is estimated.
@@ -281,14 +283,9 @@ def check_sizes(config: Config, source: Folder, target: Folder, drawn: Folder) -
     reads, anew = methods.find(config.spec.name).reads, config.batch_norm == "target"
     for domain, folders in ((Domain.SOURCE, [source]), (Domain.TARGET, [drawn] if anew else [target])):
         if domain in reads or (anew and domain is Domain.TARGET):
-            sizes = {_shape(path, path.stat().st_mtime_ns) for folder in folders for path in folder.images.values()}
+            sizes = {_SHAPES[_state(path)] for folder in folders for path in folder.images.values()}
             if len(sizes) > 1:
                 raise different_sizes(folders[0].root)
-
-
-@cache  # a benchmark asks for each of its runs
-def _shape(path: Path, changed: int) -> tuple[int, ...]:
-    return tuple(read_image(path).shape)
 
 
 def _witnesses(stream: Stream, may: Callable[[str], bool], most: int, crop: int | str) -> Annotated:

@@ -94,18 +94,6 @@ class Run:
         write_json(self.path / "run.json", {**self.record, **facts})
 
     @property
-    def selected_step(self) -> int:
-        """The step whose model was kept.
-
-        Raises:
-            InputError: the run's record does not say.
-        """
-        step = (self.record.get("selected") or {}).get("step")
-        if not isinstance(step, int):
-            raise InputError(f"{self.path / 'run.json'} is damaged (it does not say which step was selected); {RESTORE}.")
-        return step
-
-    @property
     def finished(self) -> bool:
         """Whether it is trained, evaluated and reported."""
         return self.record.get("finished") is not None

@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from celladapt.data.limits import MAX_CHANNELS, check_size, too_large
+from celladapt.data.limits import check_channels, check_size, too_large
 from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff
 from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
@@ -191,14 +191,21 @@ def over_white(colours: NDArray[Any], alpha: NDArray[np.float32], white: float) 
     return np.asarray(colours * opaque + white * (1 - opaque))
 
 
-def without_alpha(colours: NDArray[Any], alpha: NDArray[np.float32]) -> NDArray[Any]:
-    """Colours [H, W, C] as they were before they were multiplied by ``alpha``, [H, W] in [0, 1], as some TIFFs have them; of their own type."""
-    if alpha.min(initial=1) == 1:
-        return colours
+def without_alpha(pixels: NDArray[Any], full: float, multiplied: bool) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Colours [H, W, C] of their own type, and alpha [H, W] in [0, 1], of pixels whose last channel it is.
+
+    Args:
+        pixels: [H, W, C + 1].
+        full: what is opaque.
+        multiplied: whether the colours have been multiplied by alpha, as in some TIFFs; that is undone.
+    """
+    alpha, colours = np.clip(pixels[..., -1] / full, 0, 1).astype(np.float32), pixels[..., :-1]
+    if not multiplied or alpha.min(initial=1) == 1:
+        return colours, alpha
     divided = colours / np.where(alpha > 0, alpha, 1)[..., None]
-    if colours.dtype.kind == "f":
-        return np.asarray(divided, colours.dtype)
-    return np.rint(divided).clip(0, np.iinfo(colours.dtype).max).astype(colours.dtype)
+    if colours.dtype.kind != "f":
+        divided = np.rint(divided).clip(0, np.iinfo(colours.dtype).max)
+    return divided.astype(colours.dtype), alpha
 
 
 def three_channels(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -255,8 +262,7 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
 def _checked(raster: Raster) -> Raster:
     if raster.pixels.size == 0:
         raise FileError(raster.path, "has no pixels", "export it again")
-    if raster.channels > MAX_CHANNELS:
-        raise FileError(raster.path, f"has {raster.channels} channels", f"save at most {MAX_CHANNELS} of them")
+    check_channels(raster.path, raster.channels)
     if raster.pixels.dtype.kind not in "buif":
         raise FileError(raster.path, f"holds {raster.pixels.dtype} values", "save it as integers or real numbers")
     return raster
@@ -350,8 +356,6 @@ def _decode_tiff(path: Path) -> Raster:
         alpha = None
         if page.samplesperpixel == pixels.shape[2] and page.extrasamples and page.extrasamples[-1] in ALPHA:
             full = 1.0 if pixels.dtype.kind == "f" else float(2**page.bitspersample - 1)
-            alpha, pixels = np.clip(pixels[..., -1] / full, 0, 1).astype(np.float32), pixels[..., :-1]
-            if page.extrasamples[-1] == ASSOCIATED:
-                pixels = without_alpha(pixels, alpha)
+            pixels, alpha = without_alpha(pixels, full, page.extrasamples[-1] == ASSOCIATED)
         white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy)

@@ -47,6 +47,12 @@ def check_size(path: Path, pixels: int) -> None:
         raise too_large(path, pixels)
 
 
+def check_channels(path: Path, channels: int) -> None:
+    """Raise FileError where an image has more of them than ``MAX_CHANNELS``."""
+    if channels > MAX_CHANNELS:
+        raise FileError(path, f"has {channels} channels", f"save at most {MAX_CHANNELS} of them")
+
+
 def too_large(path: Path, pixels: int) -> FileError:
     """The error of an image of so many pixels, with the cures."""
     most, needed = (Image.MAX_IMAGE_PIXELS or 0) / 1e6, math.ceil(pixels / 1e6)

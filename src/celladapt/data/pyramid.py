@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from celladapt.data.images import over_white, require_file, without_alpha
-from celladapt.data.limits import MAX_CHANNELS
+from celladapt.data.limits import MAX_CHANNELS, check_channels
 from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_series, open_tiff, pixel_size_in
 from celladapt.errors import FileError, InputError, optional
 from celladapt.units import MICRONS
@@ -124,9 +124,7 @@ def _with_tifffile(path: Path, files: ExitStack) -> Pyramid:
         pixels = planes[level][1](y, x, h, w)
         white, alpha = 2**page.bitspersample - 1 if pixels.dtype.kind in "iu" else 1.0, None
         if see_through is not None:
-            alpha, pixels = np.clip(pixels[..., -1] / white, 0, 1).astype(np.float32), pixels[..., :-1]
-            if see_through == ASSOCIATED:
-                pixels = without_alpha(pixels, alpha)
+            pixels, alpha = without_alpha(pixels, white, see_through == ASSOCIATED)
         if dark:
             pixels = ~pixels if pixels.dtype == np.bool_ else (white - pixels).astype(pixels.dtype)
         if alpha is None or alpha.min(initial=1) == 1:
@@ -181,8 +179,8 @@ def _plane(path: Path, array: Any, axes: str) -> _Plane:
     if channels is None:
         channels = next((k for k, axis in enumerate(axes) if axis == "C" or (axis in "QI" and k == 0 and array.shape[0] <= MAX_CHANNELS)), None)
     rows, columns = axes.index("Y"), axes.index("X")
-    if channels is not None and array.shape[channels] > MAX_CHANNELS:
-        raise FileError(path, f"has {array.shape[channels]} channels", f"save at most {MAX_CHANNELS} of them")
+    if channels is not None:
+        check_channels(path, array.shape[channels])
 
     def read(y: int, x: int, h: int, w: int) -> NDArray[Any]:
         index: list[Any] = [0] * len(axes)

@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from celladapt.data.limits import MAX_CHANNELS, check_size
+from celladapt.data.limits import MAX_CHANNELS, check_channels, check_size
 from celladapt.errors import DAMAGED, FileError
 from celladapt.units import MICRONS
 
@@ -88,11 +88,10 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     """
     series = first_series(tif)
     axes, shape = series.axes, series.shape
-    if (
-        axes in ("QYX", "YXC") and 1 < shape[2] < min(shape[:2]) and (shape[2] <= _FEW or axes == "YXC")
-    ):  # (H, W, C) that tifffile.imwrite took for H pages of W x C
+    # (H, W, C) that tifffile.imwrite took for H pages of W x C
+    if (axes == "YXC" or (axes == "QYX" and shape[2] <= _FEW)) and 1 < shape[2] < min(shape[:2]):
         check_size(path, shape[0] * shape[1])
-        _check_channels(path, shape[2])
+        check_channels(path, shape[2])
         return series.asarray()
     check_size(path, page.imagewidth * page.imagelength * page.imagedepth)
     end, segments = path.stat().st_size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
@@ -102,7 +101,7 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     channel = 0 if stack == "Q" and shape[0] <= MAX_CHANNELS else stack.find("C")
     count = shape[channel] if channel >= 0 and page.samplesperpixel == 1 else 1
     samples = max(count, page.samplesperpixel)
-    _check_channels(path, samples)
+    check_channels(path, samples)
     if count > 1:
         step = math.prod(shape[channel + 1 : len(stack)])
         if len(series.pages) == math.prod(shape[: len(stack)]):
@@ -116,11 +115,6 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     if page.samplesperpixel == 1:
         return plane[..., None]
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
-
-
-def _check_channels(path: Path, count: int) -> None:
-    if count > MAX_CHANNELS:
-        raise FileError(path, f"has {count} channels", f"save at most {MAX_CHANNELS} of them")
 
 
 def pixel_size_in(tif: tifffile.TiffFile) -> float | None:

@@ -38,14 +38,12 @@ from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.methods.cellsegssda import labelled_dice
 from celladapt.networks import Discriminator, Segmenter
 from celladapt.parallel import sum_over_processes, world_size
-from celladapt.source_weight import judged, shared_pixels, unjudged
+from celladapt.source_weight import FORGETS, judged, shared_pixels, unjudged
 
 WARM_UP = 0.1
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
 LONGER = 0.4
 """The same where it is doubtful: a network that has learned little sees what it sees, right or wrong."""
-LASTING = 0.9
-"""What the agreement on doubtful images in a step counts in the next one: a batch shows few nuclei."""
 FULLY = 0.9
 """A source that is believed so far, or a classical segmentation that is heard so often, is nothing to speak of."""
 
@@ -115,7 +113,7 @@ class WeakUDA(Method):
         counts += [(nearly & marked).sum(), nearly.sum(), (as_plane(doubtful) & marked).sum()]
         taught, seen, masked, seen_there, images, *of_doubtful = sum_over_processes(torch.stack(counts).to(b.mask_t.dtype))
         lately = torch.stack(of_doubtful).float()
-        lately = LASTING * self.memory["lately"].to(lately) + lately
+        lately = (1 - FORGETS) * self.memory["lately"].to(lately) + lately  # a batch shows few nuclei
         self.memory = {**self.memory, "lately": lately}
         both, seen_nearly, marked_there = lately
         agreed = (taught > 0) & (taught >= SEEN_TOO * seen) & (masked >= SEEN_TOO * seen_there)
