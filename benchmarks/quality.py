@@ -488,7 +488,7 @@ def main() -> None:
             "models": _models(known),
             "covered": COVERED,
         }
-        fitted = {**calibrated(known), **radii(blind(known)), **radii_known(known), "compared": fit(known, COMPARED)}
+        fitted = {**calibrated(known), **radii(blind(known)), **radii_known(known), "compared": fit(blind(known), COMPARED)}
         write_json(FILE, {**fitted, **rests_on})
 
 

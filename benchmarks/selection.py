@@ -100,7 +100,8 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
     runs: Runs = {}
     for target in {point.target for point in known}:
         others, mine = [point for point in judged if point.target != target], [point for point in known if point.target == target]
-        for name, fitted in (("expected", fit(blind(others), LEVEL)), ("preference", fit(others, COMPARED))):
+        others = blind(others)
+        for name, fitted in (("expected", fit(others, LEVEL)), ("preference", fit(others, COMPARED))):
             for point, value in zip(mine, predicted(fitted, mine), strict=True):
                 point.scores[name] = float(value)
     for point in known:

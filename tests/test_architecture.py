@@ -15,7 +15,7 @@ import celladapt
 
 ROOT = Path(celladapt.__file__).parent
 FLOORS = {
-    "errors": 0, "winograd": 0, "convolution": 1, "files": 1, "records": 1, "locks": 2, "cells": 0, "progress": 1, "parallel": 1, "hardware": 1, "instances": 0, "shape": 0, "half_maximum": 1, "units": 1,
+    "errors": 0, "winograd": 0, "convolution": 1, "files": 1, "records": 1, "locks": 2, "cells": 0, "progress": 0, "parallel": 1, "hardware": 1, "instances": 0, "shape": 0, "half_maximum": 1, "units": 1,
     "batch": 1, "config": 2, "source_weight": 2, "losses": 2, "metrics": 2, "networks": 2, "classical": 2, "quality": 2, "ranking": 2, "selection": 3, "threshold": 3,
     "methods": 3, "data": 3,
     "onnx_network": 3, "onnx_graph": 4, "card": 3, "zoo": 9, "exporting": 10, "importing": 8,

@@ -258,9 +258,9 @@ def test_workers_share_the_cores(tiny_domains: tuple[Path, Path], tmp_path: Path
     monkeypatch.setattr(side_by_side, "_cores", lambda: 8)
     assert side_by_side._environment(run, slot=1, jobs=3)["OMP_NUM_THREADS"] == "2"
     assert side_by_side._environment(run, slot=1, jobs=16)["OMP_NUM_THREADS"] == "1"
-    monkeypatch.setattr(side_by_side.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(side_by_side, "usable_gpus", lambda: [0, 2])
+    assert side_by_side._environment(run, slot=1, jobs=3)["CUDA_VISIBLE_DEVICES"] == "2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     assert [side_by_side._environment(run, slot, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]
     assert side_by_side.sensible_jobs({str(n): run for n in range(9)}) == 2
 

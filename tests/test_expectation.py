@@ -29,9 +29,9 @@ TINY: dict[str, Any] = {"preset": "fast", "steps": 2, "width": 4, "crop": 32, "b
 
 def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, before: float, after: float, **options: Any) -> Run:
     """A run of which source-only has ``before`` to be preferred by, and the adapted model ``after``; either is promised ten times less."""
-    monkeypatch.setattr(adaptation, "_clues", lambda run, model: {"is": before if model.about["method"] == "source_only" else after})
+    monkeypatch.setattr(adaptation, "_clues", lambda run, model, stems: {"is": before if model.about["method"] == "source_only" else after})
     monkeypatch.setattr(adaptation, "preference", lambda clues: clues["is"])
-    monkeypatch.setattr(adaptation, "expected_iou", lambda clues, known: Expectation(clues["is"] / 10, 0.0, 0.9))
+    monkeypatch.setattr(adaptation, "expected_iou", lambda clues, alone, known: Expectation(clues["is"] / 10, 0.0, 0.9))
     return celladapt.adapt(*domains, out=out, **{**TINY, "method": "cellseguda", **options})
 
 
@@ -98,6 +98,10 @@ def test_predict_tells_what_to_expect(tiny_domains: tuple[Path, Path], tmp_path:
     run = celladapt.adapt(*tiny_domains, method="source_only", out=tmp_path / "run", **TINY)
     assert main(["predict", str(run.path), str(tiny_domains[1]), "--out", str(tmp_path / "masks")]) == 0
     expected = expected_quality(run.model, tiny_domains[1])
+    one = expected_quality(run.model, sorted((tiny_domains[1] / "images").iterdir())[0])
+    assert one == expected_iou(clues_on(run.model, [read_image(sorted((tiny_domains[1] / "images").iterdir())[0])]), alone=True), (
+        "less is known of one"
+    )
     assert capsys.readouterr().out.splitlines()[-1] == expected.words
     assert 0 <= expected.low <= expected.iou <= expected.high <= 1
 

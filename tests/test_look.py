@@ -128,6 +128,14 @@ def test_a_domain_without_nuclei_changes_nothing() -> None:
     assert match(Look(True, False, 0.0, 1.0), Look(True, False, 20.0, 1.0)) == Match()
 
 
+def test_a_target_of_blank_images_inverts_nothing(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "blank.png", np.full((64, 64, 3), 128, np.uint8))
+    blank = look_of(Folder.open(tmp_path))
+    assert blank.bright is None
+    for bright in (True, False):
+        assert match(Look(True, bright, 20.0, 1.0), blank) == match(blank, Look(True, bright, 20.0, 1.0)) == Match()
+
+
 @pytest.mark.parametrize(
     ("source", "target", "expected"),
     [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from celladapt.reporting.differences import Comparison
 from celladapt.reporting.paired import Difference, difference
 
 
@@ -131,8 +132,11 @@ def test_what_is_no_pair_of_scores_is_refused(a: list[float], b: list[float], gr
         difference(a, b, groups)
 
 
-def test_one_seed_is_never_firm() -> None:
-    one = Difference(0.1, 0.05, 0.2, 9, (1, 1))
-    assert one.significant
-    assert not one.firm
-    assert Difference(0.1, 0.05, 0.2, 9, (1, 3)).firm
+@pytest.mark.parametrize(
+    ("seeds", "other", "firm"),
+    [((1, 1), "source_only", False), ((1, 3), "source_only", False), ((3, 3), "source_only", True), ((3, 1), "classical", True)],
+)
+def test_of_what_learns_one_seed_is_never_firm(seeds: tuple[int, int], other: str, firm: bool) -> None:
+    found = Difference(0.1, 0.05, 0.2, 9, seeds)
+    assert found.significant
+    assert Comparison("a → b", "iou", "weakuda", other, found).firm == firm

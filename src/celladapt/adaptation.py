@@ -239,11 +239,12 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     model, adapted = run.path / "model.safetensors", run.path / ADAPTED
     # After a kill below, the one in its place is source-only's.
     loaded, reconstruct = load_model(adapted if adapted.exists() else model, config.device, config.precision), _reconstruction(run, trainer)
-    after, before = _clues(run, loaded), None
+    looked_at = _looked_at(run)
+    after, before = _clues(run, loaded, looked_at), None
     # Labels of the target, where they had a part, know better than a criterion that sees none.
     labelled = trainer.picked.uses_target_labels or bool(run.record.get("target_labelled"))
     if run.baseline.finished and config.fallback and not labelled:
-        before = _clues(run, load_model(run.baseline.path, config.device, config.precision))
+        before = _clues(run, load_model(run.baseline.path, config.device, config.precision), looked_at)
     fell_back = before is not None and preference(before) > preference(after)
     if before is not None and fell_back:
         if not adapted.exists():
@@ -268,18 +269,23 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     facts = {
         "seconds": round(trainer.seconds, 1),
         "selected": asdict(trainer.picked),
-        "expected": asdict(expected_iou(after, known=known)),
+        "expected": asdict(expected_iou(after, alone=len(looked_at) == 1, known=known)),
         "known": asdict(known) if known else None,
         "fell_back": fell_back,
     }
     conclude(run, target, loaded.predict, reconstruct, notes, **facts)
 
 
-def _clues(run: Run, model: Predictor) -> Mapping[str, float]:
-    """What is to be told of ``model`` without masks, by validation images of the target: as many, and as many pixels of each, as wherever else that is asked."""
+def _looked_at(run: Run) -> list[str]:
+    """Target images, of validation if there are some, by which what is to be told without masks is told: as many as wherever else that is asked."""
+    _, split = run.splits
+    return evenly(split.val or split.train, MOST_IMAGES)
+
+
+def _clues(run: Run, model: Predictor, stems: list[str]) -> Mapping[str, float]:
+    """What is to be told of ``model`` without masks, by as many pixels of each image as wherever else that is asked."""
     assert run.config.target
-    held, (_, split) = Folder.open(run.config.target), run.splits
-    stems = evenly(split.val or split.train, MOST_IMAGES)
+    held = Folder.open(run.config.target)
     return clues_on(model, [middle(held.image(stem), SIDE) for stem in stems])
 
 

@@ -101,7 +101,7 @@ def save_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
+    if _on_gpu(networks):  # or the GPU, which may be another process', would be asked for its state
         tensors["random.cuda"] = torch.cuda.get_rng_state()  # pragma: no cover (a GPU)
     save(path, tensors, about, previous(path))
 
@@ -128,9 +128,13 @@ def load_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict({"state": states[name], "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
+    if _on_gpu(networks) and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])  # pragma: no cover (a GPU)
     return about
+
+
+def _on_gpu(networks: nn.ModuleDict) -> bool:
+    return any(parameter.is_cuda for parameter in networks.parameters())
 
 
 def _state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

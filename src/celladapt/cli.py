@@ -78,6 +78,7 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         Run folder to continue where it stopped; takes no other option.
     """
     from celladapt import adaptation
+    from celladapt.parallel import rank
 
     options = _chosen(config)
     if resume is not None:
@@ -86,6 +87,8 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         run = adaptation.resume(resume)
     else:
         run = adaptation.adapt(preset=preset, out=out, **options)
+    if rank():  # of several processes the first one tells
+        return
     expected, fell_back = run.expected, run.record.get("fell_back")
     if run.metrics:
         from celladapt.benchmarking import scores_table

@@ -1,4 +1,4 @@
-"""The last stage of a run, the only place where target test images are read: evaluation, examples, the model's card, report."""
+"""The last stage of a run, the only place where target test images are looked at: evaluation, examples, the model's card, report."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -128,7 +128,7 @@ class Config:
     baseline: bool = True
     """Train source-only with the same budget too, so that the report shows what adapting changed."""
     fallback: bool = True
-    """Keep the source-only model where, without labels, the adapted one does not look better; needs --baseline."""
+    """Keep the source-only model where, without labels, it looks better than the adapted one; needs --baseline."""
 
     def __post_init__(self) -> None:
         for name in ("source", "target", "split"):

@@ -1,5 +1,6 @@
 """A trained model for other programs: one ONNX file, or a package of the BioImage Model Zoo."""
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,8 +84,8 @@ def export(
 
 def _loaded(model: Model | Run | str | Path) -> Model:
     """The model with all that is known of it."""
-    if isinstance(model, Model):
-        return model
+    if isinstance(model, Model):  # a GPU may round to fewer digits than ONNX Runtime
+        return replace(model, network=copy.deepcopy(model.network).cpu(), precision="float32")
     path = model.path if isinstance(model, Run) else Path(model)
     loaded = load_weights(path, "cpu", "float32")
     # A run of an earlier version knows more than the header of its model.

@@ -3,9 +3,11 @@
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 from celladapt.errors import InputError
+from celladapt.progress import say
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _FOR_THE_NEXT = 2**28
@@ -20,22 +23,62 @@ _FOR_THE_NEXT = 2**28
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" -> the device of this process.
+    """ "auto", "cpu" or "cuda" -> the device of this process. "auto" is the CPU, and says so, where no GPU that torch sees is one that it has code for.
 
     Raises:
-        InputError: "cuda" where torch sees no GPU, or a launcher started more processes than there are GPUs.
+        InputError: another name, "cuda" where torch has no GPU to use, or a launcher started more processes than there are GPUs.
     """
-    gpu = torch.cuda.is_available()
-    if name == "cuda" and not gpu:
-        raise InputError("--device cuda: this torch sees no GPU; install a CUDA build of torch, or use --device cpu.")
-    if name == "cpu" or not gpu:
-        return torch.device("cpu")
-    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if place >= gpus:
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"The device is '{name}'; choose auto, cpu or cuda. Which GPU that is, CUDA_VISIBLE_DEVICES tells.")
+    gpus = usable_gpus() if name != "cpu" else []
+    if name == "cuda" and not gpus:
         raise InputError(
-            f"A launcher started {place + 1} processes or more here, and torch sees {gpus} GPU(s); start one for each, or use --device cpu."
+            f'--device cuda: {_without_gpu()}; install a build of torch for it, or use --device cpu; in a run begun elsewhere write device = "cpu" into its config.toml.'
         )
-    return torch.device("cuda", place)
+    if not gpus:
+        if name == "auto":
+            _say_why_not()
+        return torch.device("cpu")
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if place >= len(gpus):
+        raise InputError(
+            f"A launcher started {place + 1} processes or more here, and torch has {len(gpus)} GPU(s) to use; start one for each, or use --device cpu."
+        )
+    return torch.device("cuda", gpus[place])
+
+
+def usable_gpus() -> list[int]:
+    """Numbers of the GPUs that torch sees and has code for. Asks without making a context there, which takes memory and may be another process' to make."""
+    return [gpu for gpu in range(torch.cuda.device_count()) if _has_code_for(gpu)] if torch.cuda.is_available() else []
+
+
+def _has_code_for(gpu: int) -> bool:
+    """Whether this build of torch can compute on a GPU: it has binaries of its generation and no newer, or what its driver can translate."""
+    if torch.version.hip is not None:
+        return True
+    here = torch.cuda.get_device_capability(gpu)
+    for name in torch.cuda.get_arch_list():
+        code = re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)f?", name)
+        if code is None:
+            continue
+        of = int(code[2]), int(code[3])
+        if of == here or (of < here and not code[4] and (code[1] == "compute" or of[0] == here[0])):
+            return True
+    return False
+
+
+def _without_gpu() -> str:
+    """Why torch has no GPU to use."""
+    if not torch.cuda.is_available():
+        return "this torch sees no GPU"
+    return f"this torch ({torch.__version__}) has no code for {torch.cuda.get_device_name(0)}"
+
+
+@cache
+def _say_why_not() -> None:
+    """Once a process: that a GPU which is there is not used."""
+    if torch.cuda.is_available():
+        say(f"WARNING: computing on the CPU, as {_without_gpu()}; install a build of torch for it to use it.")
 
 
 def has_bf16(device: torch.device) -> bool:

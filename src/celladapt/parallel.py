@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from celladapt.errors import InputError
+
 CPU = torch.device("cpu")
 
 
@@ -22,6 +24,10 @@ def start(device: torch.device = CPU) -> None:
     """Join the process group, to compute on ``device``, if a launcher started this process (it sets RANK and WORLD_SIZE)."""
     if launched() and not dist.is_initialized():
         gpu = device.type == "cuda"
+        if gpu and not dist.is_nccl_available():
+            raise InputError(
+                "Several GPUs need NCCL, which this torch lacks (on Windows it has none; WSL does); start one process, or use --device cpu."
+            )
         if gpu:
             torch.cuda.set_device(device)
         # The others wait while process 0 validates and evaluates, however long that takes.

@@ -101,7 +101,9 @@ def expected_iou(
     known = known if known is not None and _has_clues_of(c, known) else None
     iou = estimate(scores, c, known)
     name = "radius_alone" if alone else "radius"
-    radius: float = c[f"{name}{'' if known or scores.get('witnessed', 1.0) > 0 else UNWITNESSED}"]
+    # Masks of images like these, in which the classical segmentation is not plausible either, say how far that leads astray.
+    sure = scores.get("witnessed", 1.0) > 0 or (known is not None and known.clues.get("witnessed", 1.0) == 0)
+    radius: float = c[f"{name}{'' if sure else UNWITNESSED}"]
     if known:
         radius = max(radius, c["radius_known_alone" if alone else "radius_known"])
     return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), known.images if known else 0)

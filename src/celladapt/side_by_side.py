@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from celladapt.hardware import usable_gpus
 from celladapt.progress import Bar
 from celladapt.run import Run
 
@@ -39,8 +38,9 @@ def sensible_jobs(runs: Mapping[str, Run]) -> int:
 
     Finished runs count too, so that a benchmark that is continued gives each run the threads that it would have had.
     """
-    if torch.cuda.is_available() and any(run.config.device != "cpu" for run in runs.values()):
-        return max(1, min(len(runs), torch.cuda.device_count()))
+    gpus = usable_gpus() if any(run.config.device != "cpu" for run in runs.values()) else []
+    if gpus:
+        return max(1, min(len(runs), len(gpus)))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else BYTES_PER_JOB
     return max(1, min(len(runs), _cores(), memory // BYTES_PER_JOB))
 
@@ -141,10 +141,11 @@ def _environment(run: Run, slot: int, jobs: int) -> dict[str, str]:
     here = str(Path(__file__).parents[1])
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(max(1, _cores() // jobs)), "OMP_WAIT_POLICY": "PASSIVE"}
-    if run.config.device != "cpu" and torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        devices = visible.split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    gpus = usable_gpus() if run.config.device != "cpu" else []
+    if gpus:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpu = gpus[slot % len(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = given.split(",")[gpu] if given else str(gpu)
     return environment
 
 

@@ -33,8 +33,8 @@ class Look:
 
     grey: bool
     """Whether the channels of every image are equal."""
-    bright: bool
-    """Whether nuclei are brighter than what is around them."""
+    bright: bool | None
+    """Whether nuclei are brighter than what is around them; None where none were found."""
     diameter: float
     """Of the nucleus that the median pixel of all nuclei lies in, px: crumbs of a bad segmentation count by their area alone. 0 where it is not known."""
     witnessed: float
@@ -113,11 +113,12 @@ def look_of(folder: Folder) -> Look:
         if 0 < inside.sum() < inside.size:
             differences.append(float(light[inside].mean() - light[~inside].mean()))
     diameter = 2 * math.sqrt(usual_area(np.concatenate([np.zeros(0, int), *areas])) / math.pi)
-    return Look(bool(grey), sum(differences) > 0, diameter, len(areas) / max(1, len(seen)))
+    return Look(bool(grey), sum(differences) > 0 if differences else None, diameter, len(areas) / max(1, len(seen)))
 
 
 def match(source: Look, target: Look) -> Match:
     """How to show the source so that it looks like the target."""
     zoom = target.diameter / source.diameter if source.diameter and target.diameter else 1.0
     zoom = float(np.clip(zoom, 1 / LARGEST_ZOOM, LARGEST_ZOOM)) if 1 / ABSURD < zoom < ABSURD else 1.0
-    return Match(target.grey and not source.grey, source.bright != target.bright, 1.0 if 0.9 < zoom < 1.1 else round(zoom, 2))
+    inverted = None not in (source.bright, target.bright) and source.bright != target.bright
+    return Match(target.grey and not source.grey, inverted, 1.0 if 0.9 < zoom < 1.1 else round(zoom, 2))

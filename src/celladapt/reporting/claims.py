@@ -12,7 +12,7 @@ from celladapt.reporting.tables import NOTHING, Row, Table
 
 NEAR = 0.02  # IoU below full supervision that we still call near it; the paper names no figure
 NOTE = (
-    "Haq and Huang, MIDL 2020. A verdict is given where the 95 % interval of the difference leaves out zero and more than one seed was run. "
+    "Haq and Huang, MIDL 2020. A verdict is given where the 95 % interval of the difference leaves out zero and both methods were run with more than one seed. "
     f"Near is ours: at most {NEAR} IoU below full supervision, by the means; * marks a share that is firmly below it. "
     "Neighbours in an order are joined by < where the higher is firmly above, by ≈ where that is undecided. "
     "The paper's order is source_only < da_adv < cellseguda:lambda_rec=0 < cellseguda < cellsegssda with more and more labels < supervised."
@@ -58,20 +58,24 @@ def _above(one: Comparison | None) -> str:
     difference = one.difference
     if difference.low is None or difference.high is None:
         return f"{signed(difference.mean)} IoU, untested: too few test images"
-    verdict = "undecided" if not difference.firm else "yes" if difference.mean > 0 else "no, the reverse"
+    verdict = "undecided" if not one.firm else "yes" if difference.mean > 0 else "no, the reverse"
     return f"{verdict}: {signed(difference.mean)} IoU ({signed(difference.low)} to {signed(difference.high)})"
 
 
 def _near(grid: Grid, comparisons: Comparisons, pair: str) -> str:
     """The smallest share of labels from which on every larger one is near as well, and by how much each one differs."""
     methods = sorted((share, method) for method in grid.methods if (share := _share(method)) is not None)
-    found = [(share, one.difference) for share, method in methods if (one := comparisons.find(pair, "iou", method, SUPERVISED))]
+    found = [(share, one) for share, method in methods if (one := comparisons.find(pair, "iou", method, SUPERVISED))]
     if not found:
         return ""
-    far = max((share for share, difference in found if difference.mean < -NEAR), default=0.0)
+    far = max((share for share, one in found if one.difference.mean < -NEAR), default=0.0)
     near = min((share for share, _ in found if share > far), default=None)
     verdict = "from none of these" if near is None else f"from {near:g} % on"
-    return f"{verdict} (" + ", ".join(f"{signed(d.mean)}{'*' * (d.firm and d.mean < 0)} with {share:g} %" for share, d in found) + ")"
+    return (
+        f"{verdict} ("
+        + ", ".join(f"{signed(mean)}{'*' * (one.firm and mean < 0)} with {share:g} %" for share, one in found for mean in [one.difference.mean])
+        + ")"
+    )
 
 
 def _share(method: str) -> float | None:
@@ -89,5 +93,5 @@ def _order(grid: Grid, comparisons: Comparisons, pair: str) -> str:
     words = ordered[0]
     for lower, higher in pairwise(ordered):
         one = comparisons.find(pair, "iou", higher, lower)
-        words += f" {'<' if one and one.difference.firm else '≈'} {higher}"
+        words += f" {'<' if one and one.firm else '≈'} {higher}"
     return words

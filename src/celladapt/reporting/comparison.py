@@ -93,7 +93,7 @@ def _shown(grid: Grid, measure: str) -> dict[tuple[str, str], Shown]:
 
 def _sentence(one: Comparison) -> dict[str, Any]:
     """Without its full stop."""
-    return {"method": one.a, "text": one.in_words(method_name), "significant": one.difference.firm}
+    return {"method": one.a, "text": one.in_words(method_name), "significant": one.firm}
 
 
 def _matrix(grid: Grid, comparisons: Comparisons, pair: str) -> list[tuple[str, list[Comparison | None]]]:

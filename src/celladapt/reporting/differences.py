@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from celladapt.errors import InputError
-from celladapt.reporting.grid import Grid
+from celladapt.reporting.grid import Grid, learns
 from celladapt.reporting.paired import Difference, difference
 from celladapt.reporting.reading import SOURCE_ONLY
 from celladapt.reporting.rendering import METRICS
@@ -25,6 +25,13 @@ class Comparison:
     a: str
     b: str
     difference: Difference
+
+    @property
+    def firm(self) -> bool:
+        """Whether it is significant, and each of the two that learns was trained with more than one seed."""
+        return self.difference.significant and not any(
+            seeds == 1 and learns(method) for method, seeds in zip((self.a, self.b), self.difference.seeds, strict=True)
+        )
 
     def in_words(self, name: Callable[[str], str] = str) -> str:
         """One sentence without its full stop; ``name`` writes the methods."""
