@@ -12,7 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from celladapt.data.check import CheckReport, check
+from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, read_mask, write_image
+from celladapt.errors import InputError
 
 Fault = Callable[[Path], None]
 
@@ -171,6 +173,54 @@ def test_notes_are_no_faults(tiny_domains: tuple[Path, Path]) -> None:
         ("masks", "holds 1 mask with one value beside 0, in which touching nuclei count as one"),
     ]
     assert "No fault and 6 notes in 2 folders" in printed(report)
+
+
+def test_masks_that_mark_most_of_the_images_are_not_ready_for_training(tiny_domains: tuple[Path, Path]) -> None:
+    for index in range(8):
+        write_image(mask(tiny_domains[0], index), 255 * (read_mask(mask(tiny_domains[0], index)) == 0).astype(np.uint8))
+    report = check(tiny_domains)
+    assert report.ok
+    assert f"the masks of {tiny_domains[0]} mark most of the images as nuclei" in report.verdict
+
+
+def test_annotations_elsewhere_are_noted(tiny_domains: tuple[Path, Path]) -> None:
+    source, target = tiny_domains
+    (source / "masks").rename(source / "Masks")
+    assert check([source]).summary[0].masks == 8, "in whatever case"
+    assert len(Folder.open(source).masks) == 8
+    (target / "masks").rename(target / "labels")
+    (finding,) = check([target]).findings
+    assert finding.path.name == "labels"
+    assert "call it masks/" in finding.cure
+    for path in sorted((target / "labels").iterdir())[:3]:
+        shutil.copy(path, target / "images" / f"{path.stem}_mask.png")
+    (target / "images" / "more").mkdir()
+    (target / "images" / "a.geojson").touch()
+    told = {finding.path.name: str(finding) for finding in check([target]).notes}
+    assert "target0_mask.png is taken for an image, like target0 (3 such files)" in told["target0_mask.png"].partition("images/")[2]
+    assert "QuPath" in told["images"]
+    assert any("1 folder (more), in which nothing is looked for" in str(finding) for finding in check([target]).notes)
+
+
+def test_a_mask_that_is_called_as_other_programs_call_it_is_to_be_renamed(tiny_domains: tuple[Path, Path]) -> None:
+    for index in range(8):
+        mask(tiny_domains[0], index).rename(mask(tiny_domains[0], index).with_stem(f"source{index}_mask"))
+    (finding,) = check([tiny_domains[0]]).faults
+    assert "(8 such files); masks have the image's name, so rename it to source0.png" in str(finding)
+    with pytest.raises(InputError, match=r"rename it to source0\.png"):
+        Folder.open(tiny_domains[0])
+
+
+def test_stacks_and_specks_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", np.random.default_rng(ord(name)).integers(0, 255, (5, 64, 64)).astype(np.uint8))
+        specks = np.zeros((64, 64), np.uint8)
+        specks[::8, ::8] = 1
+        write_image(tmp_path / "masks" / f"{name}.png", specks)
+    told = " ".join(str(finding) for finding in check([tmp_path]).notes)
+    assert "has 5 planes, of which the first alone is read (2 such files)" in told
+    assert "nuclei that are 1.1 px wide in the median" in told
 
 
 def test_unannotated_folders_need_no_masks(tiny_domains: tuple[Path, Path]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from celladapt.data.images import write_image
+from celladapt.data.images import read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.evaluation import Evaluation, evaluate, score
 
@@ -113,6 +113,15 @@ def test_table_names_measures_count_and_the_empty_rule(folders: tuple[Path, Path
     alone = console.export_text()  # which the first export has emptied
     assert "0.300" in alone
     assert "±" not in alone, "a single image has no spread"
+
+
+def test_that_a_truth_is_binary_is_said(folders: tuple[Path, Path]) -> None:
+    assert evaluate(*folders).binary == ""
+    path = sorted(folders[1].iterdir())[0]
+    labels = np.zeros_like(read_mask(path))
+    labels[1:4, 1:4], labels[8:12, 8:12] = 255, 255
+    write_image(path, labels.astype(np.uint8))
+    assert "1 of 3 masks are binary: touching nuclei count as one" in evaluate(*folders).binary
 
 
 def test_json_and_csv_hold_every_image(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -64,3 +64,5 @@ def test_what_was_written_over_in_part_goes_on_without_doing_that_again(capsys: 
 def test_an_interrupted_run_says_how_it_is_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(KeyboardInterrupt("runs/a"), "adapt", "--out", "runs/a") == 130
     assert "`celladapt adapt --resume runs/a` goes on where it stopped" in capsys.readouterr().err
+    ending(KeyboardInterrupt("my runs/a"), "adapt", "--out", "my runs/a")
+    assert "--resume 'my runs/a'`" in capsys.readouterr().err, "to be pasted"

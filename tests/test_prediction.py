@@ -1,12 +1,15 @@
 """From images to masks and nuclei: every kind of image, and what is written where."""
 
 import copy
+import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from helpers import NORMALISATION, picture, spread_model
 from numpy.typing import NDArray
@@ -220,6 +223,41 @@ def test_where_all_fail_there_are_no_others(model: Model, tmp_path: Path) -> Non
     (tmp_path / "in" / "a.png").write_bytes(b"no image")
     with pytest.raises(SomeFailed, match=r"1 of 1 images failed: .*a\.png"):
         predict(model, tmp_path / "in", tmp_path / "out")
+
+
+def test_what_holds_for_all_images_is_said_once(model: Model, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(SomeFailed) as caught:
+        predict(model, images, tmp_path / "out", min_size="5um2")
+    assert str(caught.value).count("--min-size is '5um2'") == 1
+    assert "3 of 3 images failed" in str(caught.value)
+    assert "(3 such)" in str(caught.value)
+
+
+def test_a_note_that_cannot_be_written_is_no_failed_image(model: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise InputError("The disk is full.")
+
+    monkeypatch.setattr(prediction, "_note_seen", full)
+    with pytest.raises(SomeFailed, match=r"^The disk is full\.$") as caught:
+        predict(model, images, tmp_path / "out", ["mask"])
+    assert len(caught.value.done) == 3
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_any_work(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path))} may not be written to"):
+        predict("no model is looked for", images, tmp_path / "new" / "out")
+
+
+def test_masks_beside_images_and_planes_that_are_left_out_are_told(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "in" / "a.png", np.zeros((32, 32), np.uint8))
+    write_image(tmp_path / "in" / "a_mask.png", np.zeros((32, 32), np.uint8))
+    for name in ("b", "c"):
+        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", np.zeros((5, 32, 32), np.uint8))
+    predict(model, tmp_path / "in", tmp_path / "out", ["mask"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a_mask.png (1 such) is segmented like an image" in said
+    assert said.count("hold several planes") == 1
 
 
 def test_out_is_a_file(model: Model, images: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from slides import write_pyramid
 
 import celladapt
-from celladapt import contact_sheet, quality
+from celladapt import contact_sheet, quality, reviewing
 from celladapt.cli import main
 from celladapt.data.images import read_image, write_image
 from celladapt.errors import InputError
@@ -114,6 +114,11 @@ def test_an_image_of_which_nothing_can_be_told_has_no_number_that_looks_like_one
     assert "1 below 0.5" in both.words
     assert none.words.startswith("1 image: what IoU to expect cannot be told")
     assert [str(cell) for cell in both.table().columns[1].cells] == ["?", "0.40"]
+    assert [row[1:] for row in csv.reader(reviewing._csv([untold, known]).splitlines())] == [
+        ["expected_iou", "low", "high", "nuclei"],
+        ["", "", "", "4"],
+        ["0.4000", "0.3000", "0.5000", "3"],
+    ]
 
 
 def test_nothing_that_is_there_is_replaced_unasked(images: Path, tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def _no_test_image_twice(method: type[methods.Method], source: Folder, target: F
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
         one, other = twice[0]
+        if source.root.resolve() == target.root.resolve():
+            raise InputError(f"{source.root} is given as --source and as --target; name two folders.")
         raise InputError(
             f"{one} and {other} are the same image{more}; keep each image once, in one of the two folders: `celladapt data check` lists them."
         )

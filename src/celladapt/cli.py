@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,6 +64,10 @@ def _print(*things: object) -> None:
         console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
 
 
+def _predict_with(model: Path) -> str:
+    return f"next    celladapt predict {shlex.quote(str(model))} IMAGES --out MASKS"
+
+
 @app.command
 def adapt(*, config: Options = Config(), preset: str = "default", out: Path | None = None, resume: Path | None = None) -> None:
     """Train a model for the target folder from the annotated source folder; evaluate it and write a report.
@@ -98,7 +103,7 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
         _print("scores  none: the target has no annotated test images")
     if expected:
         _print(f"quality {expected.words}" + ("; adapting did not help, the source-only model was kept" if fell_back else ""))
-    _print(f"model   {run.path}", f"report  {run.report}", f"next    celladapt predict {run.path} IMAGES --out MASKS")
+    _print(f"model   {run.path}", f"report  {run.report}", _predict_with(run.path))
 
 
 @app.command
@@ -345,7 +350,7 @@ def export(
 
     _print(f"written {exporting.export(model, to, out, license, author, overwrite)}")
     if to == "onnx":
-        _print(f"next    celladapt predict {out} IMAGES --out MASKS")
+        _print(_predict_with(out))
     elif license is None or not author:
         _print("note    without --license and --author nobody may publish or reuse it")
 
@@ -385,7 +390,7 @@ def import_(
     from celladapt import importing
 
     made = importing.import_weights(weights, out, _numbers("--mean", mean), _numbers("--std", std), normalise_by, pixel_size, overwrite)
-    _print(f"written {made}", f"next    celladapt predict {made} IMAGES --out MASKS")
+    _print(f"written {made}", _predict_with(made))
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

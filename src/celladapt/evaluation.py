@@ -15,7 +15,7 @@ from rich.text import Text
 
 from celladapt import metrics
 from celladapt.cells import as_cell
-from celladapt.data.folder import list_images, same_stem
+from celladapt.data.folder import list_images, same_stem, subfolder
 from celladapt.data.images import read_mask
 from celladapt.errors import FileError
 from celladapt.files import write_text
@@ -54,6 +54,8 @@ class Evaluation:
     """Stem -> measure -> value in [0, 1]; kept in order of the stem."""
     seen_in_training: tuple[str, ...] = ()
     """Stems of images that the predicting model had seen in training, as far as `celladapt predict` has noted it: their scores are no test scores."""
+    binary_truths: int = 0
+    """Images whose truth tells no nuclei apart, having one value beside 0."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -73,10 +75,19 @@ class Evaluation:
     def table(self) -> Table:
         """Mean ± standard deviation over images, which a single one has not, for the terminal."""
         mean, sd, several = self.mean, self.sd, len(self.images) > 1
-        caption = f"{'mean ± standard deviation over images. ' if several else ''}{EMPTY_RULE} {self.caution}".strip()
+        caption = f"{'mean ± standard deviation over images. ' if several else ''}{EMPTY_RULE} {self.binary} {self.caution}".replace(
+            "  ", " "
+        ).strip()
         table = Table("images", *MEASURES.values(), caption=Text(caption), caption_justify="left")
         table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" if several else f"{mean[key]:.3f}" for key in MEASURES))
         return table
+
+    @property
+    def binary(self) -> str:
+        """What binary masks do to the measures over nuclei, in a sentence; "" where there are none."""
+        if not self.binary_truths:
+            return ""
+        return f"{self.binary_truths} of {len(self.images)} masks are binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
 
     @property
     def caution(self) -> str:
@@ -121,7 +132,7 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
         InputError: a folder is missing or holds no mask, a mask without a prediction, two files of one stem, sizes that differ, an unreadable file.
     """
     predictions, masks = Path(predictions), Path(masks)
-    truths = _by_stem(masks / "masks" if (masks / "masks").is_dir() else masks)
+    truths = _by_stem(subfolder(masks, "masks") or masks)
     if not truths:
         raise FileError(masks, "holds no mask", "name a folder of masks, or a domain folder with masks/")
     found = _by_stem(predictions)
@@ -134,13 +145,16 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
         if len(files) > 1:
             raise FileError(files[1], *same_stem(files[0]))
     seen = tuple(stem for stem in record_of(predictions).get("seen_in_training", ()) if stem in truths)
-    return Evaluation({stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths}, seen)
+    scored = {stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths}
+    return Evaluation({stem: scores for stem, (scores, _) in scored.items()}, seen, sum(binary for _, binary in scored.values()))
 
 
-def _score_files(labels: Path, foreground: Path, true: Path) -> dict[str, float]:
+def _score_files(labels: Path, foreground: Path, true: Path) -> tuple[dict[str, float], bool]:
+    """The measures of an image, and whether its truth is binary."""
     truth = read_mask(true)
     pred = _read_like(labels, true, truth)
-    return score(pred, truth, pred if foreground == labels else _read_like(foreground, true, truth))
+    binary = bool(truth.any()) and int(truth.max()) == int(truth[truth > 0].min())
+    return score(pred, truth, pred if foreground == labels else _read_like(foreground, true, truth)), binary and label_components(truth).max() > 1
 
 
 def _read_like(path: Path, true: Path, truth: NDArray[np.int32]) -> NDArray[np.int32]:

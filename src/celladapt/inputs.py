@@ -2,14 +2,16 @@
 
 import errno
 import glob
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from celladapt.data.folder import list_images
+from celladapt.data.folder import image_of_mask, list_images, subfolder
 from celladapt.data.images import IMAGE_SUFFIXES
 from celladapt.data.slide import SLIDE_SUFFIXES
 from celladapt.errors import InputError
+from celladapt.progress import say
 
 
 def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True) -> list[Path]:
@@ -34,19 +36,24 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
             if not isinstance(error, FileNotFoundError) and getattr(error, "winerror", None) != 123 and error.errno != errno.EINVAL:
                 raise InputError(f"{item} cannot be looked at ({error.strerror}); check its name and permissions.") from None
         if there and path.is_dir() and path.suffix.lower() != ".zarr":
-            folder = path / "images" if (path / "images").is_dir() else path
+            folder = subfolder(path, "images") or path
             files = sorted([*list_images(folder), *(entry for entry in folder.iterdir() if _read_in_parts(entry))])
         elif there:
             files = [path]
         else:
             files = sorted(p for p in map(Path, glob.glob(str(item), recursive=True)) if p.suffix.lower() in IMAGE_SUFFIXES or _read_in_parts(p))
         if not files:
+            deeper = any(entry.is_dir() for entry in folder.iterdir()) if there and path.is_dir() else False
+            hint = f" (what is in its folders is found by '{folder}/**/*.png')" if deeper else ""
             raise InputError(
-                f"{item} names no image; give an image or slide, a folder of them or a glob (formats: {' '.join(sorted((*IMAGE_SUFFIXES, *SLIDE_SUFFIXES, '.zarr')))})."
+                f"{item} names no image{hint}; give an image or slide, a folder of them or a glob (formats: {' '.join(sorted((*IMAGE_SUFFIXES, *SLIDE_SUFFIXES, '.zarr')))})."
             )
         found |= dict.fromkeys(files)
     if not found:
         raise InputError("There is no image to look at; give an image or slide, a folder of them or a glob.")
+    known = {path.stem for path in found}
+    if beside := [path for path in found if outputs and image_of_mask(path.stem, known)]:
+        say(f"{beside[0]} ({len(beside)} such) is segmented like an image; if it is a mask, keep masks in another folder.")
     stems: dict[str, Path] = {}
     same = str.casefold if sys.platform in ("darwin", "win32") else str  # whose disks know no difference between A and a
     for path in found if outputs else ():
@@ -54,7 +61,7 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
             raise InputError(f"{path} has no name that its outputs could have; rename it.")
         name = same(path.stem)
         if name in stems:
-            raise InputError(f"{stems[name]} and {path} would write the same output; predict them into different folders.")
+            raise InputError(f"{stems[name]} and {path} would write the same output; rename one, or predict them one by one, into different folders.")
         stems[name] = path
     return list(found)
 
@@ -67,8 +74,11 @@ def _read_in_parts(path: Path) -> bool:
 
 
 def check_out(images: Sequence[Path], out: Path) -> None:
-    """Raise InputError where ``out`` is a file, or the folder of one of ``images``: outputs would be taken for inputs, or replace them."""
+    """Raise InputError where ``out`` is a file, not to be written to, or the folder of one of ``images``: outputs would be taken for inputs, or replace them."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder as --out.")
+    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise InputError(f"{above} may not be written to; choose another --out, or change its permissions.")
     if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:
         raise InputError(f"{out} holds {among.name}, which is to be segmented; choose another --out, or the outputs would be taken for images.")

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shlex
 from collections.abc import Mapping
 from functools import lru_cache
 from multiprocessing import parent_process
@@ -66,9 +67,11 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
         raise InputError(f"{path} only predicts; for this give the run folder or model.safetensors that it was made from.")
     if path.is_dir():
         if (path / "config.toml").is_file() and not (path / "model.safetensors").is_file():
-            raise InputError(f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {path}`.")
+            raise InputError(
+                f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {shlex.quote(str(path))}`."
+            )
         if (path / "config.toml").is_file() and not _finished(path) and parent_process() is None:  # whose workers need not say it again
-            say(f"{path} is not finished: this is its best model so far; `celladapt adapt --resume {path}` goes on.")
+            say(f"{path} is not finished: this is its best model so far; `celladapt adapt --resume {shlex.quote(str(path))}` goes on.")
         path = path / "model.safetensors"
     if _is_pickle(path):
         raise InputError(

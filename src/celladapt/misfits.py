@@ -1,8 +1,9 @@
-"""What a person should know about the size of a file's pixels: none is stated, another one is, or it is not the model's."""
+"""What a person should know about a file: that more is in it than is segmented, or that the size of its pixels is not stated, is another than said, or not the model's."""
 
 from collections.abc import Iterator
 
 from celladapt.data.slide import open_slide, tiff_pixel_size
+from celladapt.data.tiff import tiff_planes
 from celladapt.job import Job
 from celladapt.model import Predictor
 
@@ -11,7 +12,7 @@ _NEAR = 1.02  # and those that differ less are the same
 
 
 def misfits(model: Predictor, job: Job) -> Iterator[str]:
-    """What a person should know about the pixel sizes of a model and a file, a sentence each.
+    """What a person should know about a file, of itself and beside the model, a sentence each.
 
     Raises:
         InputError: the slide cannot be opened.
@@ -21,6 +22,8 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
     if stated and settings.pixel_size and not 1 / _NEAR <= settings.pixel_size / stated <= _NEAR:
         yield f"{job.image.name} says {stated:.3g} µm per pixel; it is taken for {settings.pixel_size:.3g}, as --pixel-size says."
     if not job.slide:
+        if job.image.suffix.lower() in (".tif", ".tiff") and tiff_planes(job.image) > 1:
+            yield f"Files in {job.image.parent} hold several planes: of each the first alone is segmented."
         size = settings.pixel_size or tiff_pixel_size(job.image)
         if size is not None and trained is not None and not 1 / _MISFIT <= size / trained <= _MISFIT:
             yield (

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -108,16 +108,23 @@ def predict(
     else:
         with at_most(chosen.max_megapixels):
             done, failed = _in_turn(loaded, todo)
-    try:
-        _note_seen(loaded, out, jobs)
-    except InputError as error:
-        failed.append(str(error))
     order = {path.stem: number for number, path in enumerate(images)}
     done = sorted([*ready.values(), *done], key=lambda written: order[written.image.stem])
     if failed:
         others = f", the others are in {out}" if done else ""
-        raise SomeFailed(f"{len(failed)} of {len(images)} images failed{others}: " + " ".join(failed), done)
+        sentence = f"{len(failed)} of {len(images)} images failed{others}: " + _at_once(failed)
+    try:
+        _note_seen(loaded, out, jobs)
+    except InputError as error:
+        raise SomeFailed(f"{sentence} {error}" if failed else str(error), done) from None
+    if failed:
+        raise SomeFailed(sentence, done)
     return done
+
+
+def _at_once(sentences: Sequence[str]) -> str:
+    """Why files failed, each sentence once, with how often it holds where it names no file."""
+    return " ".join(sentence + (f" ({count} such)" if count > 1 else "") for sentence, count in Counter(sentences).items())
 
 
 def _not_in_the_way(jobs: Sequence[Job], overwrite: bool) -> None:

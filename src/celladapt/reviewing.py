@@ -150,12 +150,14 @@ def _shown(expected: Expectation) -> str:
     return f"{expected.iou:.2f}" if expected.told else "?"
 
 
+def _numbers(expected: Expectation) -> tuple[float, float, float]:
+    return expected.iou, expected.low, expected.high
+
+
 def _csv(items: list[Reviewed]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["image", "expected_iou", "low", "high", "nuclei"])
     for item in items:
-        rows.writerow(
-            [as_cell(str(item.image)), *(f"{value:.4f}" for value in (item.expected.iou, item.expected.low, item.expected.high)), item.nuclei]
-        )
+        rows.writerow([as_cell(str(item.image)), *(f"{value:.4f}" if item.expected.told else "" for value in _numbers(item.expected)), item.nuclei])
     return text.getvalue()

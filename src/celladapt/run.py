@@ -1,5 +1,6 @@
 """The run folder: where a run's files are, and the run as an object."""
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,7 +135,8 @@ class Run:
 
 def _must_be_free(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(not _left_behind(item) for item in path.iterdir())):
-        raise InputError(f"{path} exists already; choose another --out, or continue the run in it with --resume {path}.")
+        resume = f", or continue the run in it with --resume {shlex.quote(str(path))}" if (path / "config.toml").is_file() else ""
+        raise InputError(f"{path} exists already; choose another --out{resume}.")
 
 
 def _left_behind(item: Path) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from celladapt import contact_sheet
 from celladapt.cells import as_cell
-from celladapt.data.folder import Folder
+from celladapt.data.folder import Folder, subfolder
 from celladapt.data.images import write_image
 from celladapt.files import atomic, write_text
 from celladapt.model import Model
@@ -116,9 +116,9 @@ def write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> N
 
 def next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | None) -> list[str]:
     """What a person does with the folder ``out``, a line each; with ``run``, the command goes on with its options and split."""
-    images = folder.root / "images" if (folder.root / "images").is_dir() else folder.root
+    images = subfolder(folder.root, "images") or folder.root
     tiles = [] if all(item.whole for item in items) else [f"{out / 'images'} to {images}"]
-    copies = " and ".join([*tiles, f"{out / 'masks'} to {folder.root / 'masks'}"])
+    copies = " and ".join([*tiles, f"{out / 'masks'} to {subfolder(folder.root, 'masks') or folder.root / 'masks'}"])
     lines = [
         f"fill    the label images in {out / 'masks'}: number every nucleus from 1 (Fiji, napari, QuPath); left empty, one teaches that there is no nucleus",
         f"check   {shlex.join(['celladapt', 'data', 'check', str(out)])} names those that are still empty",

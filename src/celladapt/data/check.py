@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR_MASK, layout, list_images, same_stem, shape_mismatch
+from celladapt.data.folder import NO_IMAGE, image_of_mask, layout, list_images, no_image_for, same_stem, shape_mismatch
 from celladapt.data.images import as_image, decode, read_mask
 from celladapt.errors import FileError
 from celladapt.instances import label_components
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_FOREGROUND = 0.6
 """Share of an image beyond which its mask is more likely to be inverted than that full of nuclei."""
+TINY = 5.0
+"""px, median diameter below which what masks mark is hardly nuclei: a nucleus of 5 µm seen at the lowest useful magnification has as many."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class CheckReport:
         notes = f" and {_count(len(self.notes), 'note')}" if self.notes else ""
         if self.ok and not any(row.masks for row in self.summary):
             return f"No fault{notes} in {where}, but no mask either: one of these folders alone can be a target, not a source."
+        if full := [row for row in self.summary if (row.foreground or 0) > MOST_FOREGROUND]:
+            return f"No fault{notes} in {where}, but the masks of {full[0].folder} mark most of the images as nuclei: look at them before training."
         if self.ok:
             return f"No fault{notes} in {where}: ready for training."
         return f"{_count(len(self.faults), 'fault')}{notes} in {where}: mend the faults before training."
@@ -131,7 +136,8 @@ def check(folders: Sequence[Path]) -> CheckReport:
 
     Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is empty or
     not of its image's size, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
-    into training. Notes: images without a mask where others have one, blank images (not compared), masks without background, files of unknown type.
+    into training. Notes: images without a mask where others have one, blank images (not compared), stacks, masks that mark most of an image or specks, masks beside their images, folders
+    and files of unknown type, which are left out.
     """
     report, seen = CheckReport(), dict[bytes, tuple[Path, Path]]()
     resolved: set[Path] = set()
@@ -155,7 +161,8 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     summary.images, summary.masks = len(images), len(masks)
     if not images:
         findings.append(Finding("fault", image_folder, *NO_IMAGE))
-    shapes: dict[str, tuple[int, ...]] = {}
+    _look_around(root, image_folder, mask_folder, images, findings)
+    shapes, stacks = dict[str, tuple[int, ...]](), list[tuple[Path, int]]()
     for stem, path in images.items():
         try:
             raster = decode(path)
@@ -168,13 +175,20 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         summary.widths.append(pixels.shape[1])
         summary.bits.add(raster.bits)
         summary.channels.add(raster.channels)
+        if raster.planes > 1:
+            stacks.append((path, raster.planes))
         if pixels.min() == pixels.max():
             findings.append(Finding("note", path, "is blank (all its pixels are equal)", "leave it out unless that is meant"))
         else:
             _compare(root, path, pixels, findings, seen)
+    if stacks:
+        message = f"has {stacks[0][1]} planes, of which the first alone is read{f' ({len(stacks)} such files)' if len(stacks) > 1 else ''}"
+        findings.append(Finding("note", stacks[0][0], message, "save the plane in focus, or a projection, if that is another one"))
+    strangers = [path for stem, path in masks.items() if stem not in images]
+    for path in strangers[:1]:
+        problem, cure = no_image_for(path, images)
+        findings.append(Finding("fault", path, problem + (f" ({len(strangers)} such files)" if len(strangers) > 1 else ""), cure))
     for stem, path in masks.items():
-        if stem not in images:
-            findings.append(Finding("fault", path, *NO_IMAGE_FOR_MASK))
         try:
             labels = read_mask(path)
         except FileError as error:
@@ -196,6 +210,9 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         summary.binary += int(labels.max(initial=0) == np.unique(labels[labels > 0]).min(initial=np.iinfo(labels.dtype).max))
         nuclei, areas = np.unique(label_components(labels), return_counts=True)  # not bincount: label values can be huge
         summary.diameters += (2 * np.sqrt(areas[nuclei > 0] / np.pi)).tolist()
+    if summary.median_diameter is not None and summary.median_diameter < TINY:
+        message = f"marks nuclei that are {summary.median_diameter:.1f} px wide in the median"
+        findings.append(Finding("note", mask_folder or root, message, "look whether these are nuclei, and masks of 0 and labels"))
     if summary.binary:
         message = f"holds {_count(summary.binary, 'mask')} with one value beside 0, in which touching nuclei count as one"
         findings.append(Finding("note", mask_folder or root, message, "use label images, one number a nucleus, if AJI, PQ and F1 matter to you"))
@@ -204,6 +221,25 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         message = f"lacks a mask for {len(bare)} of {_count(len(images), 'image')} ({_some(bare)})"
         findings.append(Finding("note", mask_folder, message, "add the masks unless these are meant to be unlabelled"))
     return summary
+
+
+def _look_around(root: Path, image_folder: Path, mask_folder: Path | None, images: dict[str, Path], findings: list[Finding]) -> None:
+    """Note what may be annotations or images, and is not read as such."""
+    if beside := [stem for stem in images if image_of_mask(stem, images)]:
+        of = image_of_mask(beside[0], images)
+        message = f"is taken for an image, like {of}{f' ({len(beside)} such files)' if len(beside) > 1 else ''}"
+        findings.append(
+            Finding("note", images[beside[0]], message, f"if it is the mask of that, move it to masks/ and call it {of}{images[beside[0]].suffix}")
+        )
+    for folder in sorted(
+        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and path not in (image_folder, mask_folder)
+    ):
+        with suppress(FileError):
+            if list_images(folder):
+                cure = (
+                    "call it masks/ if it holds the masks" if image_folder != root and not mask_folder else "move its files up if they are to be read"
+                )
+                findings.append(Finding("note", folder, "is not read, as images and masks are read from images/ and masks/ alone", cure))
 
 
 def _compare(root: Path, path: Path, pixels: NDArray[Any], findings: list[Finding], seen: dict[bytes, tuple[Path, Path]]) -> None:
@@ -222,11 +258,22 @@ def _list_stems(folder: Path, findings: list[Finding]) -> dict[str, Path]:
         first = stems.setdefault(path.stem, path)
         if first != path:
             findings.append(Finding("fault", path, *same_stem(first)))
-    names = {"images", "masks"} | {path.name for path in files}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in names and not path.name.startswith("."))
+    names = {path.name for path in files}
+    entries = sorted(path for path in folder.iterdir() if path.name not in names and not path.name.startswith("."))
+    inside = [path.name for path in entries if path.is_dir() and folder.name.lower() in ("images", "masks")]
+    others = [path.name for path in entries if not path.is_dir()]
+    if inside:
+        message = f"holds {_count(len(inside), 'folder')} ({_some(inside)}), in which nothing is looked for"
+        findings.append(Finding("note", folder, message, "move what is to be read up"))
     if others:
         message = f"holds {_count(len(others), 'entry', 'entries')} of unknown type ({_some(others)}), left out"
-        findings.append(Finding("note", folder, message, "move them elsewhere, or convert them to PNG or TIFF if they are images"))
+        outlines = any(name.lower().endswith((".geojson", ".json", ".roi", ".zip", ".xml")) for name in others)
+        cure = (
+            "export outlines as label images (docs/data.md has a script for QuPath)"
+            if outlines
+            else "move them elsewhere, or convert them to PNG or TIFF if they are images"
+        )
+        findings.append(Finding("note", folder, message, cure))
     return stems
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,8 @@ from celladapt.data.images import IMAGE_SUFFIXES, read_image, read_mask, require
 from celladapt.errors import FileError, InputError
 
 NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
-NO_IMAGE_FOR_MASK = ("is a mask without an image of the same name", "add the image or delete the mask")
+MASK_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_instances", "-mask", "-label", "-labels", "-seg")
+"""What other programs put behind an image's name to make that of its mask."""
 
 
 class Shown(Protocol):
@@ -57,7 +59,7 @@ class Folder:
             raise FileError(image_folder, *NO_IMAGE)
         for stem, path in masks.items():
             if stem not in images:
-                raise FileError(path, *NO_IMAGE_FOR_MASK)
+                raise FileError(path, *no_image_for(path, images))
         return cls(root, images, masks)
 
     def __len__(self) -> int:
@@ -193,9 +195,9 @@ def layout(root: Path) -> tuple[Path, Path | None]:
         raise FileError(root, "does not exist", "check the path")
     if not root.is_dir():
         raise FileError(root, "is a file", "name the folder that holds images/")
-    masks = root / "masks" if (root / "masks").is_dir() else None
-    if (root / "images").is_dir():
-        return root / "images", masks
+    masks, image_folder = (subfolder(root, name) for name in ("masks", "images"))
+    if image_folder:
+        return image_folder, masks
     if list_images(root):
         return root, masks
     inside = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -203,6 +205,27 @@ def layout(root: Path) -> tuple[Path, Path | None]:
     raise FileError(
         root, f"has no images/ folder{found}", "put the images into images/ and, where annotated, label images of the same names into masks/"
     )
+
+
+def subfolder(root: Path, name: str) -> Path | None:
+    """The folder of that name in ``root``, or one that differs in case alone; None where there is none."""
+    if (root / name).is_dir():
+        return root / name
+    with suppress(OSError):
+        return next((path for path in sorted(root.iterdir()) if path.name.lower() == name and path.is_dir()), None)
+    return None
+
+
+def no_image_for(mask: Path, images: Container[str]) -> tuple[str, str]:
+    """Problem and cure where no image has the name of a mask; ``images`` are the stems that there are."""
+    of = image_of_mask(mask.stem, images)
+    cure = f"masks have the image's name, so rename it to {of}{mask.suffix}" if of else "add the image or move the mask elsewhere"
+    return "is a mask without an image of the same name", cure
+
+
+def image_of_mask(stem: str, images: Container[str]) -> str | None:
+    """The stem of the image that a mask called ``stem`` is of as other programs call masks; None where there is no such image."""
+    return next((stem.removesuffix(end) for end in MASK_ENDINGS if stem.endswith(end) and stem.removesuffix(end) in images), None)
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from celladapt.data.limits import check_channels, check_size, too_large
-from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff
+from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, first_series, open_tiff, plane_count
 from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
 
@@ -38,6 +38,7 @@ class Raster:
     palette: NDArray[np.uint8] | None = None  # (N, 3) colours, when `pixels` are indices
     white_is_zero: bool = False
     lossy: bool = False
+    planes: int = 1  # that the file holds, of which this is the first; channels count as none
 
     @property
     def channels(self) -> int:
@@ -230,6 +231,15 @@ def image_of(array: NDArray[Any], name: str) -> NDArray[Any]:
     return as_image(_checked(Raster(Path(name), pixels, 8 * pixels.dtype.itemsize, alpha)))
 
 
+_WHITE = 248
+"""From here on JPEG may have left what was 255."""
+_FADED = 3
+"""Of a mask with grey edges at least a quarter is white; of label images that go on to 255 what is labelled so is far less."""
+_FEW_VALUES = 8
+_MOST_COLOURS, _FEW_PIXELS = 256, 0.25
+"""More colours, of which one has four pixels or fewer on average, are those of a picture."""
+
+
 def as_labels(raster: Raster) -> NDArray[np.int32]:
     """(H, W) int32 from decoded pixels; see `read_mask`."""
     with _in_one_sentence(raster.path):
@@ -248,15 +258,36 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
         raise FileError(raster.path, "has negative labels", "use 0 for the background and positive labels for nuclei")
     if values.max() > np.iinfo(np.int32).max:
         raise FileError(raster.path, "has labels above 2147483647", "renumber the labels")
-    if (values == values[..., :1]).all():
+    coloured = not (values == values[..., :1]).all()
+    if not coloured:
         labels = values[..., 0].astype(np.int32)
+        if raster.bits == 8 and raster.palette is None and _fades(labels):
+            raise FileError(
+                raster.path, "has grey edges between 0 and 255, as after resizing or JPEG", "threshold it at 128 and save 0 and 255 as PNG"
+            )
     elif values.max() < 2**16:
         labels = _label_colours(values)
     else:
         raise FileError(raster.path, "has labels in several channels", "save them in one")
     if raster.alpha is not None:
         labels[raster.alpha == 0] = 0
+    if coloured and labels.all():
+        raise FileError(raster.path, "has colours and no black pixel, so is no mask or has another background", "make what is no nucleus black (0)")
+    if coloured and labels.max() > _MOST_COLOURS and labels.max() > _FEW_PIXELS * np.count_nonzero(labels):
+        raise FileError(
+            raster.path, f"has {labels.max()} colours, as a picture has, not a mask", "save one number or colour a nucleus, 0 as background"
+        )
     return labels
+
+
+def _fades(values: NDArray[np.int32]) -> bool:
+    """Whether (H, W) of 8 bits is a mask of 0 and 255 whose edges have gone grey, and no label image: many values between, few of whose pixels have a neighbour of the same value."""
+    between = (values > 0) & (values < _WHITE)
+    white = np.count_nonzero(values >= _WHITE)
+    if not between.any() or _FADED * white < np.count_nonzero(between) or np.unique(values[between]).size <= _FEW_VALUES:
+        return False
+    alike = between[:, 1:] & (values[:, 1:] == values[:, :-1])
+    return bool(2 * np.count_nonzero(alike) < np.count_nonzero(between[:, 1:]))
 
 
 def _checked(raster: Raster) -> Raster:
@@ -358,4 +389,4 @@ def _decode_tiff(path: Path) -> Raster:
             full = 1.0 if pixels.dtype.kind == "f" else float(2**page.bitspersample - 1)
             pixels, alpha = without_alpha(pixels, full, page.extrasamples[-1] == ASSOCIATED)
         white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-        return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy)
+        return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy, plane_count(first_series(tif)))

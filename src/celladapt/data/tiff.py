@@ -88,8 +88,7 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     """
     series = first_series(tif)
     axes, shape = series.axes, series.shape
-    # (H, W, C) that tifffile.imwrite took for H pages of W x C
-    if (axes == "YXC" or (axes == "QYX" and shape[2] <= _FEW)) and 1 < shape[2] < min(shape[:2]):
+    if _channels_last(axes, shape):
         check_size(path, shape[0] * shape[1])
         check_channels(path, shape[2])
         return series.asarray()
@@ -115,6 +114,29 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     if page.samplesperpixel == 1:
         return plane[..., None]
     return np.moveaxis(plane, 0, -1) if page.axes.startswith("S") else plane
+
+
+def _channels_last(axes: str, shape: tuple[int, ...]) -> bool:
+    """Whether it is (H, W, C) that tifffile.imwrite took for H pages of W x C."""
+    return (axes == "YXC" or (axes == "QYX" and shape[2] <= _FEW)) and 1 < shape[2] < min(shape[:2])
+
+
+def plane_count(series: tifffile.TiffPageSeries) -> int:
+    """How many planes an image has, as in a stack or a time series; pages that ``first_plane`` takes for channels count as none."""
+    axes, shape = series.axes, series.shape
+    if _channels_last(axes, shape):
+        return 1
+    channels = "S" not in axes and axes.startswith("Q") and shape[0] <= MAX_CHANNELS
+    return math.prod(size for axis, size in zip(axes[channels:], shape[channels:], strict=True) if axis not in "YXCS")
+
+
+def tiff_planes(path: Path) -> int:
+    """How many planes the first image of a TIFF has; 1 of any other file, and where it cannot be told."""
+    try:
+        with open_tiff(path) as tif:
+            return plane_count(first_series(tif))
+    except Exception:  # whatever is wrong with it, the reading of its pixels will tell
+        return 1
 
 
 def pixel_size_in(tif: tifffile.TiffFile) -> float | None:
