@@ -41,7 +41,6 @@ def make_batch(size: int = 4, side: int = 32, seed: int = 0, labelled: tuple[boo
         classical_t,
         plausible_t=every,
         stands_t=~every,
-        doubtful_t=~every,
         trust_t=torch.full((size,), 0.5),
     )
 

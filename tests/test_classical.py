@@ -145,6 +145,7 @@ def test_where_it_is_never_plausible_weakuda_without_an_adversary_is_source_only
     tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classical, "PLAUSIBLE", 1.1)
+    monkeypatch.setattr(classical, "APART", 1.1)
     options = {"preset": "fast", "steps": 6, "width": 4, "crop": 32, "batch_size": 2, "validate_every": 6, "fallback": False}
     run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", method="weakuda:lambda_adv=0", **options)
     images = sorted((tiny_domains[1] / "images").iterdir())[:3]
@@ -178,3 +179,13 @@ def test_on_real_tissue_it_is_plausible_where_it_finds_nuclei(shared_data: Path)
     heard, unheard = ([iou for plausible, iou in better if plausible is which] for which in (True, False))
     assert len(heard) > len(unheard) > 4
     assert np.mean(heard) > np.mean(unheard) + 0.15
+
+
+def test_how_far_an_image_falls_in_two_classes() -> None:
+    """Of two values all variance lies between the sides; of one bell curve 2/π (Otsu 1979)."""
+    y, x = np.mgrid[:120, :120]
+    disc = np.hypot(y % 40 - 20, x % 40 - 20) <= 9
+    bell = np.clip(np.random.default_rng(0).normal(128, 30, (400, 400)), 0, 255).astype(np.uint8)
+    assert witness(np.where(disc, 200, 50).astype(np.uint8)).verdict.separability > 0.85, "but for the smoothing"
+    assert witness(bell).verdict.separability == pytest.approx(2 / np.pi, abs=0.02)
+    assert witness(np.full((40, 40), 7, np.uint8)).verdict.separability == 0

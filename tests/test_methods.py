@@ -366,42 +366,15 @@ def test_the_classical_segmentation_stands_for_masks_once_the_teacher_marks_half
     assert torch.equal(given.mask_t[:1], batch.mask_t[:1]), "a mask of a person's stays"
 
 
-def doubtful_batch(sees: float, more: float = 0.0) -> Batch:
-    """As ``standing_batch``, but in the first three images C has nearly the shape of nuclei alone; the teacher marks the share ``more`` of what C leaves out there."""
-    batch = standing_batch(sees, stands_t=torch.zeros(4, dtype=torch.bool), doubtful_t=torch.tensor([True, True, True, False]))
-    batch = replace(batch, plausible_t=torch.zeros(4, dtype=torch.bool))
-    draw = torch.rand(batch.classical_t.shape, generator=torch.Generator().manual_seed(4))
-    marked = (batch.teacher_t * batch.classical_t > 0.5) | ((batch.classical_t < 0.5) & (draw < more))
-    return replace(batch, teacher_t=marked.to(batch.mask_t.dtype))
-
-
-@pytest.mark.parametrize(
-    ("sees", "more", "stands"), [(0.85, 0.2, True), (0.65, 0.0, False), (0.85, 0.9, False)], ids=["alike", "misses", "overshoots"]
-)
-def test_a_doubtful_classical_segmentation_stands_where_the_teacher_sees_the_same(sees: float, more: float, stands: bool) -> None:
-    """Of C three tenths of all pixels are nuclei, so that 0.9 of the rest are twice as many as C has."""
-    batch, method = doubtful_batch(sees, more), make_method("weakuda")
+@pytest.mark.parametrize(("sees", "stands"), [(0.6, True), (0.4, False)])
+def test_a_passable_classical_segmentation_that_stands_for_a_mask_meets_no_adversary(sees: float, stands: bool) -> None:
+    """Nearly of the shape of nuclei, it may stand for a mask though it is not plausible."""
+    batch, method = standing_batch(sees, plausible_t=torch.zeros(4, dtype=torch.bool)), make_method("weakuda")
     taken = method.taken(batch)
     assert taken.stands_t.tolist() == [stands] * 3 + [False]
-    assert not make_method("weakuda").taken(replace(batch, progress=0.35)).stands_t.any()
     p_s, p_t = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     (gradient,) = torch.autograd.grad(method.turns[1].terms(taken, p_s, p_t)["adv"].value, p_t)
-    assert [bool(part.any()) for part in gradient] == [not stands] * 3 + [True], "and else meets the adversary"
-    given = make_method("weakssda").taken(batch)
-    assert given.stands_t.tolist() == [False, stands, stands, False], "but never for a mask that is there"
-    assert method.remarks() == [], "that it is not heard there is no wonder"
-
-
-def test_one_batch_does_not_make_a_doubtful_classical_segmentation_stand() -> None:
-    """Nor does one keep it from it."""
-    method, alike, other = make_method("weakuda"), doubtful_batch(0.95), doubtful_batch(0.45)
-    for _ in range(20):
-        assert not method.taken(other).stands_t.any()
-    assert not method.taken(alike).stands_t.any()
-    for _ in range(20):
-        taken = method.taken(alike)
-    assert taken.stands_t.sum() == 3
-    assert method.taken(other).stands_t.sum() == 3
+    assert [bool(part.any()) for part in gradient] == [not stands] * 3 + [True]
 
 
 def test_the_report_says_how_often_the_classical_segmentation_was_not_believed() -> None:
@@ -411,6 +384,10 @@ def test_the_report_says_how_often_the_classical_segmentation_was_not_believed()
     (remark,) = method.remarks()
     assert "it did in 25%" in remark
     assert "the masks" not in remark
+    blank = standing_batch(0.6)
+    for _ in range(40):
+        method.taken(replace(blank, classical_t=0 * blank.classical_t))
+    assert method.remarks() == [remark], "crops in which it sees nothing are no denial"
     for _ in range(40):
         method.taken(standing_batch(0.6))
     assert method.remarks() == []

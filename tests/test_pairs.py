@@ -89,6 +89,8 @@ def test_few_labelled_images_are_drawn_more_often(tmp_path: Path, share: float, 
         counts = [drawn.count(stem) for stem in "abce"]
         assert max(counts) - min(counts) <= 1, "the others share the rest evenly"
     assert all("d" in drawn[n : n + 4] for n in range(0, 400, 4)) == (share >= 0.25)
+    taught, half = replace(stream, classical=True), replace(stream, labelled_share=share / 2)
+    assert [taught._next(n) for n in range(400)] == [half._next(n) for n in range(400)], "what stands for masks teaches too"
 
 
 def test_where_many_are_labelled_all_are_drawn_alike(target: Folder) -> None:
@@ -154,17 +156,32 @@ def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: P
         assert not stream[n].mask.any()
 
 
-@pytest.mark.parametrize(("solidity", "doubtful"), [(0.79, False), (0.81, True), (0.85, True), (0.87, False)])
-def test_a_segmentation_is_doubtful_between_two_bounds_and_where_no_image_has_a_mask(target: Folder, solidity: float, doubtful: bool) -> None:
+@pytest.mark.parametrize(
+    ("solidity", "separability", "passable"),
+    [(0.79, 0.9, False), (0.81, 0.7, True), (0.85, 0.7, True), (0.85, 0.65, False), (0.87, 0.1, True)],
+)
+def test_nearly_the_shape_of_nuclei_will_do_where_they_stand_out_clearly_and_no_image_has_a_mask(
+    target: Folder, solidity: float, separability: float, passable: bool
+) -> None:
     stream, stem = Stream(target, PLAIN, 32, "none", (0, 1), classical=True, labelled_share=0.5), list(target.images)[2]
     found = witness(target.image(stem))
-    odd = replace(found.verdict, solidity=solidity)
-    for folder, expected in ((target, False), (target.without_masks(), doubtful)):
+    odd = replace(found.verdict, solidity=solidity, separability=separability)
+    assert odd.passable == passable
+    plausible = solidity > 0.86
+    for folder, stands in ((target, plausible), (target.without_masks(), passable)):
         stream = replace(stream, folder=folder)
         stream.cache._opinions |= dict.fromkeys(target.images, Opinion(np.packbits(found.mask), odd))
-        assert stream.doubtful(stem) == expected
-        assert stream.stands(stem) == (solidity > 0.86)
-        assert ("In 5 others it has nearly so" in preparation._witnessed(stream)) == expected
+        assert stream.stands(stem) == stands
+        assert ("In 5 others it has nearly so" in preparation._witnessed(stream)) == (stands and not plausible)
+
+
+def test_beside_masks_what_had_to_look_closer_never_stands_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = domain(tmp_path, [(33, 33)] * 3, labelled={1})
+    monkeypatch.setattr(Cache, "verdict", lambda cache, stem: Verdict(0.9, 0.0, closer=True))
+    bare = next(stem for stem in folder.images if stem not in folder.masks)
+    for share in (0.0, 0.5):
+        assert not Stream(folder, PLAIN, 32, "none", (3, 1), True, share).stands(bare)
+    assert Stream(folder.without_masks(), PLAIN, 32, "none", (3, 1), True).stands(bare)
 
 
 def test_source_and_target_draw_independently(target: Folder) -> None:

@@ -76,7 +76,6 @@ def unequal_halves(name: str) -> tuple[Method, Batch]:
         classical_t=classical,
         plausible_t=torch.tensor([False, True, False, False]),
         stands_t=torch.tensor([False, False, True, False]),
-        doubtful_t=torch.tensor([False, False, False, True]),
         trust_t=torch.tensor([0.2, 0.4, 0.9, 0.6]),
         progress=0.5,
     )

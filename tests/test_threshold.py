@@ -88,25 +88,6 @@ def test_what_was_the_best_threshold_is_at_a_half(network: Segmenter, images: Te
     assert cut_at_half(network, predict, given) == 0.5, "where it stays"
 
 
-def test_where_the_classical_segmentation_is_doubtful_the_network_must_see_three_quarters_of_it(network: Segmenter, images: Tensor) -> None:
-    predict, bias = seen_by(network), network.head.bias
-    assert bias is not None
-    middle, high = ([(image, predict(image) >= t) for image in images] for t in (0.47, 0.6))
-    some = torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
-    half = [(image, (predict(image) >= 0.5) | ((predict(image) < 0.45) & some)) for image in images]
-    seen = sum(int((mask & (predict(image) >= 0.5)).sum()) for image, mask in half) / sum(int(mask.sum()) for _, mask in half)
-    assert 0.5 < seen < 0.75
-    for teachers, best in (
-        (Teachers(doubtful=middle, source=high), 0.47),
-        (Teachers(doubtful=half, source=high), 0.6),
-        (Teachers((), high, middle), 0.6),
-    ):
-        kept = bias.detach().clone()
-        assert cut_at_half(network, predict, teachers) == pytest.approx(best, abs=0.03)
-        with torch.no_grad():
-            bias.copy_(kept)
-
-
 def test_a_moved_threshold_does_not_pass_for_being_sure(network: Segmenter, images: Tensor) -> None:
     """Else of two networks that say the same the one that is cut at the higher threshold, which leaves less, would be preferred."""
     witnesses = [Witness.of((seen_by(network)(image) >= 0.8).numpy()) for image in images]
@@ -135,7 +116,7 @@ def test_masks_of_the_target_go_before_what_stands_for_them_and_that_before_the_
         (Teachers(empty, middle, source=high), 0.45),
         (Teachers((), unheard, source=high), 0.6),
         (Teachers(source=high), 0.6),
-        (Teachers(empty, empty, empty, empty), 0.5),
+        (Teachers(empty, empty, empty), 0.5),
         (Teachers(), 0.5),
     ):
         kept = bias.detach().clone()
@@ -185,7 +166,7 @@ def test_of_many_images_few_are_asked_before_the_first_step(tiny_domains: tuple[
     stream = Stream(folder, Normalisation.of(folder.image(stem) for stem in folder.images), 32, "none", (0, 1), classical=True)
     monkeypatch.setattr(Stream, "stands", lambda self, stem: asked.append(stem) or True)
     monkeypatch.setattr(preparation, "MOST_ASKED", 2)
-    found = preparation._witnesses(stream, stream.stands, 1, 32)
+    found = preparation._witnesses(stream, 1, 32)
     assert len(asked) == 2
     assert [mask.shape == image.shape[1:] and mask.dtype == torch.bool for image, mask in found] == [True]
 

@@ -396,7 +396,7 @@ def test_masks_that_the_run_may_not_read_are_not_read(tiny_domains: tuple[Path, 
 
 def test_an_image_in_two_places_is_refused(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     source, target = tiny_domains
-    with pytest.raises(InputError, match="are the same image"):
+    with pytest.raises(InputError, match="is given as --source and as --target; name two folders"):
         celladapt.adapt(source, source, out=tmp_path / "run", **TINY)
     for part in ("images", "masks"):
         shutil.copy(target / part / "target3.png", source / part / "copy.png")

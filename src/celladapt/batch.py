@@ -30,9 +30,7 @@ class Batch:
     plausible_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     """[B] bool: in which images ``classical_t`` has the shape of nuclei; all false where the method has no use for it."""
     stands_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    """[B] bool: in which images without a mask ``classical_t`` may stand for one: plausible ones, and where others have masks none in which it had to look closer; after ``Method.taken`` in which it does."""
-    doubtful_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    """[B] bool: in which images without a mask ``classical_t`` has nearly the shape of nuclei, and may stand for a mask if a network sees the same; all false where others have masks."""
+    """[B] bool: in which images without a mask ``classical_t`` may stand for one: passable ones, and where others have masks plausible ones in which it did not have to look closer; after ``Method.taken`` in which it does."""
     trust_t: Tensor = field(default_factory=lambda: torch.zeros(0))
     """[B] float32 in [0, 1]: how far the outlines in ``classical_t`` are to be trusted; all 0 where the method has no use for it."""
     teacher_t: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 32, 32))

@@ -76,7 +76,7 @@ class Config:
     target_labels: str = "100%"
     """Share (10%) or number (5) of the target training masks that a method which reads them may use; the rest is hidden."""
     labelled_share: float = 0.5
-    """Share of the target images in a batch that have a mask, where few have one and the method reads it; WeakSSDA draws more where it can learn nothing from the others. 0 draws all alike."""
+    """Share of the target images in a batch that have a mask, where few have one and the method reads it; in WeakSSDA half of it where it can learn from the others, and all where it cannot. 0 draws all alike."""
     select: Criterion = "entropy"
     """Which checkpoint to keep: a criterion without target labels, the last one, or 'labelled' (target masks; only to reproduce the paper). No checkpoint of the first tenth of WeakUDA's training is kept."""
     batch_norm: Literal["shared", "target"] = "target"

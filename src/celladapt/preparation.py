@@ -1,7 +1,7 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from celladapt import methods, parallel
 from celladapt.classical import witness
 from celladapt.config import Config
+from celladapt.data.check import MOST_FOREGROUND
 from celladapt.data.folder import Folder
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
@@ -134,13 +135,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         asked = not any(mask.any() for mask in given.masks)
         shown_s = source.subset([*split_s.train, *split_s.val])
         taught_s = held(shown_s, normalise_s, masks=True) if asked and Domain.SOURCE in method.reads else Held([])
-        standing, doubtful = (
-            _witnesses(stream_t, may, config.validation_images, config.crop) if asked and method.classical else []
-            for may in (stream_t.stands, stream_t.doubtful)
-        )
-        teachers = Teachers(
-            list(zip(given.images, given.masks, strict=True)), standing, doubtful, list(zip(taught_s.images, taught_s.masks, strict=True))
-        )
+        standing = _witnesses(stream_t, config.validation_images, config.crop) if asked and method.classical else []
+        teachers = Teachers(list(zip(given.images, given.masks, strict=True)), standing, list(zip(taught_s.images, taught_s.masks, strict=True)))
     if parallel.rank() == 0:
         run.note(
             **describe(device),
@@ -204,8 +200,8 @@ def _witnessed(target: Stream) -> str:
     seen = evenly(list(target.folder.images), MOST_WITNESSED)
     verdicts = {stem: verdict for stem in seen if (verdict := target.cache.verdict(stem))}
     plausible, closer = sum(verdict.plausible for verdict in verdicts.values()), sum(verdict.closer for verdict in verdicts.values())
-    doubtful = sum(target.doubtful(stem) for stem in verdicts)
-    alone = "" if doubtful else " alone"
+    nearly = sum(target.stands(stem) and not verdict.plausible for stem, verdict in verdicts.items())
+    alone = "" if nearly else " alone"
     sentences = [
         f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach there{alone}."
     ]
@@ -215,8 +211,8 @@ def _witnessed(target: Stream) -> str:
     less = f"{float(np.mean(trust)) if trust else 0:.0%}"
     if less != "0%":
         sentences.append(f"Where it does, the masks of the source count for {less} less, on average, as its outlines are trusted that far.")
-    if doubtful:
-        sentences.append(f"In {doubtful} other{'s' if doubtful > 1 else ''} it has nearly so, and can teach where the network sees the same.")
+    if nearly:
+        sentences.append(f"In {nearly} other{'s' if nearly > 1 else ''} it has nearly so, and nuclei stand out clearly: it can teach there too.")
     return " ".join(sentences)
 
 
@@ -251,7 +247,7 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
 
 def check_readable(folders: Iterable[Folder]) -> None:
     """Raise InputError where an image cannot be read, or a mask does not fit its image: before anything is written, not after hours. A file that was read is not read for another run."""
-    todo = []
+    todo, marked = [], []
     for folder in folders:
         for stem, image in folder.images.items():
             files = [_state(path) for path in (image, folder.masks.get(stem)) if path]
@@ -259,9 +255,16 @@ def check_readable(folders: Iterable[Folder]) -> None:
                 todo.append((folder, stem, files))
     with Bar("reading images", len(todo), shown=len(todo) > _MANY and os.environ.get("RANK", "0") == "0") as bar:
         for folder, stem, files in todo:
-            image_there = folder.pair(stem)[0] if stem in folder.masks else folder.image(stem)
+            if stem in folder.masks:
+                image_there, labels = folder.pair(stem)
+                marked.append((np.count_nonzero(labels) / labels.size, folder.masks[stem]))
+            else:
+                image_there = folder.image(stem)
             _SHAPES.update(dict.fromkeys(files, image_there.shape))
             bar.step()
+    full = [path for share, path in marked if share > MOST_FOREGROUND]
+    if 2 * len(full) > len(marked):
+        say(f"WARNING: {full[0]} ({len(full)} such) marks most of its image as nuclei; see that 0 is the background, and stop here if it is not.")
 
 
 def _state(path: Path) -> tuple[Path, int]:
@@ -288,11 +291,11 @@ def check_sizes(config: Config, source: Folder, target: Folder, drawn: Folder) -
                 raise different_sizes(folders[0].root)
 
 
-def _witnesses(stream: Stream, may: Callable[[str], bool], most: int, crop: int | str) -> Annotated:
-    """As ``_held``: images with what the classical segmentation of the whole of each sees there, where ``may`` says that it may stand for a mask."""
+def _witnesses(stream: Stream, most: int, crop: int | str) -> Annotated:
+    """As ``_held``: images with what the classical segmentation of the whole of each sees there, where it may stand for a mask."""
     found = []
     asked = evenly(list(stream.folder.images), MOST_ASKED) if parallel.rank() == 0 else ()
-    for stem in evenly([stem for stem in asked if may(stem)], most):
+    for stem in evenly([stem for stem in asked if stream.stands(stem)], most):
         image, masks = (whole if isinstance(crop, str) else middle(whole, 4 * crop) for whole in stream.cache[stem])
         found.append((stream.normalisation(image), torch.from_numpy(masks[..., 1])))
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from celladapt.classical import SEEN_ALIKE, SEEN_TOO
+from celladapt.classical import SEEN_TOO
 from celladapt.networks import Segmenter
 
 THRESHOLDS = torch.linspace(0.1, 0.9, 81)
@@ -31,8 +31,6 @@ class Teachers:
     """Of the target, with masks that the method was given."""
     standing: Annotated = ()
     """Of the target, with the classical segmentation, where it may stand for a mask."""
-    doubtful: Annotated = ()
-    """Of the target, with the classical segmentation, where it may stand for a mask if the network sees the same."""
     source: Annotated = ()
 
 
@@ -41,7 +39,7 @@ def cut_at_half(network: Segmenter, predict: Callable[[Tensor], Tensor], teacher
     """Move the last bias of ``network`` so that what was the best threshold is at 1/2.
 
     Best is the largest IoU, mean over images, as scores are (over all pixels one image full of nuclei would decide for all), but for ``ALIKE``, against the given masks where there are some; else against the
-    classical segmentation, if the network marks half of what that sees, or where that is doubtful three quarters; else against the masks of the source. Images without a nucleus have no part; where there is no other nothing moves.
+    classical segmentation, if the network marks half of what that sees; else against the masks of the source. Images without a nucleus have no part; where there is no other nothing moves.
 
     Args:
         network: in evaluation mode; changed.
@@ -51,7 +49,7 @@ def cut_at_half(network: Segmenter, predict: Callable[[Tensor], Tensor], teacher
     Returns:
         The threshold that was best, in [0.1, 0.9].
     """
-    for images, least in ((teachers.given, 0.0), (teachers.standing, SEEN_TOO), (teachers.doubtful, SEEN_ALIKE), (teachers.source, 0.0)):
+    for images, least in ((teachers.given, 0.0), (teachers.standing, SEEN_TOO), (teachers.source, 0.0)):
         counts = [tally(predict(image), mask) for image, mask in images if mask.any()]
         if counts and sum(_reaching(some)[1, HALF] for some in counts) >= least * sum(some[1].sum() for some in counts):
             best = float(THRESHOLDS[best_of(counts)])

@@ -89,7 +89,7 @@ class Stream:
     classical: bool = False
     """Whether the classical segmentation of each image goes along."""
     labelled_share: float = 0.0
-    """At least this share of the draws are of images with a mask, where there are any; if it is not 0, an image without one, in which the classical segmentation
+    """At least this share of the draws are of images with a mask, where there are any, or half of it where a classical segmentation that may stand for masks goes along; if it is not 0, an image without one, in which the classical segmentation
     that goes along is not plausible or had to look closer, gives its draw to one that has a mask: it has nothing to teach that a mask does not say better."""
     cache: Cache = field(init=False)
 
@@ -109,21 +109,19 @@ class Stream:
         return self.classical and self.labelled_share > 0 and bool(self.folder.masks)
 
     def stands(self, stem: str) -> bool:
-        """Whether the classical segmentation of the image may stand for a mask that it lacks: where it is plausible, and did not have to look closer if there is better to draw."""
+        """Whether the classical segmentation of the image may stand for a mask that it lacks: where it is passable; beside masks, which teach better, where it is plausible and did not have to look closer."""
         verdict = self.cache.verdict(stem)
-        return verdict is not None and stem not in self.folder.masks and verdict.plausible and not (verdict.closer and self._chooses)
-
-    def doubtful(self, stem: str) -> bool:
-        """Whether it may if a network sees the same: where it has nearly the shape of nuclei, and there is no better to draw."""
-        verdict = self.cache.verdict(stem)
-        return verdict is not None and verdict.doubtful and not self._chooses and stem not in self.folder.masks
+        if verdict is None or stem in self.folder.masks:
+            return False
+        return verdict.plausible and not verdict.closer if self.folder.masks else verdict.passable
 
     def _next(self, n: int) -> str:
         """Every epoch is one random order of all images. Labelled images, where they are too few, have draws of their own between."""
         labelled = self.folder.labelled
-        if not len(labelled) < self.labelled_share * len(self.folder) or not labelled:
+        share = self.labelled_share / 2 if self.classical else self.labelled_share
+        if not len(labelled) < share * len(self.folder) or not labelled:
             return self._in_order(list(self.folder.images), n, self.seed)
-        before, own = int(n * self.labelled_share), int((n + 1) * self.labelled_share)
+        before, own = int(n * share), int((n + 1) * share)
         if own > before:
             return self._in_order(labelled, before, (*self.seed, 2))
         return self._in_order([stem for stem in self.folder.images if stem not in self.folder.masks], n - before, self.seed)
@@ -144,7 +142,7 @@ class Stream:
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
         verdict = self.cache.verdict(stem)
         plausible, trust = (verdict.plausible, verdict.trust) if verdict else (False, 0.0)
-        known = stem in self.folder.masks, plausible, self.stands(stem), self.doubtful(stem), trust
+        known = stem in self.folder.masks, plausible, self.stands(stem), trust
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, known))
 
     def draw(self, numbers: range) -> "Draw":
@@ -175,8 +173,6 @@ class Draw(NamedTuple):
     """Bool: whether the classical segmentation of the image has the shape of nuclei; false where nobody asked for it."""
     stands: Tensor
     """Bool: whether it may stand for a mask that the image lacks."""
-    doubtful: Tensor
-    """Bool: whether it may if a network sees the same."""
     trust: Tensor
     """Float32 in [0, 1]: how far the outlines of the classical segmentation are to be trusted; 0 where nobody asked for it."""
 
@@ -206,7 +202,7 @@ class Pairs:
         first = (step * self.processes + self.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)
         s, t = self._draw(self.source, numbers), self._draw(self.target, numbers)
-        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.stands, t.doubtful, t.trust)
+        return Batch(s.image, s.mask, t.image, t.mask, t.labelled, t.classical, t.plausible, t.stands, t.trust)
 
     def on(self, device: torch.device, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` ... ``stop`` - 1 on ``device``, drawn as fast as that needs: a GPU takes more threads, and pinned memory."""
@@ -238,4 +234,4 @@ class Pairs:
             return stream.draw(numbers)
         images, masks = torch.zeros(0, 3, 32, 32), torch.zeros(0, 1, 32, 32)
         none = torch.zeros(0, dtype=torch.bool)
-        return Draw(images, masks, masks, none, none, none, none, torch.zeros(0))
+        return Draw(images, masks, masks, none, none, none, torch.zeros(0))

@@ -12,11 +12,11 @@ Per step, first D, then S, with m the share of the target images of the batch in
           w_s   = how far the masks Y_t bear out what the source teaches (``celladapt.source_weight``), judged after the first tenth of the training, and 1 in it
 
 C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). An image is plausible if what C sees in it is as solid
-as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. So C is judged by
+as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. It is passable if it is plausible, or nearly, and the image falls in two classes
+(Otsu's separability). So C is judged by
 itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first tenth of the training the source alone teaches what a nucleus
-is. Then C stands for a mask in the plausible images of a batch if T marks at least half of what C sees in them: two witnesses that share no mistake then agree on where nuclei are, and on how far
-they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. Where C has only nearly the shape of nuclei, more is asked: that T
-marks three quarters of it, and that half of what T marks is C's, over the last steps and after two fifths of the training: a network that has learned little agrees with whatever is dark. The idea of two
+is. Then C stands for a mask in the passable images of a batch if T marks at least half of what C sees in them: two witnesses that share no mistake then agree on where nuclei are, and on how far
+they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. The idea of two
 views that teach each other is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
 
 The source teaches what a nucleus is; with 1 - c it then makes way for C as far as C is sure to tell nuclei's outlines, for the source's annotators may have drawn them otherwise. Where C
@@ -32,18 +32,16 @@ import torch
 from torch import Tensor, nn
 
 from celladapt.batch import Batch, as_plane
-from celladapt.classical import SEEN_ALIKE, SEEN_TOO
+from celladapt.classical import SEEN_TOO
 from celladapt.losses import Domain, domain_loss, soft_dice_loss
 from celladapt.methods import Method, Term, Terms, Turn
 from celladapt.methods.cellsegssda import labelled_dice
 from celladapt.networks import Discriminator, Segmenter
 from celladapt.parallel import sum_over_processes, world_size
-from celladapt.source_weight import FORGETS, judged, shared_pixels, unjudged
+from celladapt.source_weight import judged, shared_pixels, unjudged
 
 WARM_UP = 0.1
 """Share of the training after which the classical segmentation may teach; before, the source alone does."""
-LONGER = 0.4
-"""The same where it is doubtful: a network that has learned little sees what it sees, right or wrong."""
 FULLY = 0.9
 """A source that is believed so far, or a classical segmentation that is heard so often, is nothing to speak of."""
 
@@ -72,7 +70,7 @@ class WeakUDA(Method):
     def __init__(self, width: int, options: WeakUDAOptions) -> None:
         self.options = options
         self.networks = nn.ModuleDict({"S": Segmenter(width), "D": Discriminator(width)})
-        self.memory = {**unjudged(), "heard": torch.zeros(2), "lately": torch.zeros(3)}
+        self.memory = {**unjudged(), "heard": torch.zeros(2)}
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -104,23 +102,18 @@ class WeakUDA(Method):
     def taken(self, b: Batch) -> Batch:
         """With C for a mask where it may stand for one, if the teacher marks enough of what it sees there, and so do the masks where there are some.
 
-        That is asked of a batch, or where C is doubtful of the last ones: in one crop there may be a nucleus or none. Where C sees nothing in any crop without a mask nobody has agreed to anything.
+        That is asked of a batch: in one crop there may be a nucleus or none. Where C sees nothing in any crop without a mask nobody has agreed to anything.
         """
         given = b.labelled_t & self.target_masks
-        may, doubtful, marked = b.stands_t & ~given, b.doubtful_t & ~given, b.teacher_t >= 0.5
-        here, there, nearly = (as_plane(images) & (b.classical_t >= 0.5) for images in (may, given & b.plausible_t, doubtful))
-        counts = [(here & marked).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum(), may.sum()]
-        counts += [(nearly & marked).sum(), nearly.sum(), (as_plane(doubtful) & marked).sum()]
-        taught, seen, masked, seen_there, images, *of_doubtful = sum_over_processes(torch.stack(counts).to(b.mask_t.dtype))
-        lately = torch.stack(of_doubtful).float()
-        lately = (1 - FORGETS) * self.memory["lately"].to(lately) + lately  # a batch shows few nuclei
-        self.memory = {**self.memory, "lately": lately}
-        both, seen_nearly, marked_there = lately
+        may = b.stands_t & ~given
+        here, there = (as_plane(images) & (b.classical_t >= 0.5) for images in (may, given & b.plausible_t))
+        counts = torch.stack([(here & (b.teacher_t >= 0.5)).sum(), here.sum(), (there & (b.mask_t >= 0.5)).sum(), there.sum(), may.sum()])
+        taught, seen, masked, seen_there, images = sum_over_processes(counts.to(b.mask_t.dtype))
         agreed = (taught > 0) & (taught >= SEEN_TOO * seen) & (masked >= SEEN_TOO * seen_there)
-        alike = (both > 0) & (both >= SEEN_ALIKE * seen_nearly) & (both >= SEEN_TOO * marked_there)
-        stands = (may & agreed & (b.progress >= WARM_UP)) | (doubtful & alike & (b.progress >= LONGER))
+        stands = may & agreed & (b.progress >= WARM_UP)
         if b.progress >= WARM_UP:
-            heard = torch.stack([images * agreed, images]).float()
+            asked = images * (seen > 0)
+            heard = torch.stack([asked * agreed, asked]).float()
             self.memory = {**self.memory, "heard": self.memory["heard"].to(heard) + heard}
         return replace(b, mask_t=torch.where(as_plane(stands), b.classical_t, b.mask_t), labelled_t=given | stands, stands_t=stands)
 
