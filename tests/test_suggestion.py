@@ -178,7 +178,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         network = Segmenter(4)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    Model(network.eval(), Normalisation((0.7, 0.6, 0.7), (0.2, 0.2, 0.2))).save(path)
+    Model(network.eval(), Normalisation((0.7, 0.6, 0.7), (0.2, 0.2, 0.2)), {"config": {"steps": 30, "width": 4, "seed": 7}}).save(path)
     return path
 
 
@@ -357,7 +357,16 @@ def test_the_command_line(tiny_domains: tuple[Path, Path], model: Path, tmp_path
     arguments = ["suggest", "--model", str(model), "--target", str(target), "-k", "2", "--out", str(out)]
     assert main(arguments) == 0
     told = capsys.readouterr().out
-    for words in ("rank", "why", f"data check {out}", "--method weakssda", f"--target {target}", "overview.png", "no nucleus"):
+    for words in (
+        "rank",
+        "why",
+        f"data check {out}",
+        "--method weakssda",
+        f"--target {target}",
+        "overview.png",
+        "no nucleus",
+        "--test-fraction 0 --steps 30 --width 4\n",
+    ):
         assert words in told
     assert main(arguments) == 2
     error = capsys.readouterr().err

@@ -99,7 +99,7 @@ def suggest(model: str | Path | Run, target: str | Path, out: str | Path, k: int
             source, split = run.splits
             tiles = [item.name for item in items if not item.whole]
             save_splits(staging / "split.json", source, Split(sorted([*split.train, *tiles]), split.val, split.test))
-    return Suggestions(out, items, next_steps(out, items, folder, run))
+    return Suggestions(out, items, next_steps(out, items, folder, loaded, run))
 
 
 def boxes(width: int, height: int, side: int) -> list[Box]:

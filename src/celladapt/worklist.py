@@ -17,11 +17,14 @@ from celladapt.data.folder import Folder, subfolder
 from celladapt.data.images import write_image
 from celladapt.files import atomic, write_text
 from celladapt.model import Model
+from celladapt.reporting.reading import mapping
 from celladapt.run import Run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+SIZES = ("steps", "width", "crop", "batch_size")
+"""Options that say how long training takes."""
 SHOWN = 48
 """Suggestions on the overview: a taller picture than this makes is of no use, and matplotlib would refuse it some day."""
 
@@ -114,8 +117,8 @@ def write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> N
     contact_sheet.draw(out / "overview.png", len(shown), pictures, model)
 
 
-def next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | None) -> list[str]:
-    """What a person does with the folder ``out``, a line each; with ``run``, the command goes on with its options and split."""
+def next_steps(out: Path, items: list[Suggestion], folder: Folder, model: Model, run: Run | None) -> list[str]:
+    """What a person does with the folder ``out``, a line each; with ``run``, the command goes on with its options and split, else with the size of the ``model``."""
     images = subfolder(folder.root, "images") or folder.root
     tiles = [] if all(item.whole for item in items) else [f"{out / 'images'} to {images}"]
     copies = " and ".join([*tiles, f"{out / 'masks'} to {subfolder(folder.root, 'masks') or folder.root / 'masks'}"])
@@ -129,5 +132,7 @@ def next_steps(out: Path, items: list[Suggestion], folder: Folder, run: Run | No
         labels = ["--target-labels", "100%"] if run.config.target_labels != "100%" else []
         command += ["--preset", str(run.path / "config.toml"), *labels, "--split", str(out / "split.json")]
     else:
-        command += ["--source", "SOURCE", "--target", str(folder.root), "--test-fraction", "0"]
+        trained = mapping(model.about.get("config"))
+        sizes = [word for name in SIZES if name in trained for word in (f"--{name.replace('_', '-')}", str(trained[name]))]
+        command += ["--source", "SOURCE", "--target", str(folder.root), "--test-fraction", "0", *sizes]
     return [*lines, f"next    {shlex.join(command)}"]
