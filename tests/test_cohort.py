@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,3 +110,17 @@ def test_a_scheduler_that_does_not_answer_and_a_model_in_memory_are_one_sentence
         predict(folder / "model.safetensors", folder / "in", folder / "out", scheduler="tcp://127.0.0.1:9", **SETTINGS)
     with pytest.raises(InputError, match="give its run folder or file"):
         predict(spread_model(), folder / "in", folder / "out", workers=2)
+
+
+def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "usable_gpus", lambda: [0, 2])
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setenv("LOCAL_RANK", "none")
+    taken = []
+    for name in (0, 1, 2):
+        monkeypatch.setattr("distributed.get_worker", lambda name=name: SimpleNamespace(name=name))
+        cohort._with_a_share(lambda item: taken.append(os.environ["LOCAL_RANK"]), 1, "x.png")
+    assert taken == ["0", "1", "0"]
+    monkeypatch.setenv("LOCAL_RANK", "own")
+    cohort._with_a_share(lambda item: taken.append(os.environ["LOCAL_RANK"]), None, "x.png")
+    assert taken[-1] == "own", "workers of other people's have theirs"

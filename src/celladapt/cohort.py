@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from celladapt.errors import InputError, optional
+from celladapt.hardware import usable_gpus
 from celladapt.progress import say
 
 PATIENCE = 20.0
@@ -27,7 +28,7 @@ def spread(task: Callable[[Any], Any], items: Mapping[str, Any], workers: int, s
     """
     distributed = optional("distributed", "Spreading files over processes", "cohort")
     with _client(distributed, workers, scheduler) as client:
-        run = partial(_with_threads, task, max(1, (os.cpu_count() or 1) // workers) if scheduler is None else None)
+        run = partial(_with_a_share, task, max(1, (os.cpu_count() or 1) // workers) if scheduler is None else None)
         futures = {client.submit(run, item, key=f"celladapt-{name}"): item for name, item in items.items()}
         for future in distributed.as_completed(futures):
             item = futures[future]
@@ -61,10 +62,13 @@ def _client(distributed: Any, workers: int, scheduler: str | None) -> Iterator[A
         yield client
 
 
-def _with_threads(task: Callable[[Any], Any], threads: int | None, item: Any) -> Any:
-    """In a worker: the processes of one machine share its cores."""
+def _with_a_share(task: Callable[[Any], Any], threads: int | None, item: Any) -> Any:
+    """In a worker: the processes of one machine, if we started them, share its cores, and its GPUs in turn."""
     if threads is not None:
         import torch
+        from distributed import get_worker
 
         torch.set_num_threads(threads)
+        if gpus := usable_gpus():
+            os.environ["LOCAL_RANK"] = str(int(get_worker().name) % len(gpus))  # by which a process picks its device
     return task(item)
