@@ -29,7 +29,7 @@ from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data import folder
 from celladapt.data.folder import Folder
-from celladapt.data.images import read_image, write_image
+from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.loading import load_model
@@ -409,6 +409,16 @@ def test_an_image_in_two_places_is_refused(tiny_domains: tuple[Path, Path], tmp_
     shutil.copy(original, copy)
     with pytest.raises(InputError, match="are the same image"):
         celladapt.adapt(source, target, "supervised", out=tmp_path / "other", **TINY)
+
+
+def test_masks_that_mark_most_of_their_images_are_told(tiny_domains: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a domain by itself, however many good masks the other has."""
+    celladapt.adapt(*tiny_domains, out=tmp_path / "right", **TINY)
+    assert "marks most of its image" not in capsys.readouterr().err
+    for path in sorted((tiny_domains[0] / "masks").iterdir())[:5]:
+        write_image(path, 255 * (read_mask(path) == 0).astype(np.uint8))
+    celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
+    assert "(5 such) marks most of its image as nuclei" in " ".join(capsys.readouterr().err.split())
 
 
 def test_blank_images_are_not_one_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

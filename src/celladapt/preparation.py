@@ -247,24 +247,26 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
 
 def check_readable(folders: Iterable[Folder]) -> None:
     """Raise InputError where an image cannot be read, or a mask does not fit its image: before anything is written, not after hours. A file that was read is not read for another run."""
-    todo, marked = [], []
+    todo, marked = [], dict[Path, list[tuple[Path, float]]]()
     for folder in folders:
         for stem, image in folder.images.items():
             files = [_state(path) for path in (image, folder.masks.get(stem)) if path]
             if not _SHAPES.keys() >= set(files):
                 todo.append((folder, stem, files))
-    with Bar("reading images", len(todo), shown=len(todo) > _MANY and os.environ.get("RANK", "0") == "0") as bar:
+    first = os.environ.get("RANK", "0") == "0"
+    with Bar("reading images", len(todo), shown=first and len(todo) > _MANY) as bar:
         for folder, stem, files in todo:
             if stem in folder.masks:
                 image_there, labels = folder.pair(stem)
-                marked.append((np.count_nonzero(labels) / labels.size, folder.masks[stem]))
+                marked.setdefault(folder.root, []).append((folder.masks[stem], np.count_nonzero(labels) / labels.size))
             else:
                 image_there = folder.image(stem)
             _SHAPES.update(dict.fromkeys(files, image_there.shape))
             bar.step()
-    full = [path for share, path in marked if share > MOST_FOREGROUND]
-    if 2 * len(full) > len(marked):
-        say(f"WARNING: {full[0]} ({len(full)} such) marks most of its image as nuclei; see that 0 is the background, and stop here if it is not.")
+    for masks in marked.values() if first else ():
+        full = [path for path, share in masks if share > MOST_FOREGROUND]
+        if 2 * len(full) > len(masks):
+            say(f"WARNING: {full[0]} ({len(full)} such) marks most of its image as nuclei; see that 0 is the background, and stop here if it is not.")
 
 
 def _state(path: Path) -> tuple[Path, int]:
