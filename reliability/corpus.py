@@ -160,7 +160,9 @@ ALPHA = _RNG.integers(0, 256, (20, 30), dtype=np.uint8)
 SMOOTH = np.add.outer(np.arange(32) * 4, np.arange(40) * 3).astype(np.uint8)
 LABELS = np.zeros((20, 30), np.int32)
 LABELS[2:6, 2:6], LABELS[2:6, 6:9], LABELS[10:15, 10:20] = 1, 7, 200
-MANY = np.arange(1, 70_001, dtype=np.uint32).reshape(280, 250)
+MANY = np.repeat(np.arange(1, 70_001, dtype=np.uint32).reshape(280, 250), 2, axis=1)
+NOISE = np.random.default_rng(0).integers(0, 200, (40, 40)).astype(np.uint8)
+FADED = np.clip(300 - 20 * np.hypot(*(np.mgrid[:40, :40] - 19.7)), 0, 255).astype(np.uint8)
 PALETTE = Image.fromarray(RGB).quantize(7)
 
 
@@ -585,6 +587,8 @@ _NOT_LISTED: list[tuple[str, Make, str]] = [
 _MASKS: list[tuple[str, Make, str | Check | NDArray[Any]]] = [
     ("a mask of colours", file(".png", lambda: pillow(np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0]], np.uint8)[np.searchsorted([0, 1, 7], np.minimum(LABELS, 7))])), lambda a: sorted(np.unique(a)) == [0, 1, 2] and bool(((a == 0) == (LABELS == 0)).all())),
     ("a mask with 70,000 labels", file(".tif", lambda: tiff(MANY)), MANY.astype(np.int32)),
+    ("a picture as mask", file(".png", lambda: pillow(NOISE)), "has values that change from pixel to pixel, as a picture has; save one number"),
+    ("a mask with grey edges", file(".png", lambda: pillow(FADED)), "has grey edges between 0 and white, as after resizing or JPEG; threshold it"),
     ("a mask as JPEG", file(".jpg", lambda: pillow(SMOOTH, "JPEG")), "is a JPEG, whose compression blurs labels; export the mask as PNG or TIFF"),
     ("a probability map as mask", file(".tif", lambda: tiff(np.full((4, 4), 0.5, np.float32))), "has fractional values (a probability map?); threshold it"),
     ("a mask with NaN", file(".tif", lambda: tiff(np.full((4, 4), np.nan, np.float32))), "has fractional values"),

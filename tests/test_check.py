@@ -181,6 +181,8 @@ def test_masks_that_mark_most_of_the_images_are_not_ready_for_training(tiny_doma
     report = check(tiny_domains)
     assert report.ok
     assert f"the masks of {tiny_domains[0]} mark most of the images as nuclei" in report.verdict
+    empty_mask(tiny_domains[0])
+    assert check(tiny_domains).verdict.startswith("1 fault and 8 notes in 2 folders: mend the faults")
 
 
 def test_annotations_elsewhere_are_noted(tiny_domains: tuple[Path, Path]) -> None:
@@ -206,7 +208,9 @@ def test_a_mask_that_is_called_as_other_programs_call_it_is_to_be_renamed(tiny_d
     for index in range(8):
         mask(tiny_domains[0], index).rename(mask(tiny_domains[0], index).with_stem(f"source{index}_mask"))
     (finding,) = check([tiny_domains[0]]).faults
-    assert "(8 such files); masks have the image's name, so rename it to source0.png" in str(finding)
+    assert "(8 such: source0_mask.png, source1_mask.png, source2_mask.png, …); masks have the image's name, so rename it to source0.png" in str(
+        finding
+    )
     with pytest.raises(InputError, match=r"rename it to source0\.png"):
         Folder.open(tiny_domains[0])
 
@@ -218,7 +222,10 @@ def test_stacks_and_specks_are_noted(tmp_path: Path) -> None:
         specks = np.zeros((64, 64), np.uint8)
         specks[::8, ::8] = 1
         write_image(tmp_path / "masks" / f"{name}.png", specks)
+    tifffile.imwrite(tmp_path / "images" / "c.tif", np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8))
+    tifffile.imwrite(tmp_path / "masks" / "c.tif", np.repeat(specks[None], 6, axis=0))
     told = " ".join(str(finding) for finding in check([tmp_path]).notes)
+    assert "c.tif has 6 planes, of which the first alone is read; save one plane" in told
     assert "has 5 planes, of which the first alone is read (2 such files)" in told
     assert "nuclei that are 1.1 px wide in the median" in told
 

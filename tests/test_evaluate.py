@@ -121,7 +121,7 @@ def test_that_a_truth_is_binary_is_said(folders: tuple[Path, Path]) -> None:
     labels = np.zeros_like(read_mask(path))
     labels[1:4, 1:4], labels[8:12, 8:12] = 255, 255
     write_image(path, labels.astype(np.uint8))
-    assert "1 of 3 masks are binary: touching nuclei count as one" in evaluate(*folders).binary
+    assert "1 of 3 masks is binary: touching nuclei count as one" in evaluate(*folders).binary
 
 
 def test_json_and_csv_hold_every_image(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_nearly_the_shape_of_nuclei_will_do_where_they_stand_out_clearly_and_no_
         stream = replace(stream, folder=folder)
         stream.cache._opinions |= dict.fromkeys(target.images, Opinion(np.packbits(found.mask), odd))
         assert stream.stands(stem) == stands
-        assert ("In 5 others it has nearly so" in preparation._witnessed(stream)) == (stands and not plausible)
+        assert ("In 5 others it nearly has" in preparation._witnessed(stream)) == (stands and not plausible)
 
 
 def test_beside_masks_what_had_to_look_closer_never_stands_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_where_the_classical_segmentation_is_mute_the_interval_says_that_nothing
     assert "0." not in mute.words, "no number that looks like one"
     alone = expected_iou({**scores, "witnessed": 0.0}, alone=True)
     assert (alone.iou, alone.high) == (seen.iou, pytest.approx(min(1.0, seen.iou + 0.4)))
-    here, elsewhere = (expected_iou({**scores, "witnessed": 0.0}, known=Known(0.8, {**scores, "witnessed": share}, 1)) for share in (0.0, 1.0))
+    here, elsewhere = (expected_iou({**scores, "witnessed": 0.0}, known=Known(0.8, {**scores, "witnessed": share}, 1)) for share in (0.5, 1.0))
     assert here.high - here.low == pytest.approx(0.4), "masks of such images tell what it cannot"
     assert not elsewhere.told, "those of images that are not like these do not"
 

@@ -101,7 +101,7 @@ def save_training(path: Path, networks: nn.ModuleDict, optimizers: Mapping[str, 
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{name}.{index}.{key}": value for key, value in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
-    if _on_gpu(networks):  # or the GPU, which may be another process', would be asked for its state
+    if _on_gpu(networks):  # a run on the CPU leaves the GPU alone
         tensors["random.cuda"] = torch.cuda.get_rng_state()  # pragma: no cover (a GPU)
     save(path, tensors, about, previous(path))
 

@@ -87,7 +87,7 @@ class Evaluation:
         """What binary masks do to the measures over nuclei, in a sentence; "" where there are none."""
         if not self.binary_truths:
             return ""
-        return f"{self.binary_truths} of {len(self.images)} masks are binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
+        return f"{self.binary_truths} of {len(self.images)} masks {'is' if self.binary_truths == 1 else 'are'} binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
 
     @property
     def caution(self) -> str:

@@ -40,7 +40,7 @@ def expected_quality(
     Raises:
         InputError: there is no image, or one of those chosen cannot be read.
     """
-    images = [part(path, pixel_size, at or model.pixel_size) for path in evenly(find_images(inputs), MOST_IMAGES)]
+    images = [part(path, pixel_size, at or model.pixel_size) for path in evenly(find_images(inputs, outputs=False), MOST_IMAGES)]
     return expected_iou(clues_on(model, images), alone=len(images) == 1, known=Known.of(model.about))
 
 

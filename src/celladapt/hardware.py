@@ -29,12 +29,10 @@ def pick_device(name: str) -> torch.device:
         InputError: another name, "cuda" where torch has no GPU to use, or a launcher started more processes than there are GPUs.
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"The device is '{name}'; choose auto, cpu or cuda. Which GPU that is, CUDA_VISIBLE_DEVICES tells.")
+        raise InputError(f"The device is '{name}'; choose auto, cpu or cuda. To choose a GPU set CUDA_VISIBLE_DEVICES.")
     gpus = usable_gpus() if name != "cpu" else []
     if name == "cuda" and not gpus:
-        raise InputError(
-            f'--device cuda: {_without_gpu()}; install a build of torch for it, or use --device cpu; in a run begun elsewhere write device = "cpu" into its config.toml.'
-        )
+        raise InputError(f'--device cuda: {_without_gpu()}, or use --device cpu; in a run begun elsewhere write device = "cpu" into its config.toml.')
     if not gpus:
         if name == "auto":
             _say_why_not()
@@ -48,7 +46,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def usable_gpus() -> list[int]:
-    """Numbers of the GPUs that torch sees and has code for. Asks without making a context there, which takes memory and may be another process' to make."""
+    """Numbers of the GPUs that torch sees and has code for. No memory is taken there for asking."""
     return [gpu for gpu in range(torch.cuda.device_count()) if _has_code_for(gpu)] if torch.cuda.is_available() else []
 
 
@@ -68,17 +66,17 @@ def _has_code_for(gpu: int) -> bool:
 
 
 def _without_gpu() -> str:
-    """Why torch has no GPU to use."""
+    """Why torch has no GPU to use, and the cure."""
     if not torch.cuda.is_available():
-        return "this torch sees no GPU"
-    return f"this torch ({torch.__version__}) has no code for {torch.cuda.get_device_name(0)}"
+        return "this torch sees no GPU; install a CUDA build of torch"
+    return f"this torch ({torch.__version__}) has no code for {torch.cuda.get_device_name(0)}; install a build that has"
 
 
 @cache
 def _say_why_not() -> None:
     """Once a process: that a GPU which is there is not used."""
     if torch.cuda.is_available():
-        say(f"WARNING: computing on the CPU, as {_without_gpu()}; install a build of torch for it to use it.")
+        say(f"WARNING: computing on the CPU, as {_without_gpu()}.")
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -53,7 +53,8 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
         raise InputError("There is no image to look at; give an image or slide, a folder of them or a glob.")
     known = {path.stem for path in found}
     if beside := [path for path in found if outputs and image_of_mask(path.stem, known)]:
-        say(f"{beside[0]} ({len(beside)} such) is segmented like an image; if it is a mask, keep masks in another folder.")
+        others = f" ({len(beside)} such)" if len(beside) > 1 else ""
+        say(f"{beside[0]}{others} is segmented like an image; if it is a mask, keep masks in another folder.")
     stems: dict[str, Path] = {}
     same = str.casefold if sys.platform in ("darwin", "win32") else str  # whose disks know no difference between A and a
     for path in found if outputs else ():
@@ -75,9 +76,14 @@ def _read_in_parts(path: Path) -> bool:
 
 def check_out(images: Sequence[Path], out: Path) -> None:
     """Raise InputError where ``out`` is a file, not to be written to, or the folder of one of ``images``: outputs would be taken for inputs, or replace them."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder as --out.")
-    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    try:
+        above = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), None)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written to ({error.strerror}); choose another --out.") from None
+    if above is None:
+        raise InputError(f"{out} is on a disk that is not there; choose another --out.")
+    if not above.is_dir():
+        raise InputError(f"{above} is a file; give a folder as --out.")
     if not os.access(above, os.W_OK):
         raise InputError(f"{above} may not be written to; choose another --out, or change its permissions.")
     if (among := next((path for path in images if path.parent.resolve() == out.resolve()), None)) is not None:

@@ -212,7 +212,9 @@ def _witnessed(target: Stream) -> str:
     if less != "0%":
         sentences.append(f"Where it does, the masks of the source count for {less} less, on average, as its outlines are trusted that far.")
     if nearly:
-        sentences.append(f"In {nearly} other{'s' if nearly > 1 else ''} it has nearly so, and nuclei stand out clearly: it can teach there too.")
+        sentences.append(
+            f"In {nearly} other{'s' if nearly > 1 else ''} it nearly has, and the image falls clearly in two classes: it can teach there too."
+        )
     return " ".join(sentences)
 
 

@@ -102,7 +102,7 @@ def expected_iou(
     iou = estimate(scores, c, known)
     name = "radius_alone" if alone else "radius"
     # Masks of images like these, in which the classical segmentation is not plausible either, say how far that leads astray.
-    sure = scores.get("witnessed", 1.0) > 0 or (known is not None and known.clues.get("witnessed", 1.0) == 0)
+    sure = scores.get("witnessed", 1.0) > 0 or (known is not None and known.clues.get("witnessed", 1.0) < 1)
     radius: float = c[f"{name}{'' if sure else UNWITNESSED}"]
     if known:
         radius = max(radius, c["radius_known_alone" if alone else "radius_known"])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import NO_IMAGE, image_of_mask, layout, list_images, no_image_for, same_stem, shape_mismatch
-from celladapt.data.images import as_image, decode, read_mask
+from celladapt.data.images import as_image, as_labels, decode
 from celladapt.errors import FileError
 from celladapt.instances import label_components
 
@@ -104,11 +104,15 @@ class CheckReport:
         notes = f" and {_count(len(self.notes), 'note')}" if self.notes else ""
         if self.ok and not any(row.masks for row in self.summary):
             return f"No fault{notes} in {where}, but no mask either: one of these folders alone can be a target, not a source."
-        if full := [row for row in self.summary if (row.foreground or 0) > MOST_FOREGROUND]:
-            return f"No fault{notes} in {where}, but the masks of {full[0].folder} mark most of the images as nuclei: look at them before training."
+        if self.ok and self._full:
+            return f"No fault{notes} in {where}, but the masks of {self._full[0].folder} mark most of the images as nuclei: look at them before training."
         if self.ok:
             return f"No fault{notes} in {where}: ready for training."
         return f"{_count(len(self.faults), 'fault')}{notes} in {where}: mend the faults before training."
+
+    @property
+    def _full(self) -> list[FolderSummary]:
+        return [row for row in self.summary if (row.foreground or 0) > MOST_FOREGROUND]
 
     def __rich__(self) -> "RenderableType":
         from rich import box
@@ -128,7 +132,7 @@ class CheckReport:
             table.add_row(Text(str(row.folder)), str(row.images), str(row.masks), *numbers)
         lines = [Text.assemble(("fault ", "bold red"), str(finding)) for finding in self.faults]
         lines += [Text.assemble(("note  ", "yellow"), str(finding)) for finding in self.notes]
-        return Group(table, *lines, Text(self.verdict, style="bold green" if self.ok else "bold red"))
+        return Group(table, *lines, Text(self.verdict, style="bold red" if not self.ok else "bold yellow" if self._full else "bold green"))
 
 
 def check(folders: Sequence[Path]) -> CheckReport:
@@ -185,15 +189,23 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         message = f"has {stacks[0][1]} planes, of which the first alone is read{f' ({len(stacks)} such files)' if len(stacks) > 1 else ''}"
         findings.append(Finding("note", stacks[0][0], message, "save the plane in focus, or a projection, if that is another one"))
     strangers = [path for stem, path in masks.items() if stem not in images]
-    for path in strangers[:1]:
-        problem, cure = no_image_for(path, images)
-        findings.append(Finding("fault", path, problem + (f" ({len(strangers)} such files)" if len(strangers) > 1 else ""), cure))
+    for named in (True, False):
+        alike = [path for path in strangers if (image_of_mask(path.stem, images) is not None) == named]
+        for path in alike[:1]:
+            problem, cure = no_image_for(path, images)
+            findings.append(
+                Finding("fault", path, problem + (f" ({len(alike)} such: {_some([one.name for one in alike])})" if len(alike) > 1 else ""), cure)
+            )
     for stem, path in masks.items():
         try:
-            labels = read_mask(path)
+            raster = decode(path)
+            labels = as_labels(raster)
         except FileError as error:
             findings.append(_fault(error))
             continue
+        if raster.planes > 1:
+            message = f"has {raster.planes} planes, of which the first alone is read"
+            findings.append(Finding("note", path, message, "save one plane in which each nucleus has a number"))
         if stem in shapes and shapes[stem][:2] != labels.shape:
             findings.append(Finding("fault", path, *shape_mismatch(shapes[stem], labels.shape)))
         foreground = int(np.count_nonzero(labels))
@@ -231,15 +243,14 @@ def _look_around(root: Path, image_folder: Path, mask_folder: Path | None, image
         findings.append(
             Finding("note", images[beside[0]], message, f"if it is the mask of that, move it to masks/ and call it {of}{images[beside[0]].suffix}")
         )
-    for folder in sorted(
-        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and path not in (image_folder, mask_folder)
-    ):
+    read = [folder for folder in (image_folder, mask_folder) if folder]
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         with suppress(FileError):
-            if list_images(folder):
-                cure = (
-                    "call it masks/ if it holds the masks" if image_folder != root and not mask_folder else "move its files up if they are to be read"
-                )
-                findings.append(Finding("note", folder, "is not read, as images and masks are read from images/ and masks/ alone", cure))
+            if any(folder.samefile(other) for other in read) or not list_images(folder):
+                continue
+            where = "from images/ and masks/ alone" if image_folder != root else f"from {root} itself, and masks from masks/"
+            cure = "call it masks/ if it holds the masks" if not mask_folder else "move what is to be read into images/ or masks/"
+            findings.append(Finding("note", folder, f"is not read, as images are read {where}", cure))
 
 
 def _compare(root: Path, path: Path, pixels: NDArray[Any], findings: list[Finding], seen: dict[bytes, tuple[Path, Path]]) -> None:

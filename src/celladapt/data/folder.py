@@ -16,7 +16,9 @@ from celladapt.data.images import IMAGE_SUFFIXES, read_image, read_mask, require
 from celladapt.errors import FileError, InputError
 
 NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
-MASK_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_instances", "-mask", "-label", "-labels", "-seg")
+MASK_ENDINGS = tuple(
+    f"{dash}{word}" for dash in "_-" for word in ("mask", "masks", "cp_masks", "label", "labels", "seg", "segmentation", "instances")
+)
 """What other programs put behind an image's name to make that of its mask."""
 
 
@@ -225,7 +227,7 @@ def no_image_for(mask: Path, images: Container[str]) -> tuple[str, str]:
 
 def image_of_mask(stem: str, images: Container[str]) -> str | None:
     """The stem of the image that a mask called ``stem`` is of as other programs call masks; None where there is no such image."""
-    return next((stem.removesuffix(end) for end in MASK_ENDINGS if stem.endswith(end) and stem.removesuffix(end) in images), None)
+    return next((stem[: -len(end)] for end in MASK_ENDINGS if stem.lower().endswith(end) and stem[: -len(end)] in images), None)
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from celladapt.data.limits import check_channels, check_size, too_large
-from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, first_series, open_tiff, plane_count
+from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff, plane_count
 from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
 
@@ -68,7 +68,7 @@ def read_mask(path: Path) -> NDArray[np.int32]:
     are 0. A palette whose entry 0 is black holds labels; any other palette is read as colours.
 
     Raises:
-        FileError: as `read_image`; also a JPEG, negative or fractional values, or labels above 2**31 - 1.
+        FileError: as `read_image`; also a JPEG, negative or fractional values, labels above 2**31 - 1, and what is no mask by its look: grey edges, a picture, colours without black.
     """
     return as_labels(decode(path))
 
@@ -231,13 +231,11 @@ def image_of(array: NDArray[Any], name: str) -> NDArray[Any]:
     return as_image(_checked(Raster(Path(name), pixels, 8 * pixels.dtype.itemsize, alpha)))
 
 
-_WHITE = 248
-"""From here on JPEG may have left what was 255."""
-_FADED = 3
-"""Of a mask with grey edges at least a quarter is white; of label images that go on to 255 what is labelled so is far less."""
-_FEW_VALUES = 8
-_MOST_COLOURS, _FEW_PIXELS = 256, 0.25
-"""More colours, of which one has four pixels or fewer on average, are those of a picture."""
+_WHITE, _BLACK = 248, 8
+"""From and up to here JPEG may have moved what was 255 or 0."""
+_FADED = 9
+"""Of a mask with grey edges a tenth or more is white; of label images that go on to 255 what is labelled so is far less."""
+_FEW_VALUES, _MANY_VALUES = 8, 32
 
 
 def as_labels(raster: Raster) -> NDArray[np.int32]:
@@ -261,33 +259,56 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
     coloured = not (values == values[..., :1]).all()
     if not coloured:
         labels = values[..., 0].astype(np.int32)
-        if raster.bits == 8 and raster.palette is None and _fades(labels):
-            raise FileError(
-                raster.path, "has grey edges between 0 and 255, as after resizing or JPEG", "threshold it at 128 and save 0 and 255 as PNG"
-            )
     elif values.max() < 2**16:
         labels = _label_colours(values)
     else:
         raise FileError(raster.path, "has labels in several channels", "save them in one")
     if raster.alpha is not None:
         labels[raster.alpha == 0] = 0
-    if coloured and labels.all():
-        raise FileError(raster.path, "has colours and no black pixel, so is no mask or has another background", "make what is no nucleus black (0)")
-    if coloured and labels.max() > _MOST_COLOURS and labels.max() > _FEW_PIXELS * np.count_nonzero(labels):
+    if coloured and labels.all() and (labels.max() > _FEW_VALUES or (values == np.iinfo(values.dtype).max).all(axis=2).any()):
+        raise FileError(raster.path, "has colours and no black, so is no mask or has another background", "make what is no nucleus black (0)")
+    if raster.palette is None and not coloured and _fades(labels, raster.bits):
         raise FileError(
-            raster.path, f"has {labels.max()} colours, as a picture has, not a mask", "save one number or colour a nucleus, 0 as background"
+            raster.path, "has grey edges between 0 and white, as after resizing or JPEG", "threshold it in the middle and save 0 and 255 as PNG"
+        )
+    if _varies(labels):
+        raise FileError(
+            raster.path, "has values that change from pixel to pixel, as a picture has", "save one number or colour a nucleus, 0 as background"
         )
     return labels
 
 
-def _fades(values: NDArray[np.int32]) -> bool:
-    """Whether (H, W) of 8 bits is a mask of 0 and 255 whose edges have gone grey, and no label image: many values between, few of whose pixels have a neighbour of the same value."""
-    between = (values > 0) & (values < _WHITE)
-    white = np.count_nonzero(values >= _WHITE)
-    if not between.any() or _FADED * white < np.count_nonzero(between) or np.unique(values[between]).size <= _FEW_VALUES:
+def _fades(values: NDArray[np.int32], bits: int) -> bool:
+    """Whether (H, W) is a mask of black and white whose edges have gone grey, and no label image: many values between, or on both sides of both, few of whose pixels have a neighbour of the same value."""
+    if bits == 16 and values.max(initial=0) == 65535:
+        values = values // 257
+    elif bits != 8:
         return False
-    alike = between[:, 1:] & (values[:, 1:] == values[:, :-1])
-    return bool(2 * np.count_nonzero(alike) < np.count_nonzero(between[:, 1:]))
+    white = values >= _WHITE
+    if not white.any():
+        return False
+    near_black, near_white = (values > 0) & (values < _BLACK), white & (values < 255)
+    if near_black.any() and near_white.any() and _rarely_alike(values, near_black | near_white):
+        return True
+    between = (values > 0) & ~white
+    if _FADED * np.count_nonzero(white) < np.count_nonzero(between) or np.unique(values[between]).size <= _FEW_VALUES:
+        return False
+    return _rarely_alike(values, between)
+
+
+def _rarely_alike(values: NDArray[np.int32], where: NDArray[np.bool_]) -> bool:
+    """Whether fewer than half of the pixels have the value of their left neighbour."""
+    alike = where[:, 1:] & (values[:, 1:] == values[:, :-1])
+    return bool(2 * np.count_nonzero(alike) < np.count_nonzero(where[:, 1:]))
+
+
+def _varies(labels: NDArray[np.int32]) -> bool:
+    """Whether (H, W) has many labels, and most of their pixels one of its own, other than to the left and above: as in a picture."""
+    there = labels > 0
+    alike = np.zeros(labels.shape, bool)
+    alike[:, 1:] |= labels[:, 1:] == labels[:, :-1]
+    alike[1:] |= labels[1:] == labels[:-1]
+    return bool(2 * np.count_nonzero(there & alike) < np.count_nonzero(there)) and np.unique(labels).size > _MANY_VALUES
 
 
 def _checked(raster: Raster) -> Raster:
@@ -389,4 +410,4 @@ def _decode_tiff(path: Path) -> Raster:
             full = 1.0 if pixels.dtype.kind == "f" else float(2**page.bitspersample - 1)
             pixels, alpha = without_alpha(pixels, full, page.extrasamples[-1] == ASSOCIATED)
         white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-        return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy, plane_count(first_series(tif)))
+        return Raster(path, pixels, page.bitspersample, alpha, palette, white_is_zero, lossy, plane_count(tif))

@@ -96,9 +96,7 @@ def first_plane(path: Path, tif: tifffile.TiffFile, page: tifffile.TiffPage) -> 
     end, segments = path.stat().st_size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if len(segments) < math.prod(page.chunked) or any(offset + length > end for offset, length in segments):
         raise FileError(path, *DAMAGED)  # tifffile would fill up with zeros, libjpeg with grey
-    stack = axes.removesuffix(page.axes) if axes.endswith(page.axes) else ""
-    channel = 0 if stack == "Q" and shape[0] <= MAX_CHANNELS else stack.find("C")
-    count = shape[channel] if channel >= 0 and page.samplesperpixel == 1 else 1
+    stack, channel, count = _stacked(series, page)
     samples = max(count, page.samplesperpixel)
     check_channels(path, samples)
     if count > 1:
@@ -121,20 +119,27 @@ def _channels_last(axes: str, shape: tuple[int, ...]) -> bool:
     return (axes == "YXC" or (axes == "QYX" and shape[2] <= _FEW)) and 1 < shape[2] < min(shape[:2])
 
 
-def plane_count(series: tifffile.TiffPageSeries) -> int:
-    """How many planes an image has, as in a stack or a time series; pages that ``first_plane`` takes for channels count as none."""
-    axes, shape = series.axes, series.shape
-    if _channels_last(axes, shape):
+def _stacked(series: tifffile.TiffPageSeries, page: tifffile.TiffPage) -> tuple[str, int, int]:
+    """The axes along which pages are stacked, which of them is that of channels (negative: none), and how many of these there are."""
+    stack = series.axes.removesuffix(page.axes) if series.axes.endswith(page.axes) else ""
+    channel = 0 if stack == "Q" and series.shape[0] <= MAX_CHANNELS else stack.find("C")
+    return stack, channel, series.shape[channel] if channel >= 0 and page.samplesperpixel == 1 else 1
+
+
+def plane_count(tif: tifffile.TiffFile) -> int:
+    """How many planes the first image has, as in a stack or a time series; pages that ``first_plane`` takes for channels count as one."""
+    series, page = first_series(tif), tif.pages.first
+    if _channels_last(series.axes, series.shape):
         return 1
-    channels = "S" not in axes and axes.startswith("Q") and shape[0] <= MAX_CHANNELS
-    return math.prod(size for axis, size in zip(axes[channels:], shape[channels:], strict=True) if axis not in "YXCS")
+    stack, _, channels = _stacked(series, page)
+    return page.imagedepth * math.prod(series.shape[: len(stack)]) // channels
 
 
 def tiff_planes(path: Path) -> int:
     """How many planes the first image of a TIFF has; 1 of any other file, and where it cannot be told."""
     try:
         with open_tiff(path) as tif:
-            return plane_count(first_series(tif))
+            return plane_count(tif)
     except Exception:  # whatever is wrong with it, the reading of its pixels will tell
         return 1
 

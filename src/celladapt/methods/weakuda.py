@@ -41,7 +41,7 @@ from celladapt.parallel import sum_over_processes, world_size
 from celladapt.source_weight import judged, shared_pixels, unjudged
 
 WARM_UP = 0.1
-"""Share of the training after which the classical segmentation may teach; before, the source alone does."""
+"""Share of the training after which the classical segmentation may teach."""
 FULLY = 0.9
 """A source that is believed so far, or a classical segmentation that is heard so often, is nothing to speak of."""
 
