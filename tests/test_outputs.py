@@ -13,7 +13,7 @@ from helpers import picture, spread_model
 from numpy.typing import NDArray
 from slides import write_ome_zarr, write_pyramid
 
-from celladapt import outputs, whole_slide
+from celladapt import outputs, prediction, whole_slide
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.model import Model
@@ -332,8 +332,12 @@ def test_unwritable_places_and_full_disks_are_one_sentence(model: Model, tmp_pat
     (tmp_path / "file").write_text("")
     write_pyramid(tmp_path / "slide.tif", picture(5, 200, 200), 0.5)
     for name in ("a.png", "slide.tif"):
+        with pytest.raises(InputError, match=r"file is a file; give a folder as --out"):
+            predict(model, tmp_path / name, tmp_path / "file" / "out", "mask", tissue=False)
+        monkeypatch.setattr(prediction, "check_out", lambda images, out: None)  # as if it came there only now
         with pytest.raises(SomeFailed, match=rf"(cannot be written|{name} could not be segmented).*Not a directory"):
             predict(model, tmp_path / name, tmp_path / "file" / "out", "mask", tissue=False)
+        monkeypatch.undo()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -236,6 +236,8 @@ _WHITE, _BLACK = 248, 8
 _FADED = 9
 """Of a mask with grey edges a tenth or more is white; of label images that go on to 255 what is labelled so is far less."""
 _FEW_VALUES, _MANY_VALUES = 8, 32
+_SMALLEST = 32 * 32
+"""px; fewer say nothing of what they are."""
 
 
 def as_labels(raster: Raster) -> NDArray[np.int32]:
@@ -267,6 +269,8 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
         labels[raster.alpha == 0] = 0
     if coloured and labels.all() and (labels.max() > _FEW_VALUES or (values == np.iinfo(values.dtype).max).all(axis=2).any()):
         raise FileError(raster.path, "has colours and no black, so is no mask or has another background", "make what is no nucleus black (0)")
+    if labels.size < _SMALLEST:
+        return labels
     if raster.palette is None and not coloured and _fades(labels, raster.bits):
         raise FileError(
             raster.path, "has grey edges between 0 and white, as after resizing or JPEG", "threshold it in the middle and save 0 and 255 as PNG"
