@@ -287,8 +287,11 @@ def test_colour_mask_without_black_has_no_background(tmp_path: Path) -> None:
 
 def test_colours_on_white_are_no_mask(tmp_path: Path) -> None:
     Image.fromarray(np.array([[255, 255, 255], [200, 0, 0]], np.uint8)[(LABELS > 0).astype(int)]).save(tmp_path / "a.png")
-    with pytest.raises(FileError, match=r"a\.png has colours and no black.*black \(0\)"):
-        read_mask(tmp_path / "a.png")
+    colours = np.array([[9, 9, 9], [2, 1, 1]], np.float32)[(LABELS > 0).astype(int)]
+    tifffile.imwrite(tmp_path / "b.tif", colours, photometric="rgb")
+    for name in ("a.png", "b.tif"):
+        with pytest.raises(FileError, match=rf"{name} has colours and no black.*black \(0\)"):
+            read_mask(tmp_path / name)
 
 
 @pytest.mark.parametrize("grey", [False, True])

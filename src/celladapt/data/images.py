@@ -267,7 +267,7 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
         raise FileError(raster.path, "has labels in several channels", "save them in one")
     if raster.alpha is not None:
         labels[raster.alpha == 0] = 0
-    if coloured and labels.all() and (labels.max() > _FEW_VALUES or (values == np.iinfo(values.dtype).max).all(axis=2).any()):
+    if coloured and labels.all() and (labels.max() > _FEW_VALUES or (values == values.max()).all(axis=2).any()):
         raise FileError(raster.path, "has colours and no black, so is no mask or has another background", "make what is no nucleus black (0)")
     if labels.size < _SMALLEST:
         return labels
