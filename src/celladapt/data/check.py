@@ -186,7 +186,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         else:
             _compare(root, path, pixels, findings, seen)
     if stacks:
-        message = f"has {stacks[0][1]} planes, of which the first alone is read{f' ({len(stacks)} such files)' if len(stacks) > 1 else ''}"
+        message = f"has {stacks[0][1]} planes, of which the first alone is read{_such(stacks)}"
         findings.append(Finding("note", stacks[0][0], message, "save the plane in focus, or a projection, if that is another one"))
     strangers = [path for stem, path in masks.items() if stem not in images]
     for named in (True, False):
@@ -239,7 +239,7 @@ def _look_around(root: Path, image_folder: Path, mask_folder: Path | None, image
     """Note what may be annotations or images, and is not read as such."""
     if beside := [stem for stem in images if image_of_mask(stem, images)]:
         of = image_of_mask(beside[0], images)
-        message = f"is taken for an image, like {of}{f' ({len(beside)} such files)' if len(beside) > 1 else ''}"
+        message = f"is taken for an image, like {of}{_such(beside)}"
         findings.append(
             Finding("note", images[beside[0]], message, f"if it is the mask of that, move it to masks/ and call it {of}{images[beside[0]].suffix}")
         )
@@ -294,6 +294,10 @@ def _fault(error: FileError) -> Finding:
 
 def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _such(files: Sequence[object]) -> str:
+    return f" ({len(files)} such files)" if len(files) > 1 else ""
 
 
 def _some(names: list[str]) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from celladapt.data.limits import check_channels, check_size, too_large
+from celladapt.data.mask_look import FEW_VALUES, SMALLEST, fades, varies
 from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff, plane_count
 from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
@@ -231,15 +232,6 @@ def image_of(array: NDArray[Any], name: str) -> NDArray[Any]:
     return as_image(_checked(Raster(Path(name), pixels, 8 * pixels.dtype.itemsize, alpha)))
 
 
-_WHITE, _BLACK = 248, 8
-"""From and up to here JPEG may have moved what was 255 or 0."""
-_FADED = 9
-"""Of a mask with grey edges a tenth or more is white; of label images that go on to 255 what is labelled so is far less."""
-_FEW_VALUES, _MANY_VALUES = 8, 32
-_SMALLEST = 32 * 32
-"""px; fewer say nothing of what they are."""
-
-
 def as_labels(raster: Raster) -> NDArray[np.int32]:
     """(H, W) int32 from decoded pixels; see `read_mask`."""
     with _in_one_sentence(raster.path):
@@ -267,52 +259,19 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
         raise FileError(raster.path, "has labels in several channels", "save them in one")
     if raster.alpha is not None:
         labels[raster.alpha == 0] = 0
-    if coloured and labels.all() and (labels.max() > _FEW_VALUES or (values == values.max()).all(axis=2).any()):
+    if coloured and labels.all() and (labels.max() > FEW_VALUES or (values == values.max()).all(axis=2).any()):
         raise FileError(raster.path, "has colours and no black, so is no mask or has another background", "make what is no nucleus black (0)")
-    if labels.size < _SMALLEST:
+    if labels.size < SMALLEST:
         return labels
-    if raster.palette is None and not coloured and _fades(labels, raster.bits):
+    if raster.palette is None and not coloured and fades(labels, raster.bits):
         raise FileError(
             raster.path, "has grey edges between 0 and white, as after resizing or JPEG", "threshold it in the middle and save 0 and 255 as PNG"
         )
-    if _varies(labels):
+    if varies(labels):
         raise FileError(
             raster.path, "has values that change from pixel to pixel, as a picture has", "save one number or colour a nucleus, 0 as background"
         )
     return labels
-
-
-def _fades(values: NDArray[np.int32], bits: int) -> bool:
-    """Whether (H, W) is a mask of black and white whose edges have gone grey, and no label image: many values between, or on both sides of both, few of whose pixels have a neighbour of the same value."""
-    if bits == 16 and values.max(initial=0) == 65535:
-        values = values // 257
-    elif bits != 8:
-        return False
-    white = values >= _WHITE
-    if not white.any():
-        return False
-    near_black, near_white = (values > 0) & (values < _BLACK), white & (values < 255)
-    if near_black.any() and near_white.any() and _rarely_alike(values, near_black | near_white):
-        return True
-    between = (values > 0) & ~white
-    if _FADED * np.count_nonzero(white) < np.count_nonzero(between) or np.unique(values[between]).size <= _FEW_VALUES:
-        return False
-    return _rarely_alike(values, between)
-
-
-def _rarely_alike(values: NDArray[np.int32], where: NDArray[np.bool_]) -> bool:
-    """Whether fewer than half of the pixels have the value of their left neighbour."""
-    alike = where[:, 1:] & (values[:, 1:] == values[:, :-1])
-    return bool(2 * np.count_nonzero(alike) < np.count_nonzero(where[:, 1:]))
-
-
-def _varies(labels: NDArray[np.int32]) -> bool:
-    """Whether (H, W) has many labels, and most of their pixels one of its own, other than to the left and above: as in a picture."""
-    there = labels > 0
-    alike = np.zeros(labels.shape, bool)
-    alike[:, 1:] |= labels[:, 1:] == labels[:, :-1]
-    alike[1:] |= labels[1:] == labels[:-1]
-    return bool(2 * np.count_nonzero(there & alike) < np.count_nonzero(there)) and np.unique(labels).size > _MANY_VALUES
 
 
 def _checked(raster: Raster) -> Raster:
