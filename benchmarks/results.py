@@ -18,11 +18,11 @@ from celladapt.reporting.conditions import machine, notes
 from celladapt.reporting.differences import compare
 from celladapt.reporting.grid import read_grid
 from celladapt.reporting.paired import UNCORRECTED
-from celladapt.reporting.tables import long, markdown, wide
+from celladapt.reporting.tables import long, markdown, short
 
 
 def section(folder: Path, figures: str = "") -> str:
-    """What a benchmark rests on, the paper's table, the paper's claims, all five measures, and every method against source-only.
+    """What a benchmark rests on, the paper's table (of many pairs a row for each), the paper's claims, all five measures, and every method against source-only.
 
     Args:
         folder: of the benchmark.
@@ -37,7 +37,7 @@ def section(folder: Path, figures: str = "") -> str:
     first, *others = notes(grid)
     blocks = [
         f"{first} {machine(grid)}".strip(),
-        markdown(wide(grid)).strip(),
+        markdown(short(grid)).strip(),
         "\n".join(f"- {note}" for note in others),
         figures,
         markdown(against).strip(),

@@ -103,12 +103,11 @@ def test_no_gap_is_said_not_divided(tmp_path: Path) -> None:
     methods = ONE_PAIR["grey → violet"]
     narrow = read_grid(write_grid(tmp_path / "narrow", {"x": methods | {"supervised": [[0.61, 0.61]]}}))
     assert narrow.gap("x", "cellseguda") is None
-    assert narrow.no_gap("x") == "No gap to close on x: supervised is not at least 0.02 IoU above source_only."
+    assert narrow.no_gap("x") == "supervised is not at least 0.02 IoU above source_only"
     wide_enough = read_grid(write_grid(tmp_path / "wide", {"x": {"source_only": [[0.55]], "supervised": [[0.57]]}}))  # a little less in binary
     assert wide_enough.no_gap("x") == ""
     alone = read_grid(write_grid(tmp_path / "alone", {"x": {"cellseguda": [[0.5]]}}))
-    assert alone.no_gap("x") == "No gap to close on x: source_only and supervised have no score there."
-    assert alone.no_gap("x") in notes(alone)
+    assert "No gap to close on x: source_only and supervised have no score there." in notes(alone)
 
 
 def test_a_failed_run_is_counted_and_named(tmp_path: Path) -> None:

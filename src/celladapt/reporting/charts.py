@@ -11,9 +11,11 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from celladapt.files import atomic
+from celladapt.reporting.conditions import NAMED
 from celladapt.reporting.figures import INK, LINE, inline
 from celladapt.reporting.grid import SUPERVISED, Entry, Grid, learns
 from celladapt.reporting.reading import SOURCE_ONLY, number
@@ -68,7 +70,9 @@ class Curve:
 
 
 def methods_figure(grid: Grid, palette: Palette) -> Figure:
-    """IoU of every method, a panel for each pair: a mark for each seed, a bar at their mean, and what learns nothing as a dashed line."""
+    """IoU of every method, a panel for each pair: a mark for each seed, a bar at their mean, and what learns nothing as a dashed line. Many pairs share one panel."""
+    if len(grid.pairs) > NAMED:
+        return _pairs_figure(grid, palette)
     names = [method for method in grid.methods if learns(method)] or grid.methods
     floors = [method for method in grid.unlearned if method not in names]
     figure, panels = _panels(grid.pairs, 0.95 + 0.27 * len(names), palette)
@@ -78,10 +82,16 @@ def methods_figure(grid: Grid, palette: Palette) -> Figure:
             entry = grid.entry(pair, method, "iou")
             if entry.mean is not None:
                 values = list(entry.values.values())
-                mark = "s" if method in grid.labelled else "o"
                 axes.plot([entry.mean] * 2, [row - 0.33, row + 0.33], color=palette.ink, lw=1.5, zorder=3)
                 axes.scatter(
-                    values, [row] * len(values), s=24, marker=mark, color=palette.lines[grid.colour(method)], alpha=0.8, linewidths=0, zorder=4
+                    values,
+                    [row] * len(values),
+                    s=24,
+                    marker=_mark(grid, method),
+                    color=palette.lines[grid.colour(method)],
+                    alpha=0.8,
+                    linewidths=0,
+                    zorder=4,
                 )
                 drawn += values
         for floor in floors:
@@ -108,6 +118,46 @@ def methods_figure(grid: Grid, palette: Palette) -> Figure:
     keys += [f"dashed: {', '.join(map(method_name, floors))}, learns nothing"] if floors else []
     figure.supxlabel("; ".join(keys), fontsize=_SMALL, color=palette.ink, parse_math=False)
     return figure
+
+
+def _pairs_figure(grid: Grid, palette: Palette) -> Figure:
+    """A row for each pair: a line from source-only to supervised, each method's mean on it, its seeds small and faint, and what learns nothing as an upright dash."""
+    figure, ((_, axes),) = _panels([""], 0.8 + 0.24 * len(grid.pairs), palette)
+    for row, pair in enumerate(grid.pairs):
+        bounds = [mean for name in (SOURCE_ONLY, SUPERVISED) if (mean := grid.entry(pair, name, "iou").mean) is not None]
+        axes.plot(bounds, [row] * len(bounds), color=palette.ink, alpha=0.25, lw=2.5, solid_capstyle="round", zorder=2)
+        for method in grid.methods:
+            entry = grid.entry(pair, method, "iou")
+            if entry.mean is None:
+                continue
+            if not learns(method):
+                axes.plot([entry.mean] * 2, [row - 0.33, row + 0.33], color=palette.ink, lw=1.2, zorder=3)
+                continue
+            colour, mark = palette.lines[grid.colour(method)], _mark(grid, method)
+            values = list(entry.values.values())
+            axes.scatter(values, [row] * len(values), s=7, marker=mark, color=colour, alpha=0.35, linewidths=0, zorder=4)
+            axes.scatter(entry.mean, row, s=30, marker=mark, color=colour, alpha=0.9, linewidths=0, zorder=5)
+    axes.set_ylim(len(grid.pairs) - 0.4, -0.6)
+    axes.set_yticks(range(len(grid.pairs)), grid.pairs, parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS))
+    axes.set_xlabel("IoU", color=palette.ink)
+    axes.grid(True, axis="x", color=palette.ink, alpha=0.12, lw=0.7)
+    shown = [
+        Line2D([], [], ls="", marker=_mark(grid, method), ms=5, color=palette.lines[grid.colour(method)], label=method_name(method))
+        if learns(method)
+        else Line2D([], [], ls="", marker="|", ms=9, color=palette.ink, label=f"{method_name(method)} (learns nothing)")
+        for method in grid.methods
+    ]
+    keys = f"large: mean over seeds; small: one seed{'; square: its method used target labels' * bool(grid.labelled)}; line: from source only to supervised"
+    legend = figure.legend(
+        handles=shown, loc="outside lower center", ncols=4, frameon=False, fontsize=_SMALL, labelcolor=palette.ink, title=keys, title_fontsize=_SMALL
+    )
+    legend.get_title().set_color(palette.ink)
+    return figure
+
+
+def _mark(grid: Grid, method: str) -> str:
+    return "s" if method in grid.labelled else "o"
 
 
 def labels_figure(grid: Grid, palette: Palette) -> Figure | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from celladapt.reporting.charts import SEMI_SUPERVISED, UNSUPERVISED
+from celladapt.reporting.conditions import NAMED
 from celladapt.reporting.differences import Comparison, Comparisons
 from celladapt.reporting.grid import SUPERVISED, Grid, learns
 from celladapt.reporting.reading import SOURCE_ONLY, number
@@ -46,8 +47,11 @@ def claims(grid: Grid, comparisons: Comparisons) -> list[Claim]:
 
 
 def claims_table(grid: Grid, comparisons: Comparisons) -> Table:
-    """A row for each claim, a column for each pair."""
+    """A row for each claim and a column for each pair, or the other way round where the pairs are more."""
     found = claims(grid, comparisons)
+    if len(grid.pairs) > max(NAMED, len(found)):
+        lines = [Row([pair, *(claim.findings.get(pair, NOTHING) for claim in found)]) for pair in grid.pairs] if found else []
+        return Table("Against the paper's claims", "claims", [("", "pair"), *(("", claim.text) for claim in found)], 1 + len(found), lines, [NOTE])
     rows = [Row([claim.text, *(claim.findings.get(pair, NOTHING) for pair in grid.pairs)]) for claim in found]
     return Table("Against the paper's claims", "claims", [("", "claim"), *(("", pair) for pair in grid.pairs)], 1 + len(grid.pairs), rows, [NOTE])
 

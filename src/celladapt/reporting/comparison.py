@@ -8,7 +8,7 @@ import numpy as np
 
 from celladapt.reporting.charts import PAGE, labels_figure, methods_figure, page_svg
 from celladapt.reporting.claims import claims_table
-from celladapt.reporting.conditions import cautions, facts, failures, machine, spread
+from celladapt.reporting.conditions import NAMED, across, cautions, facts, failures, machine, no_gaps, spread
 from celladapt.reporting.differences import Comparison, Comparisons
 from celladapt.reporting.figures import Line, curve, overlay, read_picture, window
 from celladapt.reporting.grid import Cell, Grid
@@ -16,7 +16,7 @@ from celladapt.reporting.paired import UNCORRECTED
 from celladapt.reporting.reading import SOURCE_ONLY, Run
 from celladapt.reporting.rendering import METRICS, PAGE_BYTES, method_name, render
 from celladapt.reporting.run import Panel
-from celladapt.reporting.tables import PAPER, entry_text, gap_text
+from celladapt.reporting.tables import PAPER, by_pair, entry_text, gap_text
 
 IMAGES = 3  # per pair
 
@@ -49,6 +49,9 @@ def comparison_page(grid: Grid, comparisons: Comparisons) -> str:
         machine=machine(grid),
         cautions=cautions(grid) + failures(grid),
         spread=spread(grid),
+        across=across(grid, method_name),
+        no_gaps=no_gaps(grid),
+        overview=by_pair(grid, method_name) if len(grid.pairs) > NAMED else None,
         paper=[measure for measure in PAPER if measure in measures],
         measures=measures,
         shown={(measure, *key): entry for measure in measures for key, entry in _shown(grid, measure).items()},

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
-from celladapt.reporting.grid import Cell, Grid
-from celladapt.reporting.reading import mapping, number
+from celladapt.reporting.grid import LARGE_GAP, SUPERVISED, Cell, Grid, learns
+from celladapt.reporting.reading import SOURCE_ONLY, mapping, number
+from celladapt.reporting.rendering import signed
 
 GAP = "Gap closed: share of the way from source_only to supervised, in IoU, from the means over seeds; of a gap that is not significant it means little."
+HARM = 0.01  # IoU below source-only that is more than noise: there adapting did harm
+NAMED = 4  # pairs of which each is named in a sentence; of more the table says
 # Options in which runs of one benchmark may differ without being on another budget.
 ITS_OWN = {"source", "target", "method", "seed", "split", "device", "compile", "baseline", "keep_checkpoints", "checkpoint_every"}
 
@@ -33,7 +36,7 @@ def facts(grid: Grid) -> str:
         parts += [f"checkpoint picked by {pick}"] if pick else []
     elif any(cell.learns for cell in grid.cells):
         parts.append("budget and split unknown, as no run folder says")
-    parts.append("test images: " + ", ".join(_tested(grid, pair) + (f" ({pair})" if len(grid.pairs) > 1 else "") for pair in grid.pairs))
+    parts.append(f"test images: {_all_tested(grid)}")
     differing = _differing(grid)
     return "; ".join(parts) + "." + (f" CAUTION: the runs DIFFER in {', '.join(differing)}." if differing else "")
 
@@ -67,6 +70,48 @@ def cautions(grid: Grid) -> list[str]:
     return result
 
 
+def no_gaps(grid: Grid) -> list[str]:
+    """A sentence for each reason why no share of a gap can be given, with the pairs it holds for."""
+    pairs: dict[str, list[str]] = {}
+    for pair in grid.pairs:
+        if reason := grid.no_gap(pair):
+            pairs.setdefault(reason, []).append(pair)
+    return [f"No gap to close on {', '.join(names)}: {reason}." for reason, names in pairs.items()]
+
+
+def adapting(grid: Grid) -> list[str]:
+    """Methods that learn and are neither of the two bounds."""
+    return [method for method in grid.methods if learns(method) and method not in (SOURCE_ONLY, SUPERVISED)]
+
+
+def across(grid: Grid, name: Callable[[str], str] = str) -> list[str]:
+    """What a benchmark of several pairs says as a whole: the mean share of a large gap that is closed, and where adapting did harm; ``name`` writes the methods."""
+    methods = adapting(grid)
+    gaps = {method: found for method in methods if len(found := grid.large_gaps(method)) > 1}
+    result = []
+    if gaps:
+        most = max(map(len, gaps.values()))
+        parts = [
+            f"{name(method)} closes {as_percent(fmean(found.values()))} of the gap in the mean, {as_percent(median(found.values()))} in the median "
+            f"({as_percent(min(found.values()))} to {as_percent(max(found.values()))}{f'; {len(found)} pairs' * (len(found) < most)})"
+            for method, found in gaps.items()
+        ]
+        result.append(f"Over the {most} pairs on which {name(SUPERVISED)} is at least {LARGE_GAP} IoU above {name(SOURCE_ONLY)}: {'; '.join(parts)}.")
+    parts = []
+    for method in methods if len(grid.pairs) > 1 else ():
+        means = {pair: (grid.entry(pair, method, "iou").mean, grid.entry(pair, SOURCE_ONLY, "iou").mean) for pair in grid.pairs}
+        gains = {pair: here - low for pair, (here, low) in means.items() if here is not None and low is not None}
+        worse = [f"{pair} ({signed(gain)})" for pair, gain in gains.items() if gain < -HARM]
+        verdict = f"{len(worse)} of {len(gains)} pairs: {', '.join(worse)}" if worse else f"none of {len(gains)} pairs"
+        parts += [f"{name(method)} on {verdict}"] if gains else []
+    return [*result, *([f"Below {name(SOURCE_ONLY)} by more than {HARM} IoU: {'; '.join(parts)}."] if parts else [])]
+
+
+def as_percent(share: float) -> str:
+    """A share as a whole number of percent, typeset."""
+    return f"{100 * share:.0f} %".replace("-0 %", "0 %").replace("-", "−")
+
+
 def failures(grid: Grid) -> list[str]:
     """One sentence for each failed run."""
     return [f"{cell.method} on {cell.pair}, seed {cell.seed}, failed: {cell.error}" for cell in grid.cells if cell.error]
@@ -94,15 +139,27 @@ def notes(grid: Grid) -> list[str]:
         *cautions(grid),
         spread(grid),
         GAP,
-        *filter(None, map(grid.no_gap, grid.pairs)),
+        *across(grid),
+        *no_gaps(grid),
         *failures(grid),
     ]
 
 
-def _tested(grid: Grid, pair: str) -> str:
+def tested(grid: Grid, pair: str) -> str:
     """How many test images the runs on a pair were scored on."""
-    counts = sorted({len(cell.images) for cell in grid.cells if cell.pair == pair and cell.images})
-    return " or ".join(map(str, counts)) or "unknown"
+    return " or ".join(map(str, _tested(grid, pair))) or "unknown"
+
+
+def _tested(grid: Grid, pair: str) -> list[int]:
+    return sorted({len(cell.images) for cell in grid.cells if cell.pair == pair and cell.images})
+
+
+def _all_tested(grid: Grid) -> str:
+    """The same of all pairs, each named while they are few."""
+    if len(grid.pairs) <= NAMED:
+        return ", ".join(tested(grid, pair) + (f" ({pair})" if len(grid.pairs) > 1 else "") for pair in grid.pairs)
+    counts = [count for pair in grid.pairs for count in _tested(grid, pair)]
+    return f"{min(counts)} to {max(counts)} a pair" if counts else "unknown"
 
 
 def _differing(grid: Grid) -> dict[str, dict[str, str]]:

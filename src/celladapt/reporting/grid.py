@@ -19,6 +19,7 @@ CLASSICAL = "classical"  # the baseline that learns nothing
 SUPERVISED = "supervised"  # the upper bound
 COLOURS, GREY = 12, 6  # in the style sheet; grey is for what learns nothing
 SMALLEST_GAP = 0.02  # IoU from source-only to supervised below which a share of it means nothing
+LARGE_GAP = 0.05  # from which a mean over pairs is not ruled by noise in the smallest of them
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,24 @@ class Grid:
         return (here - low) / (high - low)
 
     def no_gap(self, pair: str) -> str:
-        """Why no share of a gap can be given on a pair, as a sentence; "" where it can."""
+        """Why no share of a gap can be given on a pair, in words; "" where it can."""
         bounds = {name: self.entry(pair, name, "iou").mean for name in (SOURCE_ONLY, SUPERVISED)}
         if missing := [name for name, mean in bounds.items() if mean is None]:
-            return f"No gap to close on {pair}: {' and '.join(missing)} {'have' if len(missing) > 1 else 'has'} no score there."
-        low, high = bounds.values()
-        # Rounded, because 0.52 - 0.50 is a little below 0.02 in binary.
-        if low is not None and high is not None and round(high - low, 9) < SMALLEST_GAP:
-            return f"No gap to close on {pair}: {SUPERVISED} is not at least {SMALLEST_GAP} IoU above {SOURCE_ONLY}."
+            return f"{' and '.join(missing)} {'have' if len(missing) > 1 else 'has'} no score there"
+        if (width := self.width(pair)) is not None and width < SMALLEST_GAP:
+            return f"{SUPERVISED} is not at least {SMALLEST_GAP} IoU above {SOURCE_ONLY}"
         return ""
+
+    def width(self, pair: str) -> float | None:
+        """IoU of supervised less that of source-only on a pair, of the means over seeds; None without either."""
+        low, high = (self.entry(pair, name, "iou").mean for name in (SOURCE_ONLY, SUPERVISED))
+        # Rounded, because 0.52 - 0.50 is a little below 0.02 in binary.
+        return None if low is None or high is None else round(high - low, 9)
+
+    def large_gaps(self, method: str) -> dict[str, float]:
+        """Pair -> share of the gap that a method closes there, of the pairs on which that gap is at least ``LARGE_GAP``."""
+        gaps = {pair: self.gap(pair, method) for pair in self.pairs if (self.width(pair) or 0) >= LARGE_GAP}
+        return {pair: gap for pair, gap in gaps.items() if gap is not None}
 
     def colour(self, method: str) -> int:
         """Number of a method's colour in the style sheet; grey for what learns nothing."""

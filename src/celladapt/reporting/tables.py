@@ -10,7 +10,7 @@ from rich.text import Text
 
 from celladapt.cells import as_cell
 from celladapt.files import write_text
-from celladapt.reporting.conditions import facts, notes
+from celladapt.reporting.conditions import adapting, as_percent, facts, notes, tested
 from celladapt.reporting.differences import Comparisons
 from celladapt.reporting.grid import Entry, Grid, learns
 from celladapt.reporting.rendering import METRICS, method_name
@@ -38,6 +38,23 @@ class Table:
     texts: int
     rows: list[Row]
     notes: list[str]
+
+
+def short(grid: Grid, name: Callable[[str], str] = str) -> Table:
+    """``wide`` or ``by_pair``, whichever has fewer columns; ``name`` writes the methods."""
+    return min(wide(grid, name), by_pair(grid, name), key=lambda table: len(table.columns))
+
+
+def by_pair(grid: Grid, name: Callable[[str], str] = str) -> Table:
+    """For many pairs: a row for each, with the IoU of every method and the share of the gap that each one which adapts closes; ``name`` writes the methods."""
+    between = adapting(grid)
+    heads = [("", "pair"), ("", "test images")]
+    heads += [("IoU", name(method)) for method in grid.methods] + [("gap closed", name(method)) for method in between]
+    rows = []
+    for pair in grid.pairs:
+        scores = [entry_text(grid, grid.entry(pair, method, "iou"), method) for method in grid.methods]
+        rows.append(Row([pair, tested(grid, pair), *scores, *(gap_text(grid, pair, method) for method in between)]))
+    return Table("Target test images", "methods", heads, 1, rows, notes(grid))
 
 
 def wide(grid: Grid, name: Callable[[str], str] = str) -> Table:
@@ -86,7 +103,7 @@ def entry_text(grid: Grid, entry: Entry, method: str) -> str:
 def gap_text(grid: Grid, pair: str, method: str) -> str:
     """The share of the gap closed in percent, or a dash, which the notes explain."""
     gap = grid.gap(pair, method)
-    return NOTHING if gap is None else f"{100 * gap:.0f} %".replace("-0 %", "0 %").replace("-", "−")
+    return NOTHING if gap is None else as_percent(gap)
 
 
 def terminal_table(grid: Grid) -> RichTable:
@@ -161,9 +178,9 @@ def write_tables(grid: Grid, comparisons: Comparisons) -> None:
     write_text(folder / "measures.csv", _csv(_long_rows(grid)))
     write_text(folder / "comparisons.csv", _csv(_comparison_rows(comparisons)))
     write_text(
-        folder / "table.md", markdown(wide(grid)) + "\n" + markdown(long(grid)) + "\n" + "".join(f"- {_escape_markdown(x)}\n" for x in notes(grid))
+        folder / "table.md", markdown(short(grid)) + "\n" + markdown(long(grid)) + "\n" + "".join(f"- {_escape_markdown(x)}\n" for x in notes(grid))
     )
-    both = (latex(table) for table in (wide(grid, method_name), long(grid, method_name)))
+    both = (latex(table) for table in (short(grid, method_name), long(grid, method_name)))
     write_text(folder / "table.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(both))
 
 
