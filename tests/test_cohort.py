@@ -26,9 +26,9 @@ in_worker = prediction._in_worker
 
 def killed_once(model: Path, how: tuple[str, str], job: Job) -> Written:
     """In a worker: at the third tile of the slide the process kills itself, unless one before it has."""
-    mark, seen, real = job.out / "killed", [0], Model.predict
+    mark, seen, real = job.out / "killed", [0], Model.probability
 
-    def predict_or_die(self: Model, image: Any) -> Any:
+    def probability_or_die(self: Model, image: Any) -> Any:
         seen[0] += 1
         if job.slide:
             with open(job.out / "seen", "a") as log:
@@ -38,11 +38,11 @@ def killed_once(model: Path, how: tuple[str, str], job: Job) -> Written:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self, image)
 
-    Model.predict = predict_or_die  # type: ignore[method-assign]
+    Model.probability = probability_or_die  # type: ignore[method-assign]
     try:
         return in_worker(model, how, job)
     finally:
-        Model.predict = real  # type: ignore[method-assign]
+        Model.probability = real  # type: ignore[method-assign]
 
 
 def killed_always(model: Path, how: tuple[str, str], job: Job) -> Written:

@@ -58,7 +58,7 @@ def values(*shape: int, dtype: type = np.uint8, seed: int = 0) -> NDArray[Any]:
 
 
 def expected(run_folder: Path, image: NDArray[Any], threshold: float = 0.5, min_size: int = 20) -> NDArray[np.int32]:
-    labels = to_instances(load_model(run_folder).predict(image_of(image, "image")).probability, threshold, min_size)
+    labels = to_instances(load_model(run_folder).probability(image_of(image, "image")), threshold, min_size)
     assert labels.max() > 1, "no nuclei would prove nothing"
     return labels
 

@@ -15,7 +15,7 @@ from helpers import NORMALISATION, picture, spread_model
 from numpy.typing import NDArray
 
 from celladapt import job, prediction
-from celladapt.data.images import read_image, read_mask, write_image
+from celladapt.data.images import read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.job import Job
 from celladapt.model import Model
@@ -73,7 +73,7 @@ def test_odd_sizes(model: Model, shape: tuple[int, int]) -> None:
 def test_sixteen_bits_and_grey(model: Model) -> None:
     image = picture(3, 40, 50)
     expected = model.predict(image).probability
-    np.testing.assert_allclose(model.predict(image.astype(np.uint16) * 257).probability, expected, atol=1e-5)
+    np.testing.assert_allclose(model.probability(image.astype(np.uint16) * 257), expected, atol=1e-5)
     grey = image[..., 0]
     np.testing.assert_array_equal(model.predict(grey).probability, model.predict(np.repeat(grey[..., None], 3, axis=2)).probability)
     assert np.abs(model.predict(grey).probability - expected).max() > 1e-3
@@ -89,16 +89,47 @@ def test_the_image_is_normalised_as_the_model_says(model: Model) -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((8, 8), np.float32),
-        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 5), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
         np.zeros((2, 8, 8, 3), np.uint8),
-        np.zeros((8, 8), bool),
+        np.zeros(8, np.uint8),
         np.zeros((0, 8), np.uint8),
+        np.zeros((8, 8), complex),
+        np.full((8, 8), np.nan),
+        np.array([["a", "b"]]),
     ],
 )
 def test_other_arrays_are_refused(model: Model, array: NDArray[np.generic]) -> None:
-    with pytest.raises(InputError, match="give uint8 or uint16"):
+    with pytest.raises(InputError, match=r"^The image (has|holds) .*\.$"):
         model.predict(array)
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "counts", "float", "grey float", "big endian", "alpha", "bits"])
+def test_an_array_is_taken_as_a_file_that_holds_it(model: Model, tmp_path: Path, kind: str) -> None:
+    eight = picture(3, 40, 50)
+    deep = eight.astype(np.uint16) * 16
+    arrays: dict[str, NDArray[Any]] = {
+        "12 bits": deep,
+        "counts": eight.astype(np.int32) * 3 - 7,
+        "float": eight.astype(np.float32) / 255,
+        "grey float": eight[..., 0].astype(np.float64) * 1e4,
+        "big endian": deep.astype(">u2"),
+        "alpha": np.dstack([eight, np.full(eight.shape[:2], 128, np.uint8)]),
+        "bits": eight[..., 0] > 128,
+    }
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(
+        file, arrays[kind], photometric="minisblack" if arrays[kind].ndim == 2 else "rgb", extrasamples=["unassalpha"] if kind == "alpha" else None
+    )
+    np.testing.assert_array_equal(model.predict(arrays[kind]).probability, model.predict(file).probability)
+    assert np.array_equal(model.predict(arrays[kind].tolist()).mask, model.predict(arrays[kind]).mask) or kind in ("alpha", "bits"), (
+        "lists are integers of 64 bits"
+    )
+
+
+def test_a_slide_is_not_segmented_as_if_it_were_an_image(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.svs is a slide.*celladapt\.predict"):
+        model.predict(tmp_path / "a.svs")
 
 
 # --- files in, files out --------------------------------------------------------------------------
@@ -111,7 +142,7 @@ def test_outputs_hold_the_prediction_under_the_right_names(model: Model, images:
     kinds = ("mask.png", "instances.tif", "probability.tif")
     assert visible(out) == {f"{stem}_{kind}" for stem in ("a.b 1", "c", "d") for kind in kinds}
     for w in written:
-        prediction = model.predict(read_image(w.image))
+        prediction = model.predict(w.image)
         assert w.outputs == {kind.split(".")[0]: out / f"{w.image.stem}_{kind}" for kind in kinds}
         mask = np.asarray(read_mask(w.outputs["mask"]))
         assert set(np.unique(mask)) <= {0, 255}

@@ -18,7 +18,6 @@ from celladapt.cli import main
 from celladapt.data.images import read_image, write_image
 from celladapt.errors import InputError
 from celladapt.expectation import clues_on
-from celladapt.model import Prediction
 from celladapt.quality import Expectation, calibration, expected_iou
 from celladapt.reviewing import SHOWN, Review, Reviewed, SomeUnread
 
@@ -32,8 +31,8 @@ class SeesBrightness:
     pixel_size: float | None = None
     about: dict[str, Any] = field(default_factory=dict, compare=False)
 
-    def predict(self, image: NDArray[Any]) -> Prediction:
-        return Prediction(image.mean(2).astype(np.float32) / 255)
+    def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return image.mean(2).astype(np.float32) / 255
 
 
 def discs(side: int = 128, step: int = 32) -> NDArray[np.uint8]:
@@ -89,10 +88,10 @@ def test_one_image_that_cannot_be_read_does_not_cost_the_others(images: Path, tm
 
 def test_too_little_memory_for_one_image_costs_that_one(images: Path, tmp_path: Path) -> None:
     class Small(SeesBrightness):
-        def predict(self, image: NDArray[Any]) -> Prediction:
+        def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
             if image.mean() > 128:
                 raise RuntimeError("CUDA out of memory")
-            return super().predict(image)
+            return super().probability(image)
 
     with pytest.raises(SomeUnread, match=r"inverted\.png needs more memory"):
         celladapt.review(Small(), images, tmp_path / "out")  # type: ignore[arg-type]
@@ -100,8 +99,8 @@ def test_too_little_memory_for_one_image_costs_that_one(images: Path, tmp_path: 
 
 def test_a_broken_network_is_promised_nothing(images: Path, tmp_path: Path) -> None:
     class Broken(SeesBrightness):
-        def predict(self, image: NDArray[Any]) -> Prediction:
-            return Prediction(np.full(image.shape[:2], np.nan, np.float32))
+        def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
+            return np.full(image.shape[:2], np.nan, np.float32)
 
     done = celladapt.review(Broken(), images, tmp_path / "out")  # type: ignore[arg-type]
     assert {item.expected for item in done.items} == {Expectation(0.0, 0.0, 0.0)}
@@ -177,9 +176,9 @@ def test_a_slide_is_judged_where_its_tissue_is(tmp_path: Path) -> None:
     seen: list[tuple[int, ...]] = []
 
     class Watched(SeesBrightness):
-        def predict(self, image: NDArray[Any]) -> Prediction:
+        def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
             seen.append((*image.shape[:2], int((image[..., 1] < 200).sum())))
-            return super().predict(image)
+            return super().probability(image)
 
     celladapt.review(Watched(), tmp_path / "slide.tif", tmp_path / "out")  # type: ignore[arg-type]
     height, width, tissue = seen[0]

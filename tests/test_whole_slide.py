@@ -90,7 +90,7 @@ def test_with_a_smaller_margin_there_would_be_pieces(tmp_path: Path, monkeypatch
 
 def test_the_network_sees_no_seam(tmp_path: Path) -> None:
     model, image = spread_model(), picture(5, H, W)
-    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), lambda part: model.predict(part).probability)
+    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), model.probability)
     whole = model.predict(image)
     assert np.ptp(whole.probability) > 0.5
     there = work.probability(0, 0, H, W)
@@ -102,7 +102,7 @@ def test_the_network_sees_no_seam(tmp_path: Path) -> None:
 def test_a_smaller_halo_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_slide, "HALO", 16)
     model, image = spread_model(), picture(5, H, W)
-    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), lambda part: model.predict(part).probability)
+    work = worked(tmp_path / "work", write_pyramid(tmp_path / "a.tif", image), model.probability)
     assert np.abs((work.probability(0, 0, H, W) + 0.5) / 256 - model.predict(image).probability).max() > 0.01
 
 

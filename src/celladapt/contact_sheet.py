@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from celladapt.data.normalise import to_unit
 from celladapt.files import atomic
-from celladapt.model import Predictor
+from celladapt.model import Prediction, Predictor
 
 COLUMNS = 4
 
@@ -35,7 +35,7 @@ def draw(path: Path, count: int, shown: Iterable[tuple[str, NDArray[Any]]], mode
             axes.set_axis_off()
             axes.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)  # a file's name may be no text
             axes.imshow(to_unit(pixels))
-            prediction = model.predict(np.ascontiguousarray(pixels))
+            prediction = Prediction(model.probability(np.ascontiguousarray(pixels)))
             if min(pixels.shape[:2]) > 1 and prediction.mask.any() and not prediction.mask.all():
                 for colour, width in (("black", 2.2), ("#ffe34d", 1.1)):  # cased, to be seen on stained tissue and on black alike
                     axes.contour(prediction.probability, [prediction.threshold], colors=colour, linewidths=width)

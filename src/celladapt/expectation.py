@@ -52,7 +52,7 @@ def known_on(model: Predictor, annotated: Iterable[tuple[NDArray[Any], NDArray[A
     pairs = [pair for image, mask in annotated if (pair := (middle(image, SIDE), middle(mask, SIDE)))[1].any()]
     if not pairs:
         return None
-    seen = [model.predict(image) for image, _ in pairs]
+    seen = [Prediction(model.probability(image)) for image, _ in pairs]
     iou = fmean(foreground(some.mask, mask).iou for some, (_, mask) in zip(seen, pairs, strict=True))
     found = clues_of(seen, (image for image, _ in pairs))
     return Known(iou, found, len(pairs)) if all(map(math.isfinite, found.values())) else None
@@ -60,7 +60,7 @@ def known_on(model: Predictor, annotated: Iterable[tuple[NDArray[Any], NDArray[A
 
 def clues_on(model: Predictor, images: Sequence[NDArray[Any]]) -> dict[str, float]:
     """``selection.clues`` of what ``model`` predicts for images (H, W, 3), uint8 or uint16."""
-    return clues_of([model.predict(image) for image in images], images)
+    return clues_of([Prediction(model.probability(image)) for image in images], images)
 
 
 def clues_of(seen: Iterable[Prediction], images: Iterable[NDArray[Any]]) -> dict[str, float]:

@@ -108,7 +108,7 @@ def _compare(model: Model, written: OnnxModel) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (77, 131, 3)).astype(np.uint8)
     exact = Model(model.network, model.normalisation, precision="float32")
-    pairs = [(exact.predict(image).probability, written.predict(image).probability)]
+    pairs = [(exact.probability(image), written.probability(image))]
     batch = torch.stack([model.normalisation(image[:48, :80]), model.normalisation(image[20:68, 40:120])])
     pairs.append((model.network(batch.to(model.device)).cpu().numpy(), written.network(batch).numpy()))
     if not np.isfinite(pairs[0][0]).all():

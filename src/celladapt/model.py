@@ -10,12 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from celladapt import checkpoint
-from celladapt.data.images import read_image
+from celladapt.data.images import image_of, read_image
+from celladapt.data.limits import MAX_CHANNELS
 from celladapt.data.normalise import Normalisation
+from celladapt.data.slide import is_slide
 from celladapt.errors import InputError
 from celladapt.hardware import kept_memory, uses_bf16
 from celladapt.instances import to_instances, to_mask
@@ -78,8 +80,11 @@ class Predictor(Protocol):
     def precision(self) -> str:
         """auto, float32 or bf16."""
 
-    def predict(self, image: NDArray[Any] | str | Path) -> Prediction:
+    def predict(self, image: ArrayLike | str | Path) -> Prediction:
         """Segment one image; see ``Model.predict``."""
+
+    def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """[H, W] in [0, 1], of an image [H, W, 3] uint8 or uint16 as ``data.images.read_image`` gives it."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +117,20 @@ class Model:
             known.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return known.hexdigest()
 
-    def predict(self, image: NDArray[Any] | str | Path) -> Prediction:
-        """Segment one image.
+    def predict(self, image: ArrayLike | str | Path) -> Prediction:
+        """Segment one image, at the size of pixel that it has.
 
         Args:
-            image: an image file; or [H, W, 3] or [H, W], uint8, or uint16 whose full range is black to white (files of 16 bits are stretched).
+            image: an image file; or what is in one, [H, W] or [H, W, C] with up to 4 channels, the last of 4 alpha. The same pixels give the same prediction either way: 8 bits are taken as they
+                are, other numbers are stretched as ``data.images.read_image`` says.
 
         Raises:
-            InputError: the array is not such an image.
+            InputError: it is no such image, or a slide, which ``celladapt.predict`` segments in parts.
         """
-        image = as_image(image)
+        return Prediction(self.probability(as_image(image)))
+
+    def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """[H, W] in [0, 1]: probability of nucleus in an image [H, W, 3] uint8 or uint16, whose full range is black to white, as ``data.images.read_image`` gives it."""
         h, w = image.shape[:2]
         rows, columns = reflected(h, w)
         strips = spans(len(rows), self._rows_at_a_time(len(columns)))
@@ -132,7 +141,7 @@ class Model:
                 part = probability[done : done + len(piece)]
                 part[:] = piece[: len(part), :w].cpu().numpy()
                 done += len(piece)
-        return Prediction(probability)
+        return probability
 
     def _input(self, image: NDArray[Any]) -> torch.Tensor:
         return self.normalisation(image)[None].to(self.device, self._dtype, memory_format=torch.channels_last)
@@ -167,15 +176,16 @@ class Model:
         checkpoint.save(path, self.network.state_dict(), self.header)
 
 
-def as_image(image: NDArray[Any] | str | Path) -> NDArray[Any]:
+def as_image(image: ArrayLike | str | Path) -> NDArray[Any]:
     """[H, W, 3] uint8 or uint16; raises InputError as ``Model.predict`` says."""
     if isinstance(image, (str, Path)):
-        image = read_image(Path(image))
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"The image is {image.dtype} of shape {image.shape}; give uint8 or uint16 of shape (H, W) or (H, W, 3).")
-    return image
+        if is_slide(Path(image)):
+            raise InputError(f"{image} is a slide, which is segmented in parts; use celladapt.predict.")
+        return read_image(Path(image))
+    array = np.asarray(image)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > MAX_CHANNELS):
+        raise InputError(f"The image has the shape {array.shape}; give (H, W), or (H, W, C) with at most {MAX_CHANNELS} channels, which come last.")
+    return image_of(array, "The image")
 
 
 def stated_pixel_size(about: dict[str, Any]) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from celladapt.data.normalise import Normalisation
 from celladapt.hardware import kept_memory
@@ -45,9 +45,12 @@ class OnnxModel:
         """float32."""
         return "float32"
 
-    def predict(self, image: NDArray[Any] | str | Path) -> Prediction:
-        """Segment one image, as ``Model.predict`` does: in windows that see as far beyond their part as the network looks, so there are no seams."""
-        image = as_image(image)
+    def predict(self, image: ArrayLike | str | Path) -> Prediction:
+        """Segment one image, as ``Model.predict`` does."""
+        return Prediction(self.probability(as_image(image)))
+
+    def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """As ``Model.probability``: in windows that see as far beyond their part as the network looks, so there are no seams."""
         h, w = image.shape[:2]
         rows, columns = reflected(h, w)
         probability = np.empty((h, w), np.float32)
@@ -58,7 +61,7 @@ class OnnxModel:
                     part = probability[down, across]  # less than the window, where the image had to grow
                     top, left = down.start - seen_down.start, across.start - seen_across.start
                     part[:] = self.network(x)[0, 0].numpy()[top : top + part.shape[0], left : left + part.shape[1]]
-        return Prediction(probability)
+        return probability
 
     @property
     def _side(self) -> int:

@@ -69,7 +69,7 @@ def find_nuclei(
     """
     model = loaded_model(model_path)
     image = read_plane(data, where, name, free)
-    probability = model.predict(image).probability
+    probability = model.probability(image)
     return Found(where, to_instances(probability, threshold, min_size), probability, other_magnification(model, pixel_size, name))
 
 

@@ -15,7 +15,7 @@ from celladapt.expectation import clues_of, part
 from celladapt.files import write_text
 from celladapt.inputs import check_out, find_images
 from celladapt.loading import load_model
-from celladapt.model import Predictor
+from celladapt.model import Prediction, Predictor
 from celladapt.progress import Bar
 from celladapt.quality import LOW, UNTOLD, Expectation, Known, expected_iou
 from celladapt.units import check_pixel_size
@@ -142,7 +142,7 @@ def review(
 
 def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> Reviewed:
     pixels = part(image, pixel_size, at)
-    seen = model.predict(pixels)
+    seen = Prediction(model.probability(pixels))
     return Reviewed(image, expected_iou(clues_of([seen], [pixels]), alone=True, known=Known.of(model.about)), int(seen.instances.max(initial=0)))
 
 

@@ -94,7 +94,7 @@ def segment_image(model: Predictor, job: Job) -> tuple[NDArray[Any], Prediction,
         size = job.settings.pixel_size or tiff_pixel_size(job.image)
         smallest = area_in_pixels(job.settings.min_size, size)
         image = read_image(job.image)
-        return image, Prediction(model.predict(image).probability, job.settings.threshold, smallest), size
+        return image, Prediction(model.probability(image), job.settings.threshold, smallest), size
 
 
 def write_outputs(job: Job, image: NDArray[Any], seen: Prediction, size: float | None) -> Written:
@@ -125,7 +125,7 @@ def segment_slide(model: Predictor, job: Job, more: Callable[[int], None], step:
             )
         smallest = area_in_pixels(settings.min_size, view.pixel_size)
         rules = Rules(settings.threshold, smallest, settings.tissue, settings.tile)
-        work = Work(view, lambda image: model.predict(image).probability, rules, job.work, job.identity)
+        work = Work(view, model.probability, rules, job.work, job.identity)
         if not work.tiles:
             raise InputError(f"{job.image} has no tissue that could be told from glass; --no-tissue segments all of it.")
         job.work.mkdir(parents=True, exist_ok=True)

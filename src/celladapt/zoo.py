@@ -47,7 +47,7 @@ def write_package(path: Path, weights: Path, model: OnnxModel, licence: str | No
     spec = optional("bioimageio.spec", "Export", "export")
     folder = path.parent
     image = specimen(SMALLEST)
-    probability = model.predict(image).probability
+    probability = model.probability(image)
     np.save(folder / "test_input.npy", image.transpose(2, 0, 1)[None])
     np.save(folder / "test_output.npy", probability[None, None])
     write_image(folder / "cover.png", np.hstack([image, np.where(probability[..., None] >= 0.5, _FOUND, image)]))
