@@ -139,6 +139,11 @@ def test_duplicates_across_folders(tiny_domains: tuple[Path, Path]) -> None:
     assert "test" in finding.cure
 
 
+def test_one_folder_is_one_folder(tiny_domains: tuple[Path, Path]) -> None:
+    for one in (tiny_domains[0], str(tiny_domains[0]), (str(tiny_domains[0]),)):
+        assert [row.folder for row in check(one).summary] == [tiny_domains[0]]
+
+
 def test_a_folder_given_twice(tiny_domains: tuple[Path, Path]) -> None:
     report = check([tiny_domains[0], tiny_domains[0] / ".." / "source"])
     assert [finding.message for finding in report.faults] == ["is given more than once"]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import picture, spread_model
 from numpy.typing import NDArray
 from rich.console import Console
 
 from celladapt.data.images import read_mask, write_image
 from celladapt.errors import InputError
 from celladapt.evaluation import Evaluation, evaluate, score
+from celladapt.prediction import SomeFailed, predict
 
 KEYS = ["iou", "dice", "aji", "pq", "f1"]
 
@@ -160,3 +162,61 @@ def test_two_files_of_one_stem_and_absent_folders_are_named(folders: tuple[Path,
     write_image(masks / "a.tif", two_nuclei())
     with pytest.raises(InputError, match=r"a.tif has the same stem as a.png"):
         evaluate(predictions, masks)
+
+
+@pytest.mark.parametrize("ending", ["_mask", "-labels", "_instances"])
+def test_a_mask_called_as_other_programs_call_it_is_that_of_its_image(folders: tuple[Path, Path], tmp_path: Path, ending: str) -> None:
+    predictions, masks = folders
+    for path in sorted(masks.iterdir()):
+        write_image(predictions / f"{path.stem}_mask.png", read_mask(path) > 0)  # as `celladapt predict` leaves them side by side
+        path.rename(path.with_stem(path.stem + ending))
+    (predictions / "predictions.json").write_text('{"seen_in_training": ["c"]}')
+    found = evaluate(predictions, masks)
+    assert found.images[f"c{ending}"] == dict.fromkeys(KEYS, 1.0), "the nuclei, not the binary mask"
+    assert found.seen_in_training == (f"c{ending}",)
+
+
+def test_binary_predictions_and_empty_masks_are_counted(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    write_image(masks / "e.png", np.zeros((40, 40), np.uint8))
+    write_image(predictions / "e_instances.tif", np.zeros((40, 40), np.uint8))
+    apart = np.where(np.arange(40)[:, None] % 20 < 10, np.where(np.arange(40) % 20 < 10, 255, 0), 0).astype(np.uint8)
+    write_image(predictions / "b_instances.tif", apart)
+    found = evaluate(predictions, masks)
+    assert found.binary == "1 of 4 predictions is binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
+    assert found.empty.startswith("1 of 4 masks holds no nucleus")
+    for sentence in (found.binary, found.empty):
+        assert sentence in str(found.table().caption)
+
+
+def test_predictions_that_do_not_belong_together_are_told(tmp_path: Path) -> None:
+    for stem in ("a", "b"):
+        write_image(tmp_path / "images" / f"{stem}.png", picture(0, 40, 40))
+        write_image(tmp_path / "masks" / f"{stem}.png", two_nuclei())
+    out = tmp_path / "out"
+    predict(spread_model(), tmp_path / "images", out)
+    assert evaluate(out, tmp_path / "masks").caution == ""
+    (tmp_path / "images" / "b.png").write_bytes(b"damaged meanwhile")
+    with pytest.raises(SomeFailed):
+        predict(spread_model(), tmp_path / "images", out, threshold=0.9, overwrite=True)
+    told = evaluate(out, tmp_path / "masks")
+    assert "did not finish b, so what lies there is of an earlier one" in told.caution
+    write_image(tmp_path / "images" / "b.png", picture(0, 40, 40))
+    predict(spread_model(), tmp_path / "images" / "b.png", out, threshold=0.8, overwrite=True)
+    assert "of 2 models or settings (a and b differ)" in evaluate(out, tmp_path / "masks").caution
+    (out / "predictions.json").write_text("{")
+    assert "whether these images trained the model is not known" in evaluate(out, tmp_path / "masks").caution
+
+
+def test_predictions_that_were_not_saved_are_asked_for(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", picture(0, 40, 40))
+    write_image(tmp_path / "masks" / "a.png", two_nuclei())
+    predict(spread_model(), tmp_path / "a.png", tmp_path / "out", ["probability"])
+    with pytest.raises(InputError, match="has no prediction for a; predict them with --save instances"):
+        evaluate(tmp_path / "out", tmp_path / "masks")
+
+
+@pytest.mark.parametrize("array", [np.full((8, 8), 0.5), np.zeros((8, 8, 2), int)])
+def test_what_is_no_label_image_is_not_scored(array: NDArray[np.generic]) -> None:
+    with pytest.raises(ValueError, match="labels are integers of shape"):
+        score(array, np.ones((8, 8), int))

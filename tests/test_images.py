@@ -21,7 +21,7 @@ from celladapt.config import Config
 from celladapt.data import limits, tiff
 from celladapt.data.images import IMAGE_SUFFIXES, decode, image_of, read_image, read_mask, write_image
 from celladapt.data.slide import open_slide
-from celladapt.data.tiff import tiff_planes
+from celladapt.data.tiff import planes_and_channels
 from celladapt.errors import FileError, InputError
 
 RNG = np.random.default_rng(0)
@@ -337,13 +337,16 @@ def test_labels_that_go_up_to_255_stay_labels(tmp_path: Path, first: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "planes"),
-    [((5, 32, 40), "ZYX", 5), ((5, 32, 40, 3), "ZYXS", 5), ((3, 32, 40), "CYX", 1), ((4, 2, 32, 40), "ZCYX", 4), ((32, 40), "YX", 1), ((3, 5, 32, 40), None, 15), ((2, 32, 40, 3), "CYXS", 2), ((3, 32, 40), None, 1), ((32, 40, 4), None, 1)],
+    ("shape", "axes", "planes", "channels"),
+    [((5, 32, 40), "ZYX", 5, 1), ((5, 32, 40, 3), "ZYXS", 5, 3), ((3, 32, 40), "CYX", 1, 3), ((4, 2, 32, 40), "ZCYX", 4, 2), ((32, 40), "YX", 1, 1), ((3, 5, 32, 40), None, 15, 1), ((2, 32, 40, 3), "CYXS", 2, 3), ((3, 32, 40), None, 1, 3), ((32, 40, 4), None, 1, 4)],
 )  # fmt: skip
-def test_planes_of_a_stack_are_counted_and_channels_are_not(tmp_path: Path, shape: tuple[int, ...], axes: str | None, planes: int) -> None:
+def test_planes_of_a_stack_are_counted_and_channels_are_not(
+    tmp_path: Path, shape: tuple[int, ...], axes: str | None, planes: int, channels: int
+) -> None:
     photometric = {"photometric": "rgb"} if axes and axes.endswith("S") else {"photometric": "minisblack"}
     tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), **photometric, metadata={"axes": axes} if axes else {}, ome=axes is not None)
-    assert decode(tmp_path / "a.tif").planes == tiff_planes(tmp_path / "a.tif") == planes
+    assert decode(tmp_path / "a.tif").planes == planes
+    assert planes_and_channels(tmp_path / "a.tif") == (planes, channels)
 
 
 def test_grey_mask_saved_as_rgb_keeps_its_values(tmp_path: Path) -> None:
@@ -604,7 +607,7 @@ def test_channels_last_are_no_stack_of_slivers(tmp_path: Path, axes: str | None,
         assert image.shape == (40, 60, 3)
         assert np.corrcoef(image[..., 1].ravel(), pixels[..., 1].ravel())[0, 1] > 0.999
         return
-    with pytest.raises(FileError, match=rf"a\.tif has {channels} channels; save at most 4 of them"):
+    with pytest.raises(FileError, match=rf"a\.tif has {channels} channels; save those with nuclei, at most three"):
         read_image(tmp_path / "a.tif")
 
 

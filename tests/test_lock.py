@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from helpers import picture, spread_model
 
 import celladapt
-from celladapt import adaptation, benchmarking, job, locks, prediction, run
+from celladapt import adaptation, benchmarking, job, locks, provenance, run
 from celladapt.config import Config, preset_options, with_options
 from celladapt.data.images import write_image
 from celladapt.data.split import Split
@@ -261,14 +261,14 @@ def test_two_models_in_one_folder_at_one_time_are_told(tmp_path: Path, monkeypat
 
 def test_the_record_of_a_folder_is_changed_by_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image(tmp_path / "a.png", picture(0, 32, 32))
-    read = prediction.record_of
+    read = provenance.record_of
 
     def guarded(folder: Path) -> dict[str, Any]:
         with pytest.raises(Timeout):
             FileLock(folder / job.NOTES / LOCK).acquire(timeout=0)
         return read(folder)
 
-    monkeypatch.setattr(prediction, "record_of", guarded)
-    model = spread_model(trained_on=[prediction.digest(tmp_path / "a.png")])
+    monkeypatch.setattr(provenance, "record_of", guarded)
+    model = spread_model(trained_on=[provenance.digest(tmp_path / "a.png")])
     celladapt.predict(model, tmp_path / "a.png", tmp_path / "out", save="mask")
-    assert read(tmp_path / "out") == {"seen_in_training": ["a"]}
+    assert read(tmp_path / "out")["seen_in_training"] == ["a"]

@@ -16,6 +16,7 @@ from slides import write_ome_zarr, write_pyramid
 from celladapt import outputs, prediction, whole_slide
 from celladapt.data.images import read_image, read_mask, write_image
 from celladapt.errors import InputError
+from celladapt.locks import LOCK
 from celladapt.model import Model
 from celladapt.nuclei import Nuclei, measure
 from celladapt.prediction import SomeFailed, Written, predict
@@ -242,7 +243,7 @@ def test_a_slide_has_every_output_of_an_image(model: Model, tmp_path: Path) -> N
     assert [float(row["area_px2"]) for row in rows] == np.bincount(labels.ravel())[1:].tolist()
     assert len(json.loads(written.outputs["geojson"].read_text(encoding="utf-8"))["features"]) == written.nuclei
     assert read_image(written.outputs["overlay"]).shape[0] >= 300
-    assert [item.name for item in (tmp_path / "out" / ".celladapt").iterdir()] == ["slide.json"], "nothing is left of the work"
+    assert [item.name for item in (tmp_path / "out" / ".celladapt").iterdir() if item.name != LOCK] == ["slide.json"], "nothing is left of the work"
 
 
 @pytest.mark.usefixtures("_small_tiles")
@@ -268,7 +269,7 @@ def test_an_interrupted_slide_is_taken_up_by_the_same_command(model: Model, tmp_
     path = write_pyramid(tmp_path / "slide.tif", picture(5, 300, 360), 0.5)
     (whole,) = predict(model, path, tmp_path / "whole", ALL, tissue=False, tile=128)
     calls: list[int] = []
-    real = Model.predict
+    real = Model.probability
 
     def stopping(self: Model, image: Any) -> Any:
         calls.append(1)
@@ -277,7 +278,7 @@ def test_an_interrupted_slide_is_taken_up_by_the_same_command(model: Model, tmp_
         return real(self, image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Model, "predict", stopping)
+        patch.setattr(Model, "probability", stopping)
         with pytest.raises(KeyboardInterrupt):
             predict(model, path, tmp_path / "out", ALL, tissue=False, tile=128)
     real_write = outputs.WRITERS["table"]
@@ -299,7 +300,7 @@ def test_an_interrupted_slide_is_taken_up_by_the_same_command(model: Model, tmp_
     assert (tmp_path / "out" / "slide_mask.tif").exists()
     calls.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(Model, "predict", lambda self, image: (calls.append(1), real(self, image))[1])
+        patch.setattr(Model, "probability", lambda self, image: (calls.append(1), real(self, image))[1])
         (again,) = predict(model, path, tmp_path / "out", ALL, tissue=False, tile=128)
         assert not calls, "every tile had been seen"
         assert predict(model, path, tmp_path / "out", ALL, tissue=False, tile=128) == [again]
@@ -374,7 +375,7 @@ def test_a_file_that_goes_away_meanwhile_or_needs_too_much_memory_costs_no_other
 ) -> None:
     for name in "abc":
         write_image(tmp_path / "in" / f"{name}.png", picture(6, 60, 60))
-    real, count = Model.predict, [0]
+    real, count = Model.probability, [0]
 
     def failing(self: Model, image: Any) -> Any:
         count[0] += 1
@@ -384,7 +385,7 @@ def test_a_file_that_goes_away_meanwhile_or_needs_too_much_memory_costs_no_other
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory")
         return real(self, image)
 
-    monkeypatch.setattr(Model, "predict", failing)
+    monkeypatch.setattr(Model, "probability", failing)
     with pytest.raises(SomeFailed, match=r"2 of 3 images failed.*a\.png needs more memory.*b\.png needs more memory") as caught:
         predict(model, tmp_path / "in", tmp_path / "out")
     assert [written.image.name for written in caught.value.done] == ["c.png"]
@@ -396,7 +397,7 @@ def test_not_every_fault_that_speaks_of_memory_is_a_lack_of_it(model: Model, tmp
     def failing(self: Model, image: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(Model, "predict", failing)
+    monkeypatch.setattr(Model, "probability", failing)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         predict(model, tmp_path / "in", tmp_path / "out")
 
@@ -415,8 +416,8 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(model: Model, tmp_pa
         write_image(tmp_path / "in" / f"{number}.png", picture(number, 40, 40))
     first = predict(model, tmp_path / "in", tmp_path / "out")
     seen: list[int] = []
-    real = Model.predict
-    monkeypatch.setattr(Model, "predict", lambda self, image: (seen.append(1), real(self, image))[1])
+    real = Model.probability
+    monkeypatch.setattr(Model, "probability", lambda self, image: (seen.append(1), real(self, image))[1])
     assert predict(model, tmp_path / "in", tmp_path / "out") == first
     assert not seen
     first[1].outputs["mask"].unlink()
@@ -426,11 +427,14 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(model: Model, tmp_pa
     assert len(seen) == 4, "another output is made, those that are there are its own"
     predict(model, tmp_path / "in", tmp_path / "out", overwrite=True)
     assert len(seen) == 7, "overwriting is asked for by name"
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match=r"0_nuclei\.csv \(3 such\) was made with another model, other settings"):
         predict(model, tmp_path / "in", tmp_path / "out", threshold=0.4)
+    every = "mask,instances,table"
+    with pytest.raises(InputError, match="exists already"):
+        predict(model, tmp_path / "in", tmp_path / "out", every, threshold=0.4)
     write_image(tmp_path / "in" / "2.png", picture(9, 40, 40))
     with pytest.raises(InputError, match=r"2_mask\.png exists already"):
-        predict(model, tmp_path / "in", tmp_path / "out")
+        predict(model, tmp_path / "in", tmp_path / "out", every)
     assert len(seen) == 7
 
 

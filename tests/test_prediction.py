@@ -1,6 +1,8 @@
 """From images to masks and nuclei: every kind of image, and what is written where."""
 
 import copy
+import csv
+import json
 import os
 import re
 import threading
@@ -14,8 +16,9 @@ import torch
 from helpers import NORMALISATION, picture, spread_model
 from numpy.typing import NDArray
 
-from celladapt import job, prediction
+from celladapt import job, prediction, provenance
 from celladapt.data.images import read_mask, write_image
+from celladapt.data.slide import tiff_pixel_size
 from celladapt.errors import InputError
 from celladapt.job import Job
 from celladapt.model import Model
@@ -158,7 +161,7 @@ def test_outputs_hold_the_prediction_under_the_right_names(model: Model, images:
 
 
 def visible(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return {path.name for path in folder.iterdir() if not path.name.startswith((".", "predictions."))}
 
 
 def _tiff(path: Path) -> NDArray[np.generic]:
@@ -249,6 +252,97 @@ def test_outputs_of_one_image_by_two_models_do_not_stand_side_by_side(model: Mod
     assert len(predict(model, images, out, ["mask", "instances"], threshold=0.9, overwrite=True)) == 3
 
 
+def test_overwriting_a_part_does_not_hide_that_the_rest_is_of_another_model(model: Model, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(model, images, out, ["mask", "instances"])
+    predict(model, images, out, ["mask"], overwrite=True)
+    with pytest.raises(InputError, match=r"instances\.tif .* was made with another model"):
+        predict(model, images, out, ["mask"], threshold=0.9, overwrite=True)
+    assert {written.nuclei for written in predict(model, images, out, ["instances"])}, "still known as this model's"
+
+
+@pytest.mark.parametrize("more", ["another output", "one is gone"])
+def test_what_somebody_has_mended_is_left_alone(model: Model, images: Path, tmp_path: Path, more: str) -> None:
+    out = tmp_path / "out"
+    predict(model, images, out, ["mask", "instances"])
+    mended = out / "d_instances.tif"
+    mended.write_bytes(b"mended by hand")
+    (out / "d_mask.png").unlink() if more == "one is gone" else None
+    predict(model, images, out, ["mask", "instances", *(["table"] if more == "another output" else [])])
+    assert mended.read_bytes() == b"mended by hand"
+    assert (out / "d_mask.png").exists()
+    predict(model, images, out, ["mask", "instances"], overwrite=True)
+    assert mended.read_bytes() != b"mended by hand"
+
+
+def test_outputs_of_an_earlier_version_s_rules_are_not_taken_for_these(
+    model: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(model, images, tmp_path / "out")
+    monkeypatch.setattr(job, "RULES", job.RULES + 1)
+    with pytest.raises(InputError, match="exists already"):
+        predict(model, images, tmp_path / "out")
+
+
+def test_how_masks_were_made_is_in_a_table(model: Model, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(model, sorted((images / "images").glob("[!.]*.[pt][ni][gf]"))[:2], out, pixel_size=0.5)
+    predict(model, sorted((images / "images").glob("[!.]*.[pt][ni][gf]"))[1:], out, pixel_size=0.5)
+    with open(out / "predictions.csv", encoding="utf-8", newline="") as lines:
+        rows = {row["image"]: row for row in csv.DictReader(lines)}
+    assert sorted(rows) == ["a.b 1.png", "c.tif", "d.png"]
+    row = rows["d.png"]
+    assert int(row["nuclei"]) == read_mask(out / "d_instances.tif").max()
+    assert float(row["median_area_um2"]) == pytest.approx(0.25 * float(row["median_area_px2"]), rel=1e-4)
+    assert (row["threshold"], row["min_size"], row["seen_in_training"], row["model"]) == ("0.5", "20", "no", model.fingerprint)
+    record = json.loads((out / "predictions.json").read_text())
+    assert (record["fingerprint"], record["settings"]["pixel_size"], record["model"]) == (model.fingerprint, 0.5, None)
+
+
+def test_one_image_that_has_gone_does_not_cost_what_is_known_of_the_others(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = spread_model(trained_on=[provenance.digest(path) for path in sorted((images / "images").glob("[!.]*.[pt][ni][gf]"))])
+    real = provenance.digest
+
+    def gone(path: Path) -> str:
+        if path.stem == "d":
+            raise InputError("It has gone.")
+        return real(path)
+
+    monkeypatch.setattr(provenance, "digest", gone)
+    predict(model, images, tmp_path / "out")
+    assert provenance.record_of(tmp_path / "out")["seen_in_training"] == ["a.b 1", "c"]
+
+
+def test_the_pixel_size_is_in_label_images(model: Model, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", picture(0, 32, 32))
+    predict(model, tmp_path / "a.png", tmp_path / "out", ["instances", "probability"], pixel_size=0.25)
+    assert [tiff_pixel_size(tmp_path / "out" / f"a_{word}.tif") for word in ("instances", "probability")] == pytest.approx([0.25, 0.25], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"treshold": 0.3}, "There is no setting 'treshold'; did you mean threshold"),
+        ({"threshold": "0.3"}, "--threshold is '0.3'; give a number"),
+        ({"threshold": None}, "--threshold is None; give a number"),
+        ({"pixel_size": "0.5"}, "--pixel-size is '0.5'; give a number"),
+        ({"tile": 512.0}, "--tile is 512.0; give a whole number"),
+        ({"min_size": "small"}, "--min-size is 'small', which is no area"),
+        ({"precision": "fp16"}, "The precision is 'fp16'; choose auto, float32 or bf16"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(images: Path, tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    spread_model().save(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=re.escape(words)):
+        predict(tmp_path / "model.safetensors", images, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_any_type_are_settings(model: Model, images: Path, tmp_path: Path) -> None:
+    first = predict(model, images, tmp_path / "out", threshold=np.float32(0.25), min_size=30)
+    assert predict(model, images, tmp_path / "out", threshold=0.25, min_size="30") == first
+
+
 def test_where_all_fail_there_are_no_others(model: Model, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"no image")
@@ -268,7 +362,7 @@ def test_a_note_that_cannot_be_written_is_no_failed_image(model: Model, images: 
     def full(*_: object) -> None:
         raise InputError("The disk is full.")
 
-    monkeypatch.setattr(prediction, "_note_seen", full)
+    monkeypatch.setattr(provenance, "note", full)
     with pytest.raises(SomeFailed, match=r"^The disk is full\.$") as caught:
         predict(model, images, tmp_path / "out", ["mask"])
     assert len(caught.value.done) == 3
@@ -285,10 +379,13 @@ def test_masks_beside_images_and_planes_that_are_left_out_are_told(model: Model,
     write_image(tmp_path / "in" / "a_mask.png", np.zeros((32, 32), np.uint8))
     for name in ("b", "c"):
         tifffile.imwrite(tmp_path / "in" / f"{name}.tif", np.zeros((5, 32, 32), np.uint8))
-    predict(model, tmp_path / "in", tmp_path / "out", ["mask"])
+    tifffile.imwrite(tmp_path / "in" / "d.tif", np.zeros((4, 32, 32), np.uint8), photometric="minisblack", metadata={"axes": "CYX"}, ome=True)
+    predict(model, tmp_path / "in", tmp_path / "out", ["mask"], at=0.5)
     said = " ".join(capsys.readouterr().err.split())
     assert "a_mask.png is segmented like an image" in said
     assert said.count("hold several planes") == 1
+    assert said.count("have 4 channels: the first 3 are taken") == 1
+    assert said.count("--at is for slides") == 1
 
 
 def test_out_is_a_file(model: Model, images: Path, tmp_path: Path) -> None:

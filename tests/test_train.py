@@ -453,7 +453,7 @@ def test_scores_on_training_images_carry_a_caution(tiny_domains: tuple[Path, Pat
     for stem in run.splits[1].test:
         shutil.copy(target / "images" / f"{stem}.png", tmp_path / "new")
     celladapt.predict(run.path, tmp_path / "new", tmp_path / "of_new")
-    assert not (tmp_path / "of_new" / "predictions.json").exists()
+    assert json.loads((tmp_path / "of_new" / "predictions.json").read_text())["seen_in_training"] == []
     celladapt.predict(run.path, target, tmp_path / "of_all")
     result = celladapt.evaluate(tmp_path / "of_all", target)
     assert set(result.seen_in_training) == {*run.splits[1].train, *run.splits[1].val}

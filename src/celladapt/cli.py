@@ -165,7 +165,9 @@ def predict(
     precision
         auto (bf16 where the hardware has it), float32 or bf16.
     """
-    from celladapt import expectation, prediction
+    from dataclasses import asdict
+
+    from celladapt import expectation, prediction, provenance
     from celladapt.data.limits import at_most
     from celladapt.loading import loaded_model
 
@@ -184,7 +186,9 @@ def predict(
         if done:
             loaded = loaded_model(model, device, precision)
             with at_most(max_megapixels):
-                _print(expectation.expected_quality(loaded, [written.image for written in done], pixel_size, at).words)
+                expected = expectation.expected_quality(loaded, [written.image for written in done], pixel_size, at)
+            _print(expected.words + (", for masks cut at a probability of 0.5" if expected.told and threshold != 0.5 else ""))
+            provenance.add(out, expected=asdict(expected) if expected.told else None)
     finally:
         if failure is not None:
             raise failure

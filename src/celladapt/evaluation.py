@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from rich.text import Text
 
 from celladapt import metrics
 from celladapt.cells import as_cell
-from celladapt.data.folder import list_images, same_stem, subfolder
+from celladapt.data.folder import MASK_ENDINGS, list_images, same_stem, subfolder
 from celladapt.data.images import read_mask
 from celladapt.errors import FileError
 from celladapt.files import write_text
 from celladapt.instances import label_components
-from celladapt.prediction import record_of
+from celladapt.job import noted
+from celladapt.provenance import doubts, record_of
 
 MEASURES = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
 EMPTY_RULE = "An image without nuclei scores 1 if none are predicted, else 0; an image where none are predicted but some exist scores 0."
@@ -41,6 +42,11 @@ def score(pred_labels: NDArray[Any], true_labels: NDArray[Any], mask: NDArray[An
     Raises:
         ValueError: the shapes differ, or values are not labels.
     """
+    for labels in (pred_labels, true_labels):
+        if labels.ndim != 2 or labels.dtype.kind not in "bui":
+            raise ValueError(
+                f"labels are integers of shape (H, W), not {labels.dtype} of shape {labels.shape}; cut a map of probabilities at 0.5 first"
+            )
     iou, dice = metrics.foreground(pred_labels if mask is None else mask, true_labels)
     pred, true = label_components(pred_labels), label_components(true_labels)
     return {"iou": iou, "dice": dice, "aji": metrics.aji(pred, true), "pq": metrics.panoptic(pred, true).pq, "f1": metrics.detection(pred, true).f1}
@@ -56,6 +62,12 @@ class Evaluation:
     """Stems of images that the predicting model had seen in training, as far as `celladapt predict` has noted it: their scores are no test scores."""
     binary_truths: int = 0
     """Images whose truth tells no nuclei apart, having one value beside 0."""
+    binary_predictions: int = 0
+    """Images whose prediction tells none apart."""
+    empty_truths: int = 0
+    """Images whose truth has no nucleus."""
+    doubts: tuple[str, ...] = ()
+    """Sentences on predictions that do not belong together, by the notes of `celladapt predict`."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -75,27 +87,38 @@ class Evaluation:
     def table(self) -> Table:
         """Mean ± standard deviation over images, which a single one has not, for the terminal."""
         mean, sd, several = self.mean, self.sd, len(self.images) > 1
-        caption = f"{'mean ± standard deviation over images. ' if several else ''}{EMPTY_RULE} {self.binary} {self.caution}".replace(
-            "  ", " "
-        ).strip()
+        spread = "mean ± standard deviation over images." if several else ""
+        caption = " ".join(filter(None, [spread, EMPTY_RULE, self.empty, self.binary, self.caution]))
         table = Table("images", *MEASURES.values(), caption=Text(caption), caption_justify="left")
         table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" if several else f"{mean[key]:.3f}" for key in MEASURES))
         return table
 
     @property
     def binary(self) -> str:
-        """What binary masks do to the measures over nuclei, in a sentence; "" where there are none."""
-        if not self.binary_truths:
+        """What binary masks and predictions do to the measures over nuclei, in a sentence each; "" where there are none."""
+        sentences = [
+            f"{count} of {len(self.images)} {what} {'is' if count == 1 else 'are'} binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
+            for count, what in ((self.binary_truths, "masks"), (self.binary_predictions, "predictions"))
+            if count
+        ]
+        return " ".join(sentences)
+
+    @property
+    def empty(self) -> str:
+        """How many masks hold no nucleus, in a sentence; "" where there are none."""
+        if not self.empty_truths:
             return ""
-        return f"{self.binary_truths} of {len(self.images)} masks {'is' if self.binary_truths == 1 else 'are'} binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
+        holds = "mask holds" if len(self.images) == 1 else f"masks {'holds' if self.empty_truths == 1 else 'hold'}"
+        return f"{self.empty_truths} of {len(self.images)} {holds} no nucleus: right if there is none in the image; if it was not annotated yet, take the mask out."
 
     @property
     def caution(self) -> str:
-        """What keeps these scores from being test scores, in a sentence; "" where nothing is known to."""
+        """What keeps these scores from being test scores of one model, in sentences; "" where nothing is known to."""
         if not self.seen_in_training:
-            return ""
+            return " ".join(self.doubts)
         names = ", ".join(self.seen_in_training[:_NAMED]) + (", ..." if len(self.seen_in_training) > _NAMED else "")
-        return f"CAUTION: the model saw {len(self.seen_in_training)} of these {len(self.images)} images in training ({names}); this is no test score."
+        seen = f"CAUTION: the model saw {len(self.seen_in_training)} of these {len(self.images)} images in training ({names}); this is no test score."
+        return " ".join([seen, *self.doubts])
 
     def to_json(self) -> dict[str, Any]:
         """``{"mean": {...}, "sd": {...}, "images": {stem: {...}}, "seen_in_training": [...]}``; the last only where there are any."""
@@ -122,7 +145,7 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     """Score a folder of predictions against every mask.
 
     Of an image the first of these is read: ``<stem>_instances``, ``<stem>_mask``, ``<stem>``, with any image suffix; beside instances, a
-    ``<stem>_mask`` gives the foreground for IoU and Dice. Predictions without a mask are not counted, as an image without annotation has no truth.
+    ``<stem>_mask`` gives the foreground for IoU and Dice. A mask called ``<stem>_mask``, or otherwise as other programs call masks, is that of ``<stem>`` where there are such predictions of it. Predictions without a mask are not counted, as an image without annotation has no truth.
 
     Args:
         predictions: folder of label images or binary masks.
@@ -136,25 +159,66 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     if not truths:
         raise FileError(masks, "holds no mask", "name a folder of masks, or a domain folder with masks/")
     found = _by_stem(predictions)
-    labels = {stem: next((found[name] for name in (f"{stem}_instances", f"{stem}_mask", stem) if name in found), []) for stem in truths}
-    foregrounds = {stem: found.get(f"{stem}_mask", labels[stem]) for stem in truths}
+    image = {stem: _image_of(stem, found) for stem in truths}
+    labels = {stem: next((found[name] for name in (f"{image[stem]}_instances", f"{image[stem]}_mask", stem) if name in found), []) for stem in truths}
+    foregrounds = {stem: found.get(f"{image[stem]}_mask", labels[stem]) for stem in truths}
     if missing := [stem for stem in truths if not labels[stem]]:
         names = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
-        raise FileError(predictions, f"has no prediction for {names}", "predict these images too, or take their masks out")
+        others = any(noted(predictions, image[stem]) for stem in missing)
+        cure = "predict them with --save instances" if others else "predict these images too, or take their masks out"
+        raise FileError(predictions, f"has no prediction for {names}", cure)
     for files in (*truths.values(), *labels.values(), *foregrounds.values()):
         if len(files) > 1:
             raise FileError(files[1], *same_stem(files[0]))
-    seen = tuple(stem for stem in record_of(predictions).get("seen_in_training", ()) if stem in truths)
+    known = set(record_of(predictions).get("seen_in_training", ()))
+    used = {image[stem]: _words(image[stem], labels[stem][0], foregrounds[stem][0]) for stem in truths}
     scored = {stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths}
-    return Evaluation({stem: scores for stem, (scores, _) in scored.items()}, seen, sum(binary for _, binary in scored.values()))
+    return Evaluation(
+        {stem: one.scores for stem, one in scored.items()},
+        tuple(stem for stem in truths if image[stem] in known),
+        sum(one.binary_truth for one in scored.values()),
+        sum(one.binary_prediction for one in scored.values()),
+        sum(one.empty for one in scored.values()),
+        tuple(doubts(predictions, used)),
+    )
 
 
-def _score_files(labels: Path, foreground: Path, true: Path) -> tuple[dict[str, float], bool]:
-    """The measures of an image, and whether its truth is binary."""
+@dataclass(frozen=True)
+class _Scored:
+    """An image's measures, and whether its truth and its prediction tell no nuclei apart or the truth has none."""
+
+    scores: dict[str, float]
+    binary_truth: bool
+    binary_prediction: bool
+    empty: bool
+
+
+def _score_files(labels: Path, foreground: Path, true: Path) -> _Scored:
     truth = read_mask(true)
     pred = _read_like(labels, true, truth)
-    binary = bool(truth.any()) and int(truth.max()) == int(truth[truth > 0].min())
-    return score(pred, truth, pred if foreground == labels else _read_like(foreground, true, truth)), binary and label_components(truth).max() > 1
+    scores = score(pred, truth, pred if foreground == labels else _read_like(foreground, true, truth))
+    return _Scored(scores, _tells_none_apart(truth), _tells_none_apart(pred), not truth.any())
+
+
+def _tells_none_apart(labels: NDArray[np.int32]) -> bool:
+    """Whether several pieces have one value."""
+    return bool(labels.any()) and int(labels.max()) == int(labels[labels > 0].min()) and bool(label_components(labels).max() > 1)
+
+
+def _image_of(stem: str, predictions: Container[str]) -> str:
+    """The image that a mask called ``stem`` is of: itself, or without an ending such as ``_mask`` where what is predicted is called so."""
+
+    def predicted(name: str) -> bool:
+        return f"{name}_instances" in predictions or f"{name}_mask" in predictions
+
+    if predicted(stem):
+        return stem
+    return next((base for end in MASK_ENDINGS if (base := stem[: -len(end)]) and stem.lower().endswith(end) and predicted(base)), stem)
+
+
+def _words(stem: str, *files: Path) -> set[str]:
+    """Words of ``--save`` that these files of an image would be of."""
+    return {word for word in ("instances", "mask") for file in files if file.stem == f"{stem}_{word}"}
 
 
 def _read_like(path: Path, true: Path, truth: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -16,8 +16,9 @@ from celladapt.data.images import read_image
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import is_slide, open_slide, overview, view_at
 from celladapt.inputs import find_images
+from celladapt.loading import loaded_model
 from celladapt.metrics import foreground
-from celladapt.model import Prediction, Predictor
+from celladapt.model import Prediction, Predictor, as_image
 from celladapt.quality import Expectation, Known, expected_iou
 from celladapt.selection import clues
 from celladapt.tissue import find_tissue
@@ -27,20 +28,30 @@ SIDE = 512  # px: of a larger image its middle is looked at
 
 
 def expected_quality(
-    model: Predictor, inputs: str | Path | Iterable[str | Path], pixel_size: float | None = None, at: float | None = None
+    model: Predictor | str | Path,
+    inputs: str | Path | NDArray[Any] | Iterable[str | Path | NDArray[Any]],
+    pixel_size: float | None = None,
+    at: float | None = None,
 ) -> Expectation:
-    """Expected IoU of ``model`` on images, by at most ``MOST_IMAGES`` of them, evenly chosen.
+    """Expected IoU of ``model`` on images, by the middle ``SIDE`` pixels square of at most ``MOST_IMAGES`` of them, evenly chosen, with masks cut at a probability of 0.5.
 
     Args:
-        model: any.
-        inputs: as ``predict`` takes them; no mask is read. Of a slide, the densest tissue.
+        model: a model, or where to load it from.
+        inputs: as ``predict`` takes them, or arrays as ``Model.predict`` takes them; no mask is read. Of a slide, the densest tissue.
         pixel_size: µm per pixel of slides that do not say it.
         at: µm per pixel at which slides are seen; by default the model's own.
 
     Raises:
         InputError: there is no image, or one of those chosen cannot be read.
     """
-    images = [part(path, pixel_size, at or model.pixel_size) for path in evenly(find_images(inputs, outputs=False), MOST_IMAGES)]
+    model = loaded_model(Path(model)) if isinstance(model, (str, Path)) else model
+    some = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
+    arrays = [item for item in some if isinstance(item, np.ndarray)]
+    files = find_images([item for item in some if not isinstance(item, np.ndarray)], outputs=False) if len(arrays) < len(some) or not some else []
+    images = [
+        middle(as_image(item), SIDE) if isinstance(item, np.ndarray) else part(item, pixel_size, at or model.pixel_size)
+        for item in evenly([*files, *arrays], MOST_IMAGES)
+    ]
     return expected_iou(clues_on(model, images), alone=len(images) == 1, known=Known.of(model.about))
 
 

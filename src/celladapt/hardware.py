@@ -86,6 +86,12 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def check_precision(name: str) -> None:
+    """Raise InputError where ``name`` is no word of ``--precision``."""
+    if name not in ("auto", "float32", "bf16"):
+        raise InputError(f"The precision is '{name}'; choose auto, float32 or bf16.")
+
+
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether ``precision`` means bf16 on ``device``: "bf16", or "auto" with the hardware for it."""
     return precision == "bf16" or (precision == "auto" and has_bf16(device))

@@ -2,10 +2,11 @@
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from celladapt.data.limits import MAX_MEGAPIXELS, as_pixels
 from celladapt.data.slide import is_slide
@@ -17,6 +18,8 @@ from celladapt.units import area_in_pixels, check_pixel_size
 
 NOTES = ".celladapt"
 """Folder in the output folder: a note on each image that is done, and what a slide has so far."""
+RULES = 1
+"""Raised when nuclei are told apart or measured in another way, so that outputs of an earlier version are not taken for those of this one."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Settings:
     """Words of ``outputs.WRITERS``."""
     threshold: float = 0.5
     """Probability from which a pixel is nucleus."""
-    min_size: str = "20"
-    """Smallest nucleus: px² of the image segmented, or a number with the unit um2."""
+    min_size: str | float = "20"
+    """Smallest nucleus: px² of the image segmented, or a number with the unit um2. A text once it is here."""
     pixel_size: float | None = None
     """µm per pixel of the images at full resolution, instead of what the files say."""
     at: float | None = None
@@ -43,6 +46,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_words(self.save)
+        for name in ("threshold", "pixel_size", "at", "tile", "max_megapixels"):
+            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            if name == "tile" and not isinstance(value, int):
+                raise InputError(f"{option} is {value!r}; give a whole number.")
+            if value is None and name in ("pixel_size", "at"):
+                continue
+            if not isinstance(value, SupportsFloat) or isinstance(value, bool):
+                raise InputError(f"{option} is {value!r}; give a number.")
+            if name != "tile":
+                object.__setattr__(self, name, float(value))  # of NumPy too, which JSON does not know
+        object.__setattr__(self, "min_size", str(self.min_size))
         if not 0 < self.threshold <= 0.99:
             raise InputError(f"--threshold is {self.threshold}; it must be above 0 and at most 0.99.")
         as_pixels(self.max_megapixels)
@@ -51,6 +65,18 @@ class Settings:
         if self.tile < 128 or self.tile % 64:
             raise InputError(f"--tile is {self.tile}; it must be a multiple of 64 from 128 on.")
         area_in_pixels(self.min_size, 1.0)  # nonsense shows before any work
+
+    @classmethod
+    def of(cls, save: tuple[str, ...], **options: Any) -> "Settings":
+        """Settings by name.
+
+        Raises:
+            InputError: there is no such setting, or it cannot have this value.
+        """
+        known = [field.name for field in fields(cls) if field.name != "save"]
+        if unknown := next((name for name in options if name not in known), None):
+            raise InputError(f"There is no setting '{unknown}'; did you mean {' or '.join(get_close_matches(unknown, known, n=1) or known)}?")
+        return cls(save, **options)
 
 
 @dataclass(frozen=True)
@@ -105,12 +131,17 @@ class Job:
         """What the outputs depend on, as it was before the work began."""
         status = self.image.stat()
         settings = {name: value for name, value in asdict(self.settings).items() if name not in ("save", "max_megapixels")}
-        return {"file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns], "model": self.model, "settings": settings}
+        return {
+            "file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns],
+            "model": self.model,
+            "settings": settings,
+            "segmentation": RULES,
+        }
 
     @property
     def note(self) -> Path:
         """The record of what is done."""
-        return self.out / NOTES / f"{self.image.stem}.json"
+        return note_of(self.out, self.image.stem)
 
     @property
     def work(self) -> Path:
@@ -120,21 +151,16 @@ class Job:
     @property
     def _noted(self) -> dict[str, Any]:
         """The record of an earlier call that would make the same again; empty without one."""
-        try:
-            note = read_json(self.note)
-            lists = all(isinstance(note.get(name, []), list) for name in ("begun", "saved"))
-            return note if lists and isinstance(note["found"], dict) and note["identity"] == self.identity else {}
-        except (OSError, InputError, KeyError):
-            return {}
+        note = noted(self.out, self.image.stem)
+        with suppress(OSError):  # the image has gone
+            return note if isinstance(note.get("found"), dict) and note.get("identity") == self.identity else {}
+        return {}
 
     @property
     def of_others(self) -> dict[str, Path]:
         """Word -> output that an earlier call has made with another model, other settings or of another state of the image, and that this job does not replace: it would no longer go with the rest."""
-        note: dict[str, Any] = {}
-        with suppress(InputError):
-            note = read_json(self.note)
-        words = note.get("begun")
-        if not isinstance(words, list) or self._noted:
+        words = noted(self.out, self.image.stem).get("begun", ())
+        if self._noted:
             return {}
         paths = {
             word: output_path(self.out, self.image.stem, word, self.slide) for word in WRITERS if word in words and word not in self.settings.save
@@ -148,13 +174,15 @@ class Job:
         return [path for word, path in self.outputs.items() if word not in own and os.path.exists(path)]  # a name too long for a file is none
 
     def renounce(self) -> None:
-        """Outputs that are there are to be made anew; after a kill they are known as what this job was making. What it has of a slide so far stays, to go on with."""
-        own = sorted(word for word, path in self.outputs.items() if os.path.exists(path))
-        if not own:
+        """Outputs that are there are to be made anew; after a kill they are known as what this job was making. What it has of a slide so far stays, to go on with, and so do its other outputs."""
+        note = self._noted
+        own = {word for word, path in self.outputs.items() if os.path.exists(path)}
+        begun, saved = sorted({*own, *note.get("begun", ())}), [word for word in note.get("saved", ()) if word not in self.outputs]
+        if not begun:
             self.note.unlink(missing_ok=True)
             return
         with suppress(OSError):  # an image that has gone fails by itself, later
-            write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], "begun": own})
+            write_json(self.note, {"identity": self.identity, "found": {}, "saved": saved, "begun": begun})
 
     def written(self) -> Written | None:
         """What an earlier call has made of it, if that is all there and would be made again."""
@@ -165,7 +193,7 @@ class Job:
         return None
 
     def finish(self, segmented: Segmented, nuclei: int, foreground: float, median_area: float, tissue: float | None = None) -> Written:
-        """Write the outputs and the record.
+        """Write the outputs and the record; what this job has saved already is left alone, as somebody may have mended it.
 
         Raises:
             InputError: they cannot be written, or another process has made the same outputs otherwise meanwhile.
@@ -175,7 +203,8 @@ class Job:
         # So that after a kill they are known as its own.
         write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], **note, "begun": begun})
         for word, path in self.outputs.items():
-            write(word, path, segmented)
+            if not (word in note.get("saved", ()) and path.exists()):
+                write(word, path, segmented)
         if not self._noted:
             raise FileError(
                 self.image,
@@ -193,3 +222,16 @@ class Job:
         saved = sorted({*note.get("saved", ()), *self.outputs})
         write_json(self.note, {"identity": self.identity, "found": found, "saved": saved, "begun": begun})
         return Written(self.image, self.outputs, **found)
+
+
+def note_of(out: Path, stem: str) -> Path:
+    """The record of what is done of the image ``stem`` in the folder ``out``."""
+    return out / NOTES / f"{stem}.json"
+
+
+def noted(out: Path, stem: str) -> dict[str, Any]:
+    """What that record says, with lists of words as ``begun`` and ``saved``; empty where there is none that can be read."""
+    note: dict[str, Any] = {}
+    with suppress(InputError, OSError):
+        note = read_json(note_of(out, stem))
+    return note if all(isinstance(note.get(name, []), list) for name in ("begun", "saved")) else {}

@@ -14,7 +14,7 @@ import torch
 from celladapt import checkpoint
 from celladapt.data.normalise import Normalisation
 from celladapt.errors import InputError
-from celladapt.hardware import pick_device
+from celladapt.hardware import check_precision, pick_device
 from celladapt.model import Model, Predictor
 from celladapt.networks import Segmenter
 from celladapt.onnx_model import OnnxModel
@@ -29,6 +29,7 @@ def load_model(path: str | Path, device: str = "auto", precision: str = "auto") 
     Raises:
         InputError: there is none at ``path``, it is damaged, or ``device`` or ``precision`` is not for it.
     """
+    check_precision(precision)
     if Path(path).suffix.lower() != ".onnx":
         return load_weights(path, device, precision)
     if device == "cuda" or precision == "bf16":

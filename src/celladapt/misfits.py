@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from celladapt.data.slide import open_slide, tiff_pixel_size
-from celladapt.data.tiff import tiff_planes
+from celladapt.data.tiff import planes_and_channels
 from celladapt.job import Job
 from celladapt.model import Predictor
 
 _MISFIT = 1.2  # pixel sizes that differ by a greater factor are told
+_TAKEN = 3  # channels, as ``data.images.three_channels`` does
 _NEAR = 1.02  # and those that differ less are the same
 
 
@@ -22,8 +23,13 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
     if stated and settings.pixel_size and not 1 / _NEAR <= settings.pixel_size / stated <= _NEAR:
         yield f"{job.image.name} says {stated:.3g} µm per pixel; it is taken for {settings.pixel_size:.3g}, as --pixel-size says."
     if not job.slide:
-        if job.image.suffix.lower() in (".tif", ".tiff") and tiff_planes(job.image) > 1:
+        if settings.at is not None:
+            yield "--at is for slides: images are segmented as large as they are."
+        planes, channels = planes_and_channels(job.image) if job.image.suffix.lower() in (".tif", ".tiff") else (1, 1)
+        if planes > 1:
             yield f"Files in {job.image.parent} hold several planes: of each the first alone is segmented."
+        if channels > _TAKEN:
+            yield f"Files in {job.image.parent} have {channels} channels: the first {_TAKEN} are taken; where nuclei are in another one, save that alone."
         size = settings.pixel_size or tiff_pixel_size(job.image)
         if size is not None and trained is not None and not 1 / _MISFIT <= size / trained <= _MISFIT:
             yield (

@@ -16,6 +16,7 @@ from PIL import Image
 from celladapt import __version__
 from celladapt.data.images import write_image
 from celladapt.data.normalise import to_unit
+from celladapt.data.tiff import resolution
 from celladapt.errors import InputError, optional
 from celladapt.files import atomic, staged
 from celladapt.nuclei import Nuclei
@@ -115,14 +116,14 @@ def _instances(path: Path, segmented: Segmented) -> None:
     if segmented.large:
         _pyramid(path, segmented, np.uint32, segmented.instances)
     else:
-        write_image(path, segmented.instances(0, 0, *segmented.shape))
+        write_image(path, segmented.instances(0, 0, *segmented.shape), segmented.pixel_size)
 
 
 def _probability(path: Path, segmented: Segmented) -> None:
     if segmented.large:
         _pyramid(path, segmented, np.uint8, segmented.probability)
     else:
-        write_image(path, segmented.probability(0, 0, *segmented.shape))
+        write_image(path, segmented.probability(0, 0, *segmented.shape), segmented.pixel_size)
 
 
 def _pyramid(path: Path, segmented: Segmented, dtype: Any, read: Callable[[int, int, int, int], NDArray[Any]]) -> None:
@@ -131,9 +132,7 @@ def _pyramid(path: Path, segmented: Segmented, dtype: Any, read: Callable[[int, 
         for level, (h, w) in enumerate(_levels(segmented.shape)):
             step = 2**level
             options: dict[str, Any] = {"subifds": LEVELS - 1} if level == 0 else {"subfiletype": 1}
-            if segmented.pixel_size is not None:
-                per_cm = 1e4 / (segmented.pixel_size * segmented.downsample * step)
-                options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+            options |= resolution(None if segmented.pixel_size is None else segmented.pixel_size * segmented.downsample * step)
             tiles = (tile.astype(dtype, copy=False) for tile in _tiles(segmented.shape, step, read))
             tif.write(
                 tiles,

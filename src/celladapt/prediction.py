@@ -11,21 +11,18 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from celladapt.data.folder import digest
+from celladapt import provenance
 from celladapt.data.limits import at_most
 from celladapt.errors import InputError
-from celladapt.files import write_json
 from celladapt.inputs import check_out, find_images
 from celladapt.job import NOTES, Job, Settings, Written
 from celladapt.loading import loaded_model
-from celladapt.locks import alone, sweep
+from celladapt.locks import sweep
 from celladapt.misfits import misfits
 from celladapt.model import Predictor
 from celladapt.progress import Bar, say
-from celladapt.records import read_json
 from celladapt.segmentation import segment, segment_image, segment_slide, write_outputs
 
-RECORD = "predictions.json"
 _WRITERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 _WAITING_PIXELS = 2**26
 _ONE_AT_A_TIME = Lock()
@@ -73,7 +70,7 @@ def predict(
         InputError: nothing to read, a wrong setting, or an output that exists already (then nothing is written).
     """
     words = tuple(word.strip() for word in save.split(",")) if isinstance(save, str) else tuple(save)
-    chosen = Settings(words, **settings)
+    chosen = Settings.of(words, **settings)
     images = find_images(inputs)
     out = Path(out)
     check_out(images, out)
@@ -114,7 +111,8 @@ def predict(
         others = f", the others are in {out}" if done else ""
         sentence = f"{len(failed)} of {len(images)} images failed{others}: " + _at_once(failed)
     try:
-        _note_seen(loaded, out, jobs)
+        if done:
+            provenance.note(loaded, Path(model) if isinstance(model, (str, Path)) else None, chosen, out, done)
     except InputError as error:
         raise SomeFailed(f"{sentence} {error}" if failed else str(error), done) from None
     if failed:
@@ -219,26 +217,3 @@ class _Once:
             if sentence not in self.told:
                 self.told.add(sentence)
                 say(sentence)
-
-
-def _note_seen(model: Predictor, out: Path, jobs: Sequence[Job]) -> None:
-    """Note which of the images trained the model, so that ``evaluate`` can say so."""
-    trained = model.about.get("trained_on")
-    known = {digest for digest in trained if isinstance(digest, str)} if isinstance(trained, list) else set()
-    seen = [job.image.stem for job in jobs if known and not job.slide and job.image.is_file() and digest(job.image) in known]
-    if not seen and not (out / RECORD).exists():
-        return
-    with alone(out / NOTES):  # several calls, each with a part of the images, may end at once
-        earlier = record_of(out)
-        kept = [stem for stem in earlier.get("seen_in_training", []) if stem not in {job.image.stem for job in jobs}]
-        write_json(out / RECORD, {**earlier, "seen_in_training": sorted([*kept, *seen])})
-
-
-def record_of(folder: Path) -> dict[str, Any]:
-    """What ``predict`` noted about the predictions in ``folder``: ``{"seen_in_training": [stem, ...]}``; empty where there is no such note."""
-    try:
-        record = read_json(folder / RECORD)
-    except InputError:
-        return {}
-    seen = record.get("seen_in_training", [])
-    return record if isinstance(seen, list) and all(isinstance(stem, str) for stem in seen) else {}

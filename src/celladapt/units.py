@@ -34,7 +34,7 @@ def plausible_pixel_size(size: float | None) -> float | None:
     return size if size is not None and _PLAUSIBLE[0] <= size <= _PLAUSIBLE[1] else None
 
 
-def area_in_pixels(text: str, pixel_size: float | None = None, option: str = "--min-size") -> int:
+def area_in_pixels(text: str | float, pixel_size: float | None = None, option: str = "--min-size") -> int:
     """An area such as ``20``, ``20px2``, ``5um2`` or ``5 µm²`` in px², rounded; without a unit it is in px².
 
     Args:
@@ -45,7 +45,7 @@ def area_in_pixels(text: str, pixel_size: float | None = None, option: str = "--
     Raises:
         InputError: it is no area, or it is in µm² and the pixel size is not known or not above 0.
     """
-    found = _AREA.fullmatch(text.strip())
+    found = _AREA.fullmatch(str(text).strip())
     if not found:
         raise InputError(f"{option} is '{text}', which is no area; write it as 20, 20px2 or 5um2.")
     number = float(found["number"])

@@ -29,6 +29,7 @@ from celladapt.files import write_json, write_text
 from celladapt.instances import to_instances
 from celladapt.locks import HOLDER, LOCK
 from celladapt.nuclei import Nuclei, around, measure
+from celladapt.progress import say
 from celladapt.records import read_json, read_json_lines
 from celladapt.strips import GRID, HALO
 from celladapt.tissue import find_tissue
@@ -210,6 +211,10 @@ class Work:
             write_text(self.folder / "stored.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
             return
         if self.folder.exists():
+            if left := len(self._log()):
+                say(
+                    f"{left} tiles that are there of {self.view.slide.path} are of another model, other settings or another state of it: it is begun anew."
+                )
             self._disown()
             for item in self.folder.iterdir():
                 if item.name not in (LOCK, HOLDER):

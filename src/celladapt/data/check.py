@@ -1,7 +1,7 @@
 """Find every fault of some domain folders before a run does, and sum up what is in them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +135,7 @@ class CheckReport:
         return Group(table, *lines, Text(self.verdict, style="bold red" if not self.ok else "bold yellow" if self._full else "bold green"))
 
 
-def check(folders: Sequence[Path]) -> CheckReport:
+def check(folders: str | Path | Iterable[str | Path]) -> CheckReport:
     """Read every file of the domain folders and report all that is wrong, never stopping at the first fault.
 
     Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is empty or
@@ -145,7 +145,7 @@ def check(folders: Sequence[Path]) -> CheckReport:
     """
     report, seen = CheckReport(), dict[bytes, tuple[Path, Path]]()
     resolved: set[Path] = set()
-    for root in map(Path, folders):
+    for root in map(Path, [folders] if isinstance(folders, (str, Path)) else folders):
         if root.resolve() in resolved:
             report.findings.append(Finding("fault", root, "is given more than once", "name each folder once"))
         else:

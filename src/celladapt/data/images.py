@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from celladapt.data.limits import check_channels, check_size, too_large
 from celladapt.data.mask_look import FEW_VALUES, SMALLEST, fades, varies
-from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff, plane_count
+from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff, plane_count, resolution
 from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
 
@@ -74,8 +74,8 @@ def read_mask(path: Path) -> NDArray[np.int32]:
     return as_labels(decode(path))
 
 
-def write_image(path: Path, array: NDArray[Any]) -> None:
-    """Write an array atomically, as PNG or zlib-compressed TIFF by the suffix.
+def write_image(path: Path, array: NDArray[Any], pixel_size: float | None = None) -> None:
+    """Write an array atomically, as PNG or zlib-compressed TIFF by the suffix; a TIFF says the ``pixel_size`` in µm, where it is known.
 
     PNG takes bool (as 0 and 255), uint8 (H, W), (H, W, 3) or (H, W, 4), uint16 (H, W), and integer labels (H, W) that fit into uint16.
     TIFF takes bool, uint8, uint16, float32 and non-negative int32 (as uint32).
@@ -105,7 +105,7 @@ def write_image(path: Path, array: NDArray[Any]) -> None:
         if suffix == ".png":
             Image.fromarray(array).save(temporary, format="PNG")
         else:
-            tifffile.imwrite(temporary, array, photometric="rgb" if colour else "minisblack", compression="zlib")
+            tifffile.imwrite(temporary, array, photometric="rgb" if colour else "minisblack", compression="zlib", **resolution(pixel_size))
 
 
 def decode(path: Path) -> Raster:

@@ -50,7 +50,7 @@ def check_size(path: Path, pixels: int) -> None:
 def check_channels(path: Path, channels: int) -> None:
     """Raise FileError where an image has more of them than ``MAX_CHANNELS``."""
     if channels > MAX_CHANNELS:
-        raise FileError(path, f"has {channels} channels", f"save at most {MAX_CHANNELS} of them")
+        raise FileError(path, f"has {channels} channels", "save those with nuclei, at most three")
 
 
 def too_large(path: Path, pixels: int) -> FileError:

@@ -135,13 +135,27 @@ def plane_count(tif: tifffile.TiffFile) -> int:
     return page.imagedepth * math.prod(series.shape[: len(stack)]) // channels
 
 
-def tiff_planes(path: Path) -> int:
-    """How many planes the first image of a TIFF has; 1 of any other file, and where it cannot be told."""
+def channel_count(tif: tifffile.TiffFile) -> int:
+    """How many channels ``first_plane`` finds in the first image, without one of alpha."""
+    series, page = first_series(tif), tif.pages.first
+    if _channels_last(series.axes, series.shape):
+        return int(series.shape[2])
+    _, _, channels = _stacked(series, page)
+    return max(channels, page.samplesperpixel - bool(page.extrasamples and page.extrasamples[-1] in ALPHA))
+
+
+def planes_and_channels(path: Path) -> tuple[int, int]:
+    """How many planes the first image of a TIFF has, and how many channels; (1, 1) where it cannot be told."""
     try:
         with open_tiff(path) as tif:
-            return plane_count(tif)
+            return plane_count(tif), channel_count(tif)
     except Exception:  # whatever is wrong with it, the reading of its pixels will tell
-        return 1
+        return 1, 1
+
+
+def resolution(pixel_size: float | None) -> dict[str, Any]:
+    """What tifffile is to write of a pixel size in µm; nothing where it is not known."""
+    return {} if pixel_size is None else {"resolution": (1e4 / pixel_size, 1e4 / pixel_size), "resolutionunit": "CENTIMETER"}
 
 
 def pixel_size_in(tif: tifffile.TiffFile) -> float | None:
