@@ -26,6 +26,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
 from celladapt.errors import InputError
 from celladapt.metrics import foreground
+from celladapt.reporting.grid import read_grid
 from celladapt.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_charts")
@@ -63,7 +64,7 @@ def test_a_benchmark_goes_on_where_it_stopped(tiny_domains: tuple[Path, Path], t
     other = celladapt.benchmark([tiny_domains], ["supervised"], grid, seeds=1, **TINY)  # runs of earlier calls stay in the table
     assert {row["method"] for row in rows(grid)} == {"classical", "source_only", "cellsegssda@2", "supervised"}
     assert set(next(iter(other.results().values()))) == {"classical", "source_only", "cellsegssda@2", "supervised"}
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match=r"other options \(steps\); choose another --out"):
         celladapt.benchmark([tiny_domains], ["source_only"], grid, seeds=1, **{**TINY, "steps": 5})
 
 
@@ -299,3 +300,33 @@ def test_the_classical_row_on_stained_tissue(shared_data: Path) -> None:
     folder = Folder.open(shared_data / "dsb2018" / "tissue-violet")
     dice = [foreground(classical_mask(read_image(folder.images[stem])), folder.mask(stem) > 0).dice for stem in list(folder.images)[:10]]
     assert np.mean(dice) > 0.75
+
+
+def test_a_preset_that_falls_back_does_not_in_a_benchmark(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of a method would hold source-only's scores."""
+    assert preset_options("best")["fallback"]
+    planned = benchmarking._plan
+    found: list[bool] = []
+
+    def plan(*arguments: Any) -> Any:
+        found.extend(cell.config.fallback for cell in planned(*arguments))
+        raise InputError("Enough.")
+
+    monkeypatch.setattr(benchmarking, "_plan", plan)
+    for options, falls_back in (({}, False), ({"fallback": True}, True)):
+        found.clear()
+        with pytest.raises(InputError, match="Enough"):
+            celladapt.benchmark([tiny_domains], ["weakuda"], tmp_path / "grid", 1, "best", **options)
+        assert set(found) == {falls_back}
+
+
+def test_a_table_that_a_spreadsheet_has_saved_is_read_or_refused_and_never_emptied(tmp_path: Path) -> None:
+    file, text = tmp_path / "cells.csv", "pair,method,seed,iou,run\nPräparat → b,source_only,0,0.5,a\n"
+    file.write_text(text, encoding="utf-8-sig")
+    assert [row["pair"] for row in benchmarking.earlier_cells(file)] == ["Präparat → b"]
+    assert read_grid(tmp_path).pairs == ["Präparat → b"]
+    for saved, words in ((text.replace("→", "-").encode("cp1252"), "not UTF-8"), (text.replace(",", ";").encode(), "not the columns")):
+        file.write_bytes(saved)
+        with pytest.raises(InputError, match=rf"cells\.csv .*{words}.*delete it, and it is made anew"):
+            celladapt.benchmark([(tmp_path, tmp_path)], ["source_only"], tmp_path)
+        assert file.read_bytes() == saved

@@ -3,6 +3,7 @@
 import csv
 import json
 import statistics
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,13 @@ def test_predictions_that_do_not_belong_together_are_told(tmp_path: Path) -> Non
     assert "of 2 models or settings (a and b differ)" in evaluate(out, tmp_path / "masks").caution
     (out / "predictions.json").write_text("{")
     assert "whether these images trained the model is not known" in evaluate(out, tmp_path / "masks").caution
+
+
+def test_a_name_is_the_same_however_its_accents_are_written(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    (predictions / "c_instances.tif").rename(predictions / (unicodedata.normalize("NFD", "é") + "_instances.tif"))
+    (masks / "c.png").rename(masks / (unicodedata.normalize("NFC", "é") + ".png"))
+    assert evaluate(predictions, masks).images[unicodedata.normalize("NFC", "é")] == dict.fromkeys(KEYS, 1.0)
 
 
 def test_predictions_that_were_not_saved_are_asked_for(tmp_path: Path) -> None:

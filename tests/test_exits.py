@@ -4,8 +4,10 @@ import errno
 
 import pytest
 
+from celladapt import shell
 from celladapt.errors import InputError
 from celladapt.exits import exit_code
+from celladapt.shell import as_typed
 
 GOES_ON = "the same command goes on where it stopped"
 
@@ -54,6 +56,13 @@ def test_our_fault_is_1_with_a_traceback(error: Exception, capsys: pytest.Captur
 def test_an_interruption_is_130_and_promises_what_is_so(words: str, goes_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(KeyboardInterrupt(), *words.split()) == 130
     assert (GOES_ON in capsys.readouterr().err) == goes_on
+
+
+def test_commands_are_quoted_as_the_terminal_of_the_system_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert as_typed("celladapt", "predict", "my run") == "celladapt predict 'my run'"
+    with monkeypatch.context() as patch:
+        patch.setattr(shell.os, "name", "nt")
+        assert as_typed("celladapt", r"runs\a", r"my runs\a") == r'celladapt runs\a "my runs\a"'
 
 
 def test_what_was_written_over_in_part_goes_on_without_doing_that_again(capsys: pytest.CaptureFixture[str]) -> None:

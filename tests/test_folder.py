@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_images_may_lie_beside_their_masks_folder(domain: Path, tmp_path: Path) 
 def test_a_mask_without_image(domain: Path) -> None:
     shutil.copy(domain / "masks" / "a.tif", domain / "masks" / "x.tif")
     with pytest.raises(InputError, match=r"x\.tif is a mask without an image"):
+        Folder.open(domain)
+
+
+def test_names_that_look_alike_are_told_apart(domain: Path) -> None:
+    """A Mac writes an accented letter as two signs."""
+    image, mask = (unicodedata.normalize(form, "Präparat") for form in ("NFD", "NFC"))
+    (path,) = (domain / "images").glob("a.*")
+    path.rename(path.with_stem(image))
+    (domain / "masks" / "a.tif").rename(domain / "masks" / f"{mask}.tif")
+    with pytest.raises(InputError, match="called as its image is to the eye, with accents written in another way; rename both"):
         Folder.open(domain)
 
 

@@ -329,6 +329,15 @@ def test_from_a_run_to_annotating_to_a_run(tiny_domains: tuple[Path, Path], tmp_
     assert f"{len(split.val) + len(split.test)} of 9 images are not among the training images" in " ".join(told.err.split())
     assert all(name in told.out for name in names)
     assert "unlike the others" in told.out
+    target.rename(tmp_path / "moved")  # as when the run is on another machine
+    assert (
+        main(["suggest", "--model", str(run), "--target", str(tmp_path / "moved"), "-k", "9", "--tile", "64", "--out", str(tmp_path / "again")]) == 0
+    )
+    assert {row["name"] for row in rows(tmp_path / "again")} == names
+    again = capsys.readouterr().out
+    assert f"--split {tmp_path / 'again' / 'split.json'} --target {tmp_path / 'moved'}" in again
+    assert f"the masks that you have filled, from {tmp_path / 'again' / 'masks'}" in again
+    (tmp_path / "moved").rename(target)
     tiles = names - set(split.train)
     assert tiles <= {"large_x0_y0", "large_x64_y0"}
     shutil.copytree(out / "images", target / "images", dirs_exist_ok=True)

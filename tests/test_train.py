@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from children import Child
 from helpers import make_batch, make_method, step
@@ -606,9 +607,61 @@ def test_a_run_is_not_written_over(tiny_domains: tuple[Path, Path], tmp_path: Pa
 def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptation, "_conclude", lambda *a: None)
     run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
+    (mask,) = (tiny_domains[1] / "masks").glob(f"{run.splits[1].train[0]}.*")
+    kept = mask.read_bytes()
+    supervised = celladapt.adapt(*tiny_domains, "supervised", out=tmp_path / "supervised", **TINY)
+    write_image(mask, np.ones((64, 64), np.uint8))
+    with pytest.raises(InputError, match=r"The masks in .*target have changed since"):
+        celladapt.resume(supervised.path)
+    mask.write_bytes(kept)
     write_image(tiny_domains[0] / "images" / "source0.png", np.zeros((64, 64), np.uint8))
-    with pytest.raises(InputError, match="have changed"):
+    with pytest.raises(InputError, match=r"The files in .*source have changed"):
         celladapt.resume(run.path)
+    tiny_domains[0].rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"source, which is not there; where that has moved, write its new place into .*run/config\.toml"):
+        celladapt.resume(run.path)
+
+
+def test_data_that_change_between_the_baseline_and_the_run_are_not_taken_for_the_same(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = adaptation.set_up
+
+    def stopping(run: Any) -> Any:
+        if run.path.name == "run":
+            raise KeyboardInterrupt
+        return real(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "set_up", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            celladapt.adapt(*tiny_domains, "cellseguda", "fast", tmp_path / "run", **{**SHORT, "baseline": True})
+    write_image(tiny_domains[0] / "masks" / "source0.png", np.ones((64, 64), np.uint8))
+    with pytest.raises(InputError, match=r"The files in .*source have changed since"):
+        celladapt.resume(tmp_path / "run")
+
+
+def test_empty_source_and_test_masks_are_counted(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    run = adaptation.prepare(with_options(Config(*tiny_domains), {**preset_options("fast"), **SHORT, "method": "cellseguda"}), tmp_path / "run")
+    source, target = run.splits
+    write_image(tiny_domains[0] / "masks" / f"{source.train[1]}.png", np.zeros((64, 64), np.uint8))
+    write_image(tiny_domains[1] / "masks" / f"{target.test[0]}.png", np.zeros((64, 64), np.uint8))
+    notes = " ".join(celladapt.resume(run.path).record["notes"])
+    assert f"The source mask of {source.train[1]} (1 such) holds no nucleus" in notes
+    assert f"1 of {len(target.test)} masks holds no nucleus" in notes
+
+
+def test_a_run_scores_itself_as_predicting_and_evaluating_does(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of 12 bits in 16, too: an image is stretched once."""
+    for path in (tiny_domains[1] / "images").iterdir():
+        tifffile.imwrite(path.with_suffix(".tif"), read_image(path).astype(np.uint16) * 16, photometric="rgb")
+        path.unlink()
+    run = celladapt.adapt(*tiny_domains, "source_only", "fast", tmp_path / "run", **SHORT)
+    test = [tiny_domains[1] / "images" / f"{stem}.tif" for stem in run.splits[1].test]
+    celladapt.predict(run.path, test, tmp_path / "out")
+    for path in (tiny_domains[1] / "masks").iterdir():
+        path.unlink() if path.stem not in run.splits[1].test else None
+    assert celladapt.evaluate(tmp_path / "out", tiny_domains[1]).mean == pytest.approx(run.metrics)
 
 
 SHORT: dict[str, Any] = {"steps": 2, "width": 2, "crop": 32, "batch_size": 1, "validate_every": 2, "checkpoint_every": 2, "baseline": False}

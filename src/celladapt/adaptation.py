@@ -29,7 +29,7 @@ from celladapt.hardware import check_compiler, pick_device, uses_bf16
 from celladapt.loading import load_model
 from celladapt.locks import alone
 from celladapt.losses import Domain
-from celladapt.model import Predictor
+from celladapt.model import Prediction, Predictor
 from celladapt.preparation import check_readable, check_sizes, set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import expected_iou, preference
@@ -81,6 +81,10 @@ def resume(run: str | Path) -> Run:
     begun = Run.open(Path(run))
     if begun.finished:
         say(f"{run} is finished already; nothing was left to do.")
+        return carry_out(begun)
+    if gone := next((path for path in _both(begun.config) if not path.exists()), None):
+        files = " and ".join(str(one.path / "config.toml") for one in (begun, begun.baseline) if (one.path / "config.toml").is_file())
+        raise InputError(f"{begun.path} is trained on {gone}, which is not there; where that has moved, write its new place into {files}.")
     return carry_out(begun)
 
 
@@ -275,7 +279,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
         "known": asdict(known) if known else None,
         "fell_back": fell_back,
     }
-    conclude(run, target, loaded.predict, reconstruct, notes, **facts)
+    conclude(run, target, lambda image: Prediction(loaded.probability(image)), reconstruct, notes, **facts)
 
 
 def _looked_at(run: Run) -> list[str]:

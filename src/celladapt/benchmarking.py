@@ -4,7 +4,7 @@ import csv
 import io
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import Prediction
 from celladapt.progress import say
+from celladapt.records import read_text
 from celladapt.reporting import report
 from celladapt.reporting.grid import Grid, read_grid
 from celladapt.reporting.tables import terminal_table
@@ -92,7 +93,7 @@ class Benchmark:
                 about = {"pair": cell.pair, "method": cell.method, "seed": cell.seed, "seconds": cell.run.record["seconds"] if finished else ""}
                 rows.append({**about, **scores, "run": self._place(cell), "error": cell.failure.sentence if cell.failure else ""})
         here = {self._place(cell) for cell in self.cells}
-        earlier = read_cells(io.StringIO(file.read_text(encoding="utf-8"))) if file.exists() else []
+        earlier = earlier_cells(file)
         text = io.StringIO()
         writer = csv.DictWriter(text, ["pair", "method", "seed", *MEASURES, "seconds", "run", "error"], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -102,6 +103,24 @@ class Benchmark:
 
     def _place(self, cell: Cell) -> str:
         return cell.run.path.relative_to(self.path).as_posix()
+
+
+def earlier_cells(file: Path) -> list[dict[str, str]]:
+    """The rows that ``cells.csv`` has already.
+
+    Raises:
+        InputError: another program has saved it in a form in which they cannot be told.
+    """
+    if not file.exists():
+        return []
+    cure = "another program may have saved it; delete it, and it is made anew of the runs that this command names"
+    try:
+        rows = read_cells(io.StringIO(read_text(file, cure)))
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not UTF-8 any more; {cure}.") from None
+    if any("run" not in row or "method" not in row for row in rows):
+        raise InputError(f"{file} has not the columns that it had; {cure}.")
+    return rows
 
 
 def _means(grid: Grid, pair: str, method: str) -> dict[str, float]:
@@ -167,7 +186,8 @@ def benchmark(
     if parallel.launched():
         raise InputError("Start the benchmark without a launcher; it uses every GPU by itself, a run on each.")
     out = Path(out)
-    done = Benchmark(out, _plan(pairs, methods, out, seeds, {**preset_options(preset), **options}))
+    earlier_cells(out / "cells.csv")  # what cannot be gone on with shows before any work
+    done = Benchmark(out, _plan(pairs, methods, out, seeds, {**preset_options(preset), "fallback": False, **options}))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -191,7 +211,11 @@ def benchmark(
                 learned[name].failure = failure
                 if failure is not None:
                     say(f"FAILED {name}: {failure.sentence}")
-                done.write()
+                try:
+                    done.write()
+                except InputError as error:  # a spreadsheet may hold it; the runs know their scores
+                    say(str(error))
+        done.write()
         report(out)
     return done
 
@@ -202,7 +226,7 @@ def _plan(pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str]
     for source, target in ((Path(source).absolute(), Path(target).absolute()) for source, target in pairs):
         for method in dict.fromkeys((CLASSICAL, *methods)):
             for seed in range(1 if method == CLASSICAL else seeds):
-                cell_options = {"fallback": False, **options, "source": source, "target": target, "method": method, "seed": seed, "baseline": False}
+                cell_options = {**options, "source": source, "target": target, "method": method, "seed": seed, "baseline": False}
                 config = with_options(Config(), cell_options)
                 if config.fallback and method != CLASSICAL and known.find(config.spec.name).reads == {Domain.SOURCE, Domain.TARGET}:
                     config = replace(config, baseline=True)  # what it falls back to
@@ -210,8 +234,11 @@ def _plan(pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str]
                 cell = Cell(f"{source.name} → {target.name}", method, seed, config, Run(out.joinpath(*place)))
                 if method != CLASSICAL:
                     known.build(config.spec, 1)
-                if cell.begun and cell.run.config != config:
-                    raise InputError(f"{cell.run.path} was run with other options; choose another --out, or the options in its config.toml.")
+                if cell.begun and (other := [f.name for f in fields(config) if getattr(cell.run.config, f.name) != getattr(config, f.name)]):
+                    moved = " Where a folder has moved, write its new place into that file." if {"source", "target"} & set(other) else ""
+                    raise InputError(
+                        f"{cell.run.path} was run with other options ({', '.join(other)}); choose another --out, or what its config.toml says.{moved}"
+                    )
                 cells.append(cell)
     if len({cell.name for cell in cells}) < len(cells):
         raise InputError("--pairs names one pair twice, or two pairs whose folders have the same names; give each folder a name of its own.")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from celladapt import __version__
 from celladapt.config import Config
 from celladapt.errors import InputError
 from celladapt.exits import exit_code
+from celladapt.shell import as_typed
 
 # Idle OpenMP threads that spin halve the speed of a machine on which anything else runs; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -65,7 +65,7 @@ def _print(*things: object) -> None:
 
 
 def _predict_with(model: Path) -> str:
-    return f"next    celladapt predict {shlex.quote(str(model))} IMAGES --out MASKS"
+    return f"next    {as_typed('celladapt', 'predict', model)} IMAGES --out MASKS"
 
 
 @app.command
@@ -464,7 +464,8 @@ def benchmark(
     _print(done.table(), f"report  {out / 'report.html'}")
     if failures := done.failures:
         told = "\n".join(f"  {name}: {failure.sentence}" for name, failure in failures.items())
-        sentence = f"{len(failures)} of {len(done.cells)} runs failed; the same command tries them again:\n{told}"
+        anew = f"where the data have changed, or it fails again, delete the folder of its run in {out} first"
+        sentence = f"{len(failures)} of {len(done.cells)} runs failed; the same command tries them again ({anew}):\n{told}"
         raise RuntimeError(sentence) if any(failure.ours for failure in failures.values()) else InputError(sentence)
 
 

@@ -31,20 +31,24 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
     _, split_t = run.splits
     if not split_t.test:
         notes = [*notes, "The target has no annotated test images, so this run cannot state its own quality; look at the examples."]
-    scores = {}
+    scores, empty = {}, 0
     examples = (split_t.test or [*split_t.val, *split_t.train])[:EXAMPLES]
     for stem in dict.fromkeys([*split_t.test, *examples]):
         image, truth = target.pair(stem) if stem in split_t.test else (target.image(stem), None)
         prediction = predict(image)
         if truth is not None:
             scores[stem] = score(prediction.instances, truth, prediction.mask)
+            empty += not truth.any()
         if stem in examples:
             _write_example(run.path / "examples" / stem, image, prediction, truth, reconstruct)
     if scores:
-        evaluation = Evaluation(scores)
+        evaluation = Evaluation(scores, empty_truths=empty)
+        notes = [*notes, *filter(None, [evaluation.empty])]
         write_json(run.path / "metrics.json", evaluation.to_json())
         evaluation.write_csv(run.path / "metrics.csv")
     fingerprint = {**run.record.get("fingerprint", {}), **({"test": target.subset(split_t.test).fingerprint()} if split_t.test else {})}
+    if run.baseline.finished and run.baseline.record.get("fingerprint", {}).get("test", fingerprint.get("test")) != fingerprint.get("test"):
+        notes = [*notes, "CAUTION: the test images or their masks have changed since the source-only model was scored, so the two do not compare."]
     run.note(**found, fingerprint=fingerprint, notes=notes)
     _describe_model(run.path)
     moment = now()

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from celladapt import metrics
 from celladapt.cells import as_cell
-from celladapt.data.folder import MASK_ENDINGS, list_images, same_stem, subfolder
+from celladapt.data.folder import MASK_ENDINGS, composed, list_images, same_stem, subfolder
 from celladapt.data.images import read_mask
 from celladapt.errors import FileError
 from celladapt.files import write_text
@@ -170,7 +170,7 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     for files in (*truths.values(), *labels.values(), *foregrounds.values()):
         if len(files) > 1:
             raise FileError(files[1], *same_stem(files[0]))
-    known = set(record_of(predictions).get("seen_in_training", ()))
+    known = set(map(composed, record_of(predictions).get("seen_in_training", ())))
     used = {image[stem]: _words(image[stem], labels[stem][0], foregrounds[stem][0]) for stem in truths}
     scored = {stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths}
     return Evaluation(
@@ -235,5 +235,5 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
         raise FileError(folder, "is not a folder", "check the path")
     files: dict[str, list[Path]] = {}
     for path in list_images(folder):
-        files.setdefault(path.stem, []).append(path)
+        files.setdefault(composed(path.stem), []).append(path)
     return files

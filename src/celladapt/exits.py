@@ -5,7 +5,6 @@ Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
 
 import errno
 import io
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 from celladapt.errors import InputError
+from celladapt.shell import as_typed
 
 GOES_ON = ("adapt", "predict", "benchmark", "demo", "data fetch")
 """Commands that go on where a call was interrupted; the others keep nothing of it."""
@@ -43,7 +43,7 @@ def exit_code(command: Callable[[], object], words: Sequence[str]) -> int:
         return _told(str(error), 2)
     except KeyboardInterrupt as stop:
         same = "the same command without --overwrite" if "--overwrite" in words else "the same command"
-        again = f"`celladapt adapt --resume {shlex.quote(str(stop.args[0]))}`" if stop.args else same
+        again = f"`{as_typed('celladapt', 'adapt', '--resume', stop.args[0])}`" if stop.args else same
         goes_on = words[:1] and " ".join(words[: 2 if words[0] == "data" else 1]) in GOES_ON
         return _told(f"interrupted; {again} goes on where it stopped." if goes_on else "interrupted.", 130)
     except BrokenPipeError:  # the reader of our output has left

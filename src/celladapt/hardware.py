@@ -32,7 +32,9 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"The device is '{name}'; choose auto, cpu or cuda. To choose a GPU set CUDA_VISIBLE_DEVICES.")
     gpus = usable_gpus() if name != "cpu" else []
     if name == "cuda" and not gpus:
-        raise InputError(f'--device cuda: {_without_gpu()}, or use --device cpu; in a run begun elsewhere write device = "cpu" into its config.toml.')
+        raise InputError(
+            f'--device cuda: {_without_gpu()}, or use --device cpu; in a run begun elsewhere write device = "cpu" into its config.toml, and into that in its folder baseline.'
+        )
     if not gpus:
         if name == "auto":
             _say_why_not()

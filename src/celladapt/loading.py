@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import shlex
 from collections.abc import Mapping
 from functools import lru_cache
 from multiprocessing import parent_process
@@ -21,6 +20,7 @@ from celladapt.onnx_model import OnnxModel
 from celladapt.onnx_network import open_onnx
 from celladapt.progress import say
 from celladapt.records import read_json
+from celladapt.shell import as_typed
 
 
 def load_model(path: str | Path, device: str = "auto", precision: str = "auto") -> Predictor:
@@ -69,10 +69,10 @@ def load_weights(path: str | Path, device: str = "auto", precision: str = "auto"
     if path.is_dir():
         if (path / "config.toml").is_file() and not (path / "model.safetensors").is_file():
             raise InputError(
-                f"{path} has no model yet: its training was stopped early; go on with `celladapt adapt --resume {shlex.quote(str(path))}`."
+                f"{path} has no model yet: its training was stopped early; go on with `{as_typed('celladapt', 'adapt', '--resume', path)}`."
             )
         if (path / "config.toml").is_file() and not _finished(path) and parent_process() is None:  # whose workers need not say it again
-            say(f"{path} is not finished: this is its best model so far; `celladapt adapt --resume {shlex.quote(str(path))}` goes on.")
+            say(f"{path} is not finished: this is its best model so far; `{as_typed('celladapt', 'adapt', '--resume', path)}` goes on.")
         path = path / "model.safetensors"
     if _is_pickle(path):
         raise InputError(

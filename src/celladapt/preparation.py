@@ -70,10 +70,19 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     labels = target.subset(may_read).fingerprint() if may_read else None
     record = run.record  # read once: the first of several processes writes it below
     before = record.get("fingerprint", {})
+    # A run that has not begun to train is still to see what the model saw that it will be held against.
+    compared = before or (run.baseline.record.get("fingerprint", {}) if run.baseline.finished else {})
     # A test image that is found damaged at the end may be mended; runs of before know the target as a whole.
-    for domain, name in (("source", "source"), ("target", "target_training" if "target_training" in before else "target")):
-        if before.get(name, fingerprint[name]) != fingerprint[name] or (before and record.get("fingerprint_of_labels") != labels):
-            raise InputError(f"The files in {getattr(config, domain)} have changed since {run.path} began; start a new run with another --out.")
+    changed = f"have changed since {run.path} began; start a new run with another --out."
+    for domain, name in (("source", "source"), ("target", "target_training" if "target_training" in compared else "target")):
+        if compared.get(name, fingerprint[name]) != fingerprint[name]:
+            raise InputError(f"The files in {getattr(config, domain)} {changed}")
+    if before and record.get("fingerprint_of_labels") != labels:
+        raise InputError(f"The masks in {config.target} {changed}")
+    if Domain.SOURCE in method.reads and (bare := [stem for stem in list(train_s.images)[:MOST_LOOKED_AT] if not train_s.mask(stem).any()]):
+        notes.append(
+            f"The source mask of {bare[0]} ({len(bare)} such) holds no nucleus: right if there is none, but an unfinished mask teaches that there is none."
+        )
     if blank := [stem for stem in usable[:MOST_LOOKED_AT] if not target.mask(stem).any()]:
         notes.append(
             f"The mask of {blank[0]} ({len(blank)} such) holds no nucleus: right if there is none, but an unfinished mask teaches that there is none."

@@ -1,6 +1,5 @@
 """The run folder: where a run's files are, and the run as an object."""
 
-import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from celladapt.locks import HOLDER, LOCK, alone
 from celladapt.model import Model
 from celladapt.quality import Expectation
 from celladapt.records import read_json
+from celladapt.shell import as_typed
 
 BEFORE: dict[str, Any] = {"match": False, "ema": 0.0, "labelled_share": 0.0, "lambda_bce": 0.0, "fallback": False, "fit_threshold": False}
 """Options that runs of earlier versions lack, with the values that they trained by."""
@@ -135,7 +135,7 @@ class Run:
 
 def _must_be_free(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(not _left_behind(item) for item in path.iterdir())):
-        resume = f", or continue the run in it with --resume {shlex.quote(str(path))}" if (path / "config.toml").is_file() else ""
+        resume = f", or continue the run in it with {as_typed('--resume', path)}" if (path / "config.toml").is_file() else ""
         raise InputError(f"{path} exists already; choose another --out{resume}.")
 
 

@@ -196,9 +196,13 @@ def _ranked(seen: _Looked, k: int) -> list[Suggestion]:
 
 
 def _run_on(path: Path, folder: Folder) -> Run | None:
-    """The run that the model at ``path`` is of, if its target is ``folder``."""
+    """The run that the model at ``path`` is of, if its target is ``folder``, wherever that has moved since."""
     home = path if path.is_dir() else path.parent
     if not (home / "config.toml").is_file():
         return None
     run = Run.open(home)
-    return run if run.config.target is not None and run.config.target.resolve() == folder.root.resolve() else None
+    if run.config.target is not None and run.config.target.resolve() == folder.root.resolve():
+        return run
+    _, split = run.splits
+    trained, stems = set(run.model.about.get("trained_on") or ()), [*split.train, *split.val]
+    return run if stems and set(stems) <= folder.images.keys() and set(folder.subset(stems).digests()) <= trained else None

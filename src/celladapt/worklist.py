@@ -2,7 +2,6 @@
 
 import csv
 import io
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from celladapt.files import atomic, write_text
 from celladapt.model import Model
 from celladapt.reporting.reading import mapping
 from celladapt.run import Run
+from celladapt.shell import as_typed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,19 +120,21 @@ def write(out: Path, items: list[Suggestion], folder: Folder, model: Model) -> N
 def next_steps(out: Path, items: list[Suggestion], folder: Folder, model: Model, run: Run | None) -> list[str]:
     """What a person does with the folder ``out``, a line each; with ``run``, the command goes on with its options and split, else with the size of the ``model``."""
     images = subfolder(folder.root, "images") or folder.root
-    tiles = [] if all(item.whole for item in items) else [f"{out / 'images'} to {images}"]
-    copies = " and ".join([*tiles, f"{out / 'masks'} to {subfolder(folder.root, 'masks') or folder.root / 'masks'}"])
+    masks = f"the masks that you have filled, from {out / 'masks'} to {subfolder(folder.root, 'masks') or folder.root / 'masks'}"
+    copies = masks if all(item.whole for item in items) else f"every image from {out / 'images'} to {images}, and {masks}"
     lines = [
         f"fill    the label images in {out / 'masks'}: number every nucleus from 1 (Fiji, napari, QuPath); left empty, one teaches that there is no nucleus",
-        f"check   {shlex.join(['celladapt', 'data', 'check', str(out)])} names those that are still empty",
-        f"copy    the files in {copies}",
+        f"check   {as_typed('celladapt', 'data', 'check', out)} names those that are still empty",
+        f"copy    {copies}",
     ]
-    command = ["celladapt", "adapt", "--method", "weakssda"]
+    words: list[object] = ["celladapt", "adapt", "--method", "weakssda"]
     if run is not None:
         labels = ["--target-labels", "100%"] if run.config.target_labels != "100%" else []
-        command += ["--preset", str(run.path / "config.toml"), *labels, "--split", str(out / "split.json")]
+        moved: list[object] = [] if run.config.target and run.config.target.resolve() == folder.root.resolve() else ["--target", folder.root]
+        moved += [] if run.config.source and run.config.source.exists() else ["--source", "SOURCE"]
+        words += ["--preset", run.path / "config.toml", *labels, "--split", out / "split.json", *moved]
     else:
         trained = mapping(model.about.get("config"))
         sizes = [word for name in SIZES if name in trained for word in (f"--{name.replace('_', '-')}", str(trained[name]))]
-        command += ["--source", "SOURCE", "--target", str(folder.root), "--test-fraction", "0", *sizes]
-    return [*lines, f"next    {shlex.join(command)}"]
+        words += ["--source", "SOURCE", "--target", folder.root, "--test-fraction", "0", *sizes]
+    return [*lines, f"next    {as_typed(*words)}"]

@@ -2,7 +2,8 @@
 
 import hashlib
 import tomllib
-from collections.abc import Container, Iterable
+import unicodedata
+from collections.abc import Collection, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -218,11 +219,18 @@ def subfolder(root: Path, name: str) -> Path | None:
     return None
 
 
-def no_image_for(mask: Path, images: Container[str]) -> tuple[str, str]:
+def no_image_for(mask: Path, images: Collection[str]) -> tuple[str, str]:
     """Problem and cure where no image has the name of a mask; ``images`` are the stems that there are."""
     of = image_of_mask(mask.stem, images)
+    if any(composed(stem) == composed(mask.stem) for stem in images):
+        return "is called as its image is to the eye, with accents written in another way", "rename both in one program, without accents"
     cure = f"masks have the image's name, so rename it to {of}{mask.suffix}" if of else "add the image or move the mask elsewhere"
     return "is a mask without an image of the same name", cure
+
+
+def composed(name: str) -> str:
+    """A name with each accented letter as one sign; a Mac may write two, a letter and an accent."""
+    return unicodedata.normalize("NFC", name)
 
 
 def image_of_mask(stem: str, images: Container[str]) -> str | None:

@@ -175,7 +175,7 @@ def read_grid(folder: Path) -> Grid:
     """
     path = Path(folder) / "cells.csv"
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as handle:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as handle:
             rows = read_cells(handle)
     except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table ({error}); run the comparison again.") from error
