@@ -127,8 +127,9 @@ def predict(
 ) -> None:
     """Segment images, whole slides, folders and globs with a trained model. Called again, it goes on where it stopped.
 
-    Writes into the output folder, as --save says: <stem>_mask.png (0/255; of a slide a pyramidal .tif), <stem>_instances.tif (nuclei numbered from 1),
-    <stem>_probability.tif (0 to 1; of a slide 0 to 255), <stem>_nuclei.geojson (QuPath detections), <stem>_nuclei.csv or .parquet (a row for each nucleus), <stem>_overlay.png (to look at), <stem>_nuclei.ome.zarr (labels).
+    Writes into the output folder, as --save says: NAME_mask.png (0/255; of a slide a pyramidal .tif), NAME_instances.tif (nuclei numbered from 1),
+    NAME_probability.tif (0 to 1; of a slide 0 to 255), NAME_nuclei.geojson (QuPath detections), NAME_nuclei.csv or .parquet (a row for each nucleus), NAME_overlay.png (to look at), NAME_nuclei.ome.zarr (labels).
+    Beside them predictions.csv has a row for each image, with how its masks were made. The expected IoU that is printed is judged on at most eight images, the middle 512 x 512 pixels of each, for masks cut at a probability of 0.5.
 
     Parameters
     ----------
@@ -149,7 +150,7 @@ def predict(
     threshold
         Probability from which a pixel is nucleus.
     min_size
-        Smallest nucleus, in px² of what is segmented, or with a unit: 5um2.
+        Smallest nucleus, in px² of what is segmented, or with a unit: 5um2. It acts on nuclei, not on the binary mask.
     tile
         Side in pixels of the tiles in which slides are segmented; smaller ones need less memory and more time.
     max_megapixels
@@ -333,7 +334,7 @@ def export(
 ) -> None:
     """Write a trained model for other programs: as one ONNX file, or as a package of the BioImage Model Zoo, tested by bioimageio.core.
 
-    Needs the extra: pip install "celladapt[export]". No image, path or image's name of yours goes into it, but the two folders' names do.
+    Needs the extra: pip install ".[export]" where celladapt was installed from. No image, path or image's name of yours goes into it, but the two folders' names do.
 
     Parameters
     ----------
@@ -447,7 +448,7 @@ def benchmark(
     preset
         Set of options: default, best, fast, paper, kirc_to_tnbc, tnbc_to_kirc, or a TOML file. Other options override it.
     jobs
-        How many runs to train at a time; by default one for each GPU, or else for each CPU core.
+        How many runs to train at a time; by default one for each GPU, or else for each CPU core and 4 GiB of memory. The last digits of a score can depend on it.
     """
     from celladapt import benchmarking
 

@@ -122,13 +122,13 @@ class Config:
     group: str | None = None
     """Regular expression on file names; images that match alike (one patient, one slide) stay in one part of the split."""
     split: Path | None = None
-    """split.json of an earlier run, to use the same split."""
+    """split.json of an earlier run, to use the same split; --val-fraction, --test-fraction, --split-seed and --group have no say then, and images that are not in it are not used."""
     keep_checkpoints: bool = False
     """Keep the segmenter of every validation, to study the selection afterwards."""
     baseline: bool = True
     """Train source-only with the same budget too, so that the report shows what adapting changed."""
     fallback: bool = True
-    """Keep the source-only model where, without labels, it looks better than the adapted one; needs --baseline."""
+    """Keep the source-only model where, without labels, it looks better than the adapted one; needs --baseline, and is not asked where masks of the target had a part."""
 
     def __post_init__(self) -> None:
         for name in ("source", "target", "split"):

@@ -138,9 +138,9 @@ class CheckReport:
 def check(folders: str | Path | Iterable[str | Path]) -> CheckReport:
     """Read every file of the domain folders and report all that is wrong, never stopping at the first fault.
 
-    Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is empty or
-    not of its image's size, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
-    into training. Notes: images without a mask where others have one, blank images (not compared), stacks, masks that mark most of an image or specks, masks beside their images, folders
+    Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is
+    not of its image's size, masks that all are empty, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
+    into training. Notes: images without a mask where others have one, blank images (not compared), stacks, masks that are empty or mark most of an image or specks, masks beside their images, folders
     and files of unknown type, which are left out.
     """
     report, seen = CheckReport(), dict[bytes, tuple[Path, Path]]()
@@ -196,6 +196,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
             findings.append(
                 Finding("fault", path, problem + (f" ({len(alike)} such: {_some([one.name for one in alike])})" if len(alike) > 1 else ""), cure)
             )
+    empty: list[Path] = []
     for stem, path in masks.items():
         try:
             raster = decode(path)
@@ -212,7 +213,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         summary.foreground_pixels += foreground
         summary.mask_pixels += labels.size
         if not foreground:
-            findings.append(Finding("fault", path, "is an empty mask", "annotate its nuclei, or delete it to leave the image unlabelled"))
+            empty.append(path)
         elif foreground > MOST_FOREGROUND * labels.size:
             findings.append(
                 Finding(
@@ -222,6 +223,9 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         summary.binary += int(labels.max(initial=0) == np.unique(labels[labels > 0]).min(initial=np.iinfo(labels.dtype).max))
         nuclei, areas = np.unique(label_components(labels), return_counts=True)  # not bincount: label values can be huge
         summary.diameters += (2 * np.sqrt(areas[nuclei > 0] / np.pi)).tolist()
+    for path in empty:
+        cure = "right if there is none in the image; else annotate it, or delete the mask to leave the image unlabelled"
+        findings.append(Finding("note" if len(empty) < len(masks) else "fault", path, "holds no nucleus", cure))
     if summary.median_diameter is not None and summary.median_diameter < TINY:
         message = f"marks nuclei that are {summary.median_diameter:.1f} px wide in the median"
         findings.append(Finding("note", mask_folder or root, message, "look whether these are nuclei, and masks of 0 and labels"))
