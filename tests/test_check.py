@@ -197,7 +197,7 @@ def test_masks_that_mark_most_of_the_images_are_not_ready_for_training(tiny_doma
     assert report.ok
     assert f"the masks of {tiny_domains[0]} mark most of the images as nuclei" in report.verdict
     jpeg_mask(tiny_domains[0])
-    assert check(tiny_domains).verdict.startswith("1 fault and 7 notes in 2 folders: mend the faults")
+    assert check(tiny_domains).verdict.startswith("1 fault and 8 notes in 2 folders: mend the faults")
 
 
 def test_annotations_elsewhere_are_noted(tiny_domains: tuple[Path, Path]) -> None:
