@@ -10,6 +10,7 @@ import pytest
 from conftest import draw_domains
 
 import celladapt
+from celladapt import methods
 from celladapt.card import card, facts, title
 from celladapt.checkpoint import load, save
 from celladapt.exporting import export
@@ -121,3 +122,13 @@ def test_odd_names_of_folders_stay_names(name: str) -> None:
     fences = re.findall(r"`+", line)
     assert name.strip() == "" or fences[0] == max(fences, key=len), "nothing inside ends the code that the name is shown as"
     assert re.fullmatch(r"[A-Za-z0-9_ -]{1,64}", title({"source": name, "target": name * 20}))
+
+
+def test_each_method_is_cited_as_its_own(run: Run) -> None:
+    about = load_model(run.path).about
+    assert card(about).count("Haq and J. Huang, Adversarial Domain Adaptation") == 1
+    for method, cited in (("advent", "ADVENT: Adversarial Entropy"), ("da_adv", "Cardiothoracic Ratio"), ("nusegssda", "NuSegDA"), ("weakuda", "")):
+        told = card({**about, "paper": methods.find(method).paper})
+        assert cited in told
+        assert "Adversarial Domain Adaptation for Cell Segmentation" in told
+        assert ("What it rests on here" in told) == bool(cited)

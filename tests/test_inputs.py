@@ -65,3 +65,13 @@ def test_names_that_a_disk_takes_for_the_same(tmp_path: Path, monkeypatch: pytes
         return
     with pytest.raises(InputError, match=r"Slide\.png and .*slide\.png would write the same output"):
         find_images(both)
+
+
+def test_folders_in_a_folder_are_told_where_they_hold_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "masks/a.png", "out/a_mask.png", "deep/b.png", "notes/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name, np.zeros((8, 8), np.uint8)) if name.endswith("png") else (tmp_path / name).touch()
+    (tmp_path / "out" / ".celladapt").mkdir()
+    assert [path.name for path in find_images(tmp_path)] == ["a.png"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path / 'deep'} holds images that are not read; name it too, or give '{tmp_path}/**/*.png'." in said

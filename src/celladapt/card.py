@@ -187,4 +187,5 @@ def _use(about: Mapping[str, Any]) -> str:
 
 def _cite(about: Mapping[str, Any]) -> str:
     version = mapping(about.get("versions")).get("celladapt")
-    return f"## How to cite\n{PAPER}. The software: celladapt{f' {_plain(str(version))}' if version else ''}."
+    own = _plain(str(about.get("paper") or ""))
+    return f"## How to cite\n{f'The method: {own}. What it rests on here: ' if own else ''}{PAPER}. The software: celladapt{f' {_plain(str(version))}' if version else ''}."

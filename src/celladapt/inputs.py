@@ -13,6 +13,9 @@ from celladapt.data.slide import SLIDE_SUFFIXES
 from celladapt.errors import InputError
 from celladapt.progress import say
 
+OWN = ".celladapt"
+"""A folder with this one in it has been written by ``predict``."""
+
 
 def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True) -> list[Path]:
     """Images and slides that ``inputs`` (files, folders, globs) name, in order of name, each once.
@@ -38,6 +41,10 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
         if there and path.is_dir() and path.suffix.lower() != ".zarr":
             folder = subfolder(path, "images") or path
             files = sorted([*list_images(folder), *(entry for entry in folder.iterdir() if _read_in_parts(entry))])
+            if files and (unread := _folders_of_images(folder)):
+                say(
+                    f"{unread[0]}{f' ({len(unread)} such)' if len(unread) > 1 else ''} holds images that are not read; name it too, or give '{folder}/**/*{files[0].suffix}'."
+                )
         elif there:
             files = [path]
         else:
@@ -65,6 +72,12 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
             raise InputError(f"{stems[name]} and {path} would write the same output; rename one, or predict them one by one, into different folders.")
         stems[name] = path
     return list(found)
+
+
+def _folders_of_images(folder: Path) -> list[Path]:
+    """Folders in ``folder`` with images in them, but for masks and what ``predict`` has written."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and path.suffix.lower() != ".zarr")
+    return [path for path in inside if path.name.lower() != "masks" and not (path / OWN).is_dir() and list_images(path)]
 
 
 def _read_in_parts(path: Path) -> bool:

@@ -12,11 +12,12 @@ from celladapt.data.limits import MAX_MEGAPIXELS, as_pixels
 from celladapt.data.slide import is_slide
 from celladapt.errors import FileError, InputError
 from celladapt.files import write_json
+from celladapt.inputs import OWN
 from celladapt.outputs import WRITERS, Segmented, check_words, output_path, write
 from celladapt.records import read_json
 from celladapt.units import area_in_pixels, check_pixel_size
 
-NOTES = ".celladapt"
+NOTES = OWN
 """Folder in the output folder: a note on each image that is done, and what a slide has so far."""
 RULES = 1
 """Raised when nuclei are told apart or measured in another way, so that outputs of an earlier version are not taken for those of this one."""

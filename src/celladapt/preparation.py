@@ -171,6 +171,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     about = {
         "method": config.method,
         "method_doc": (type(method).__doc__ or "").strip(),
+        "paper": method.paper,
         "source": config.source.name,
         "target": config.target.name,
         "images": {

@@ -67,6 +67,8 @@ class Method(ABC):
     """Share of the training before all of the method may act. A checkpoint from there is kept only until there is a later one, whatever a criterion says of it."""
     features: ClassVar[bool] = False
     """Whether the terms see ``features_s`` and ``features_t``, what the bottom of S sees of either domain."""
+    paper: ClassVar[str] = ""
+    """What to cite for it, beside the paper that all of this rests on."""
     equations: ClassVar[Mapping[str, str]]
     """Log name of every term -> what it is, in one line."""
 

@@ -37,6 +37,10 @@ class AdvEnt(Method):
     """Unsupervised: target masks are never read."""
 
     Options = AdvEntOptions
+    paper = (
+        "T.-H. Vu, H. Jain, M. Bucher, M. Cord and P. Pérez, ADVENT: Adversarial Entropy Minimization for Domain Adaptation in Semantic Segmentation, "
+        "CVPR 2019"
+    )
     equations = {
         "dis_source": "BCE(D(I(S(I_s))), source): D on source self-information",
         "dis_target": "BCE(D(I(S(I_t))), target): D on target self-information",

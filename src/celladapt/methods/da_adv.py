@@ -35,6 +35,10 @@ class DAADV(Method):
     """Unsupervised: target masks are never read."""
 
     Options = DAADVOptions
+    paper = (
+        "N. Dong, M. Kampffmeyer, X. Liang, Z. Wang, W. Dai and E. P. Xing, Unsupervised Domain Adaptation for Automatic Estimation of Cardiothoracic Ratio, "
+        "MICCAI 2018"
+    )
     equations = {
         "dis_mask": "BCE(D(Y_s), real): D on annotators' masks",
         "dis_source": "BCE(D(S(I_s)), predicted): D on source predictions",

@@ -48,6 +48,10 @@ class NuSegUDA(CellSegUDA):
     Options = NuSegUDAOptions
     options: NuSegUDAOptions
     features = True
+    paper = (
+        "M. M. Haq, H. Ma and J. Huang, NuSegDA: Domain adaptation for nuclei segmentation, Frontiers in Big Data 2023, "
+        "doi 10.3389/fdata.2023.1108659"
+    )
     equations = {
         **CellSegUDA.equations,
         "feature_s": "BCE(D_feature(F(I_s)), source): D_feature on source features",
