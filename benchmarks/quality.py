@@ -43,7 +43,7 @@ from celladapt.expectation import MOST_IMAGES, SIDE
 from celladapt.files import write_json, write_text
 from celladapt.loading import load_model
 from celladapt.metrics import foreground
-from celladapt.model import Model, Predictor
+from celladapt.model import Model, Prediction, Predictor
 from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
 from celladapt.quality import UNWITNESSED, Known, angle, estimate
@@ -168,7 +168,7 @@ def transferred(model: Model, folder: Folder, stems: Sequence[str]) -> Judgement
 def judged(model: Predictor, folder: Folder, stems: Sequence[str]) -> Judgement:
     """A model on some images of ``folder``, each cut to its middle."""
     pairs = [(middle(image, SIDE), middle(truth, SIDE) > 0) for image, truth in map(folder.pair, stems)]
-    seen, opinions = [model.predict(image) for image, _ in pairs], [_opinion(folder.images[stem]) for stem in stems]
+    seen, opinions = [Prediction(model.probability(image)) for image, _ in pairs], [_opinion(folder.images[stem]) for stem in stems]
     iou = [foreground(some.mask, truth).iou for some, (_, truth) in zip(seen, pairs, strict=True)]
     maps = [torch.from_numpy(some.probability) for some in seen]
     alone = [clues([p], [opinion]) for p, opinion in zip(maps, opinions, strict=True)]

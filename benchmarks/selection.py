@@ -28,6 +28,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
 from celladapt.expectation import MOST_IMAGES, clues_on, part
 from celladapt.files import write_json
+from celladapt.instances import to_mask
 from celladapt.loading import load_model
 from celladapt.methods import find
 from celladapt.metrics import foreground
@@ -80,7 +81,7 @@ def trajectory(run: Run) -> dict[int, tuple[dict[str, float], float]]:
     def iou(step: int, model: Model) -> float:
         if step == final:
             return float(run.metrics["iou"])
-        return statistics.mean(foreground(model.predict(image).mask, truth > 0).iou for image, truth in tests())
+        return statistics.mean(foreground(to_mask(model.probability(image)), truth > 0).iou for image, truth in tests())
 
     clues = _of_each(run, f"clues-{code_of_clues()}", lambda _, model: clues_on(model, held()))
     return {step: ({**logged[step], **clues[step]}, known) for step, known in _of_each(run, "test-iou", iou).items() if step in clues}

@@ -84,7 +84,7 @@ def of_model(run: Run, most: int) -> dict[str, Any]:
     assert run.config.target
     folder = Folder.open(run.config.target)
     images = {stem: folder.pair(stem) for stem in evenly(run.splits[1].test, most)}
-    scores = {stem: split_and_score(run.model.predict(image).probability, truth) for stem, (image, truth) in images.items()}
+    scores = {stem: split_and_score(run.model.probability(image), truth) for stem, (image, truth) in images.items()}
     return {"method": run.config.method, "seed": run.config.seed, "target": run.config.target.name, "scores": scores}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from statistics import fmean, median
 from typing import Any
 
-from celladapt.reporting.grid import LARGE_GAP, SUPERVISED, Cell, Grid, learns
+from celladapt.reporting.grid import LARGE_GAP, SUPERVISED, Cell, Grid, base, learns
 from celladapt.reporting.reading import SOURCE_ONLY, mapping, number
 from celladapt.reporting.rendering import signed
 
@@ -59,7 +59,10 @@ def cautions(grid: Grid) -> list[str]:
         if len({tuple(sorted(cell.images)) for cell in cells if cell.images}) > 1:
             result.append(f"Runs on {pair} were NOT tested on the same images; comparisons use the {len(grid.test_images(pair))} that all share.")
         for part in ("source", "target", "test"):
-            known = {mapping(cell.run.info.get("fingerprint")).get(part) for cell in cells if cell.run} - {None}
+            read = [
+                cell for cell in cells if part != "source" or base(cell.method) != SUPERVISED
+            ]  # which may have been trained beside another source
+            known = {mapping(cell.run.info.get("fingerprint")).get(part) for cell in read if cell.run} - {None}
             if len(known) > 1:
                 result.append(f"Runs on {pair} did NOT see the same {part} files: they changed between the runs.")
     result += [

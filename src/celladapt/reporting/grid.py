@@ -162,7 +162,12 @@ class Grid:
 
 def learns(method: str) -> bool:
     """Whether a method is trained at all; ``method`` as people write it."""
-    return method.split(":")[0].split("@")[0] != CLASSICAL
+    return base(method) != CLASSICAL
+
+
+def base(method: str) -> str:
+    """The name of a method written with labels and options."""
+    return method.split(":")[0].split("@")[0]
 
 
 def read_grid(folder: Path) -> Grid:
