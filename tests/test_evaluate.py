@@ -216,6 +216,21 @@ def test_a_name_is_the_same_however_its_accents_are_written(folders: tuple[Path,
     assert evaluate(predictions, masks).images[unicodedata.normalize("NFC", "é")] == dict.fromkeys(KEYS, 1.0)
 
 
+def test_a_file_of_exactly_the_mask_s_name_goes_before_one_without_its_ending(tmp_path: Path) -> None:
+    write_image(tmp_path / "masks" / "a_seg.png", two_nuclei())
+    write_image(tmp_path / "predictions" / "a_seg.png", two_nuclei())
+    write_image(tmp_path / "predictions" / "a_mask.png", np.ones((40, 40), np.uint8))
+    assert evaluate(tmp_path / "predictions", tmp_path / "masks").images["a_seg"] == dict.fromkeys(KEYS, 1.0)
+
+
+def test_outputs_of_another_program_beside_ours_are_no_doubt(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", picture(0, 40, 40))
+    write_image(tmp_path / "masks" / "a.png", two_nuclei())
+    predict(spread_model(), tmp_path / "a.png", tmp_path / "out", ["mask"])
+    write_image(tmp_path / "out" / "a_instances.tif", two_nuclei())
+    assert evaluate(tmp_path / "out", tmp_path / "masks").caution == ""
+
+
 def test_predictions_that_were_not_saved_are_asked_for(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(0, 40, 40))
     write_image(tmp_path / "masks" / "a.png", two_nuclei())

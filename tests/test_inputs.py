@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from celladapt import inputs
 from celladapt.data.images import write_image
 from celladapt.errors import InputError
 from celladapt.inputs import find_images
@@ -67,11 +68,22 @@ def test_names_that_a_disk_takes_for_the_same(tmp_path: Path, monkeypatch: pytes
         find_images(both)
 
 
-def test_folders_in_a_folder_are_told_where_they_hold_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_in_a_folder_are_told_where_they_hold_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("a.png", "masks/a.png", "out/a_mask.png", "deep/b.png", "notes/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_image(tmp_path / name, np.zeros((8, 8), np.uint8)) if name.endswith("png") else (tmp_path / name).touch()
     (tmp_path / "out" / ".celladapt").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["a.png"]
     said = " ".join(capsys.readouterr().err.split())
-    assert f"{tmp_path / 'deep'} holds images that are not read; name it too, or give '{tmp_path}/**/*.png'." in said
+    assert f"{tmp_path / 'deep'} holds images that are not read; name it too, if they are to be." in said
+    real = inputs.list_images
+
+    def unreadable(folder: Path) -> list[Path]:
+        if folder.name == "deep":
+            raise InputError("It may not be looked into.")
+        return real(folder)
+
+    monkeypatch.setattr(inputs, "list_images", unreadable)
+    assert [path.name for path in find_images(tmp_path)] == ["a.png"]

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from filelock import FileLock
 from helpers import NORMALISATION, picture, spread_model
 from numpy.typing import NDArray
 
@@ -100,10 +102,11 @@ def test_the_image_is_normalised_as_the_model_says(model: Model) -> None:
         np.zeros((8, 8), complex),
         np.full((8, 8), np.nan),
         np.array([["a", "b"]]),
+        [[1, 2], [3]],
     ],
 )
-def test_other_arrays_are_refused(model: Model, array: NDArray[np.generic]) -> None:
-    with pytest.raises(InputError, match=r"^The image (has|holds) .*\.$"):
+def test_other_arrays_are_refused(model: Model, array: Any) -> None:
+    with pytest.raises(InputError, match=r"^The image (has|holds|is no array) .*\.$"):
         model.predict(array)
 
 
@@ -258,11 +261,13 @@ def test_overwriting_a_part_does_not_hide_that_the_rest_is_of_another_model(mode
     predict(model, images, out, ["mask"], overwrite=True)
     with pytest.raises(InputError, match=r"instances\.tif .* was made with another model"):
         predict(model, images, out, ["mask"], threshold=0.9, overwrite=True)
-    assert {written.nuclei for written in predict(model, images, out, ["instances"])}, "still known as this model's"
+    before = {path: path.read_bytes() for path in out.glob("*_instances.tif")}
+    assert len(predict(model, images, out, ["instances"])) == 3, "still known as this model's"
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("more", ["another output", "one is gone"])
-def test_what_somebody_has_mended_is_left_alone(model: Model, images: Path, tmp_path: Path, more: str) -> None:
+def test_what_somebody_has_mended_is_left_alone(model: Model, images: Path, tmp_path: Path, more: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     predict(model, images, out, ["mask", "instances"])
     mended = out / "d_instances.tif"
@@ -270,6 +275,9 @@ def test_what_somebody_has_mended_is_left_alone(model: Model, images: Path, tmp_
     (out / "d_mask.png").unlink() if more == "one is gone" else None
     predict(model, images, out, ["mask", "instances", *(["table"] if more == "another output" else [])])
     assert mended.read_bytes() == b"mended by hand"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "d_instances.tif was changed after it was written and stays; what is written now of d.png is of the model's own masks" in said
+    assert said.count("was changed after") == 1
     assert (out / "d_mask.png").exists()
     predict(model, images, out, ["mask", "instances"], overwrite=True)
     assert mended.read_bytes() != b"mended by hand"
@@ -284,7 +292,39 @@ def test_outputs_of_an_earlier_version_s_rules_are_not_taken_for_these(
         predict(model, images, tmp_path / "out")
 
 
-def test_how_masks_were_made_is_in_a_table(model: Model, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["sample,my_score\na,1\n", "image;nuclei;model\nd.png;3;x\n", "image,model\nPr\xe4parat,x\n"])
+def test_a_table_of_another_program_is_not_written_over(model: Model, images: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "out").mkdir()
+    table = tmp_path / "out" / "predictions.csv"
+    table.write_bytes(text.encode("cp1252"))
+    with pytest.raises(InputError, match=r"predictions\.csv is not the table that .* wrote.*; move it away, or choose another --out"):
+        predict(model, images, tmp_path / "out")
+    assert visible(tmp_path / "out") == set(), "nothing was done"
+    assert table.read_bytes() == text.encode("cp1252")
+
+
+def test_that_an_image_trained_the_model_outlives_a_damaged_record(images: Path, tmp_path: Path) -> None:
+    paths = sorted((images / "images").glob("[!.]*.[pt][ni][gf]"))
+    model = spread_model(trained_on=[provenance.digest(paths[0])])
+    predict(model, paths[0], tmp_path / "out")
+    (tmp_path / "out" / "predictions.json").write_text("{")
+    predict(model, paths[1], tmp_path / "out")
+    assert provenance.record_of(tmp_path / "out")["seen_in_training"] == [paths[0].stem]
+
+
+def test_a_disk_without_locks_is_told_and_predicted_to(
+    model: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", none)
+    assert len(predict(model, images, tmp_path / "out")) == 3
+    assert "may lose rows of predictions.csv" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "out" / "predictions.csv").exists()
+
+
+def test_how_masks_were_made_is_in_a_table(model: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     predict(model, sorted((images / "images").glob("[!.]*.[pt][ni][gf]"))[:2], out, pixel_size=0.5)
     predict(model, sorted((images / "images").glob("[!.]*.[pt][ni][gf]"))[1:], out, pixel_size=0.5)
@@ -295,6 +335,16 @@ def test_how_masks_were_made_is_in_a_table(model: Model, images: Path, tmp_path:
     assert int(row["nuclei"]) == read_mask(out / "d_instances.tif").max()
     assert float(row["median_area_um2"]) == pytest.approx(0.25 * float(row["median_area_px2"]), rel=1e-4)
     assert (row["threshold"], row["min_size"], row["seen_in_training"], row["model"]) == ("0.5", "20", "no", model.fingerprint)
+    table = out / "predictions.csv"
+    table.write_text(
+        table.read_text(encoding="utf-8").replace(",made\n", ",made,remark\n").replace(f",{row['made']}\n", f",{row['made']},good\n"),
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(provenance, "__version__", "later")
+    predict(model, images, out, pixel_size=0.5)
+    with open(table, encoding="utf-8", newline="") as lines:
+        again = {row["image"]: row for row in csv.DictReader(lines)}
+    assert again["d.png"] == {**row, "remark": "good"}, "made by the version that made it, with what somebody has added"
     record = json.loads((out / "predictions.json").read_text())
     assert (record["fingerprint"], record["settings"]["pixel_size"], record["model"]) == (model.fingerprint, 0.5, None)
 
@@ -327,6 +377,8 @@ def test_the_pixel_size_is_in_label_images(model: Model, tmp_path: Path) -> None
         ({"threshold": None}, "--threshold is None; give a number"),
         ({"pixel_size": "0.5"}, "--pixel-size is '0.5'; give a number"),
         ({"tile": 512.0}, "--tile is 512.0; give a whole number"),
+        ({"threshold": np.array([0.1, 0.2])}, "--threshold is array([0.1, 0.2]); give a number"),
+        ({"tissue": "no"}, "--tissue is 'no'; give True or False"),
         ({"min_size": "small"}, "--min-size is 'small', which is no area"),
         ({"precision": "fp16"}, "The precision is 'fp16'; choose auto, float32 or bf16"),
     ],
@@ -339,7 +391,7 @@ def test_a_wrong_setting_is_one_sentence(images: Path, tmp_path: Path, settings:
 
 
 def test_numbers_of_any_type_are_settings(model: Model, images: Path, tmp_path: Path) -> None:
-    first = predict(model, images, tmp_path / "out", threshold=np.float32(0.25), min_size=30)
+    first = predict(model, images, tmp_path / "out", threshold=np.float32(0.25), min_size=30, tissue=np.True_, tile=np.int64(2048))
     assert predict(model, images, tmp_path / "out", threshold=0.25, min_size="30") == first
 
 
@@ -380,11 +432,15 @@ def test_masks_beside_images_and_planes_that_are_left_out_are_told(model: Model,
     for name in ("b", "c"):
         tifffile.imwrite(tmp_path / "in" / f"{name}.tif", np.zeros((5, 32, 32), np.uint8))
     tifffile.imwrite(tmp_path / "in" / "d.tif", np.zeros((4, 32, 32), np.uint8), photometric="minisblack", metadata={"axes": "CYX"}, ome=True)
-    predict(model, tmp_path / "in", tmp_path / "out", ["mask"], at=0.5)
+    tifffile.imwrite(tmp_path / "in" / "inks.tif", np.zeros((32, 32, 4), np.uint8), photometric="separated")
+    tifffile.imwrite(tmp_path / "in" / "five.tif", np.zeros((32, 32, 5), np.uint8), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(SomeFailed, match=r"five\.tif has 5 channels"):
+        predict(model, tmp_path / "in", tmp_path / "out", ["mask"], at=0.5)
     said = " ".join(capsys.readouterr().err.split())
     assert "a_mask.png is segmented like an image" in said
     assert said.count("hold several planes") == 1
     assert said.count("have 4 channels: the first 3 are taken") == 1
+    assert "5 channels: the first" not in said
     assert said.count("--at is for slides") == 1
 
 

@@ -338,6 +338,12 @@ def test_from_a_run_to_annotating_to_a_run(tiny_domains: tuple[Path, Path], tmp_
     assert f"--split {tmp_path / 'again' / 'split.json'} --target {tmp_path / 'moved'}" in again
     assert f"the masks that you have filled, from {tmp_path / 'again' / 'masks'}" in again
     (tmp_path / "moved").rename(target)
+    passed_on = tmp_path / "passed on"
+    passed_on.mkdir()
+    for name in ("model.safetensors", "config.toml"):
+        shutil.copy(run / name, passed_on)
+    shutil.copytree(target / "images", tmp_path / "bare" / "images")
+    assert len(suggest(passed_on, tmp_path / "bare", tmp_path / "of a model alone", 1).items) == 1
     tiles = names - set(split.train)
     assert tiles <= {"large_x0_y0", "large_x64_y0"}
     shutil.copytree(out / "images", target / "images", dirs_exist_ok=True)

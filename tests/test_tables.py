@@ -199,6 +199,13 @@ def test_of_many_pairs_each_has_a_row(tmp_path: Path) -> None:
         "| e → t | 1 | – | 0.900 (1 seed) | – | 0.900 (1 seed) | 0.500 (1 seed) | – | – |",
     ]
     assert short(grid) == by_pair(grid)
+    five: Scores = {pair: dict(methods) for pair, methods in MANY.items()}
+    five["a → t"]["weakuda"] = ["Out of memory.", "Out of memory."]
+    some = grid_of(tmp_path / "some", five)
+    assert any(
+        note.startswith("Over the 3 pairs on which") and "weakuda closes 0 % of the gap" in note and "; 2 pairs)" in note for note in notes(some)
+    )
+    assert "WeakUDA failed (2 of 2)" in [text.get_text() for text in methods_figure(some, PAPER).axes[0].texts]
     assert short(few := grid_of(tmp_path / "few", ONE_PAIR)) == wide(few)
     for expected in (
         "Over the 3 pairs on which supervised is at least 0.05 IoU above source_only: weakuda closes 21 % of the gap in the mean, 50 % in the median (−50 % to 62 %).",

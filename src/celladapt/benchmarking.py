@@ -118,7 +118,9 @@ def earlier_cells(file: Path) -> list[dict[str, str]]:
         rows = read_cells(io.StringIO(read_text(file, cure)))
     except UnicodeDecodeError:
         raise InputError(f"{file} is not UTF-8 any more; {cure}.") from None
-    if any("run" not in row or "method" not in row for row in rows):
+    except csv.Error as error:
+        raise InputError(f"{file} cannot be read ({error}); {cure}.") from None
+    if any(not {"pair", "method", "seed", "run"} <= row.keys() for row in rows):
         raise InputError(f"{file} has not the columns that it had; {cure}.")
     return rows
 
@@ -173,7 +175,7 @@ def benchmark(
         out: folder to make or to continue.
         seeds: how many, 0 ... seeds - 1.
         preset: as ``adapt`` takes it.
-        jobs: how many runs to train at a time; by default one for each GPU, or else for each CPU core. The last digits of a score can depend on it, as it
+        jobs: how many runs to train at a time; by default one for each GPU, or else for each CPU core and 4 GiB of memory. The last digits of a score can depend on it, as it
             decides how many threads a run has.
         options: fields of ``Config``, the same for every run.
 

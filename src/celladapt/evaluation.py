@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from celladapt.errors import FileError
 from celladapt.files import write_text
 from celladapt.instances import label_components
 from celladapt.job import noted
-from celladapt.provenance import doubts, record_of
+from celladapt.provenance import doubts, record_of, some
 
 MEASURES = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
 EMPTY_RULE = "An image without nuclei scores 1 if none are predicted, else 0; an image where none are predicted but some exist scores 0."
-_NAMED = 5  # missing predictions named in one error
 
 
 def score(pred_labels: NDArray[Any], true_labels: NDArray[Any], mask: NDArray[Any] | None = None) -> dict[str, float]:
@@ -116,8 +115,7 @@ class Evaluation:
         """What keeps these scores from being test scores of one model, in sentences; "" where nothing is known to."""
         if not self.seen_in_training:
             return " ".join(self.doubts)
-        names = ", ".join(self.seen_in_training[:_NAMED]) + (", ..." if len(self.seen_in_training) > _NAMED else "")
-        seen = f"CAUTION: the model saw {len(self.seen_in_training)} of these {len(self.images)} images in training ({names}); this is no test score."
+        seen = f"CAUTION: the model saw {len(self.seen_in_training)} of these {len(self.images)} images in training ({some(self.seen_in_training)}); this is no test score."
         return " ".join([seen, *self.doubts])
 
     def to_json(self) -> dict[str, Any]:
@@ -163,15 +161,14 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     labels = {stem: next((found[name] for name in (f"{image[stem]}_instances", f"{image[stem]}_mask", stem) if name in found), []) for stem in truths}
     foregrounds = {stem: found.get(f"{image[stem]}_mask", labels[stem]) for stem in truths}
     if missing := [stem for stem in truths if not labels[stem]]:
-        names = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
         others = any(noted(predictions, image[stem]) for stem in missing)
         cure = "predict them with --save instances" if others else "predict these images too, or take their masks out"
-        raise FileError(predictions, f"has no prediction for {names}", cure)
+        raise FileError(predictions, f"has no prediction for {some(missing)}", cure)
     for files in (*truths.values(), *labels.values(), *foregrounds.values()):
         if len(files) > 1:
             raise FileError(files[1], *same_stem(files[0]))
     known = set(map(composed, record_of(predictions).get("seen_in_training", ())))
-    used = {image[stem]: _words(image[stem], labels[stem][0], foregrounds[stem][0]) for stem in truths}
+    used = {name: words for stem in truths for name, words in _used(image[stem], labels[stem][0], foregrounds[stem][0]).items()}
     scored = {stem: _score_files(labels[stem][0], foregrounds[stem][0], truths[stem][0]) for stem in truths}
     return Evaluation(
         {stem: one.scores for stem, one in scored.items()},
@@ -206,19 +203,25 @@ def _tells_none_apart(labels: NDArray[np.int32]) -> bool:
 
 
 def _image_of(stem: str, predictions: Container[str]) -> str:
-    """The image that a mask called ``stem`` is of: itself, or without an ending such as ``_mask`` where what is predicted is called so."""
+    """The image that a mask called ``stem`` is of: itself, or without an ending such as ``_mask`` where nuclei are predicted of that, or nothing is called as the mask is."""
 
-    def predicted(name: str) -> bool:
-        return f"{name}_instances" in predictions or f"{name}_mask" in predictions
+    def predicted(name: str, words: Iterable[str] = ("instances", "mask")) -> bool:
+        return any(f"{name}_{word}" in predictions for word in words)
 
     if predicted(stem):
         return stem
-    return next((base for end in MASK_ENDINGS if (base := stem[: -len(end)]) and stem.lower().endswith(end) and predicted(base)), stem)
+    words = ("instances",) if stem in predictions else ("instances", "mask")
+    return next((base for end in MASK_ENDINGS if (base := stem[: -len(end)]) and stem.lower().endswith(end) and predicted(base, words)), stem)
 
 
-def _words(stem: str, *files: Path) -> set[str]:
-    """Words of ``--save`` that these files of an image would be of."""
-    return {word for word in ("instances", "mask") for file in files if file.stem == f"{stem}_{word}"}
+def _used(image: str, *files: Path) -> dict[str, set[str]]:
+    """Stem, as it is written, -> words of ``--save`` that these files of ``image`` would be of."""
+    found: dict[str, set[str]] = {}
+    for file in files:
+        for word in ("instances", "mask"):
+            if composed(file.stem) == f"{image}_{word}":
+                found.setdefault(file.stem.removesuffix(f"_{word}"), set()).add(word)
+    return found
 
 
 def _read_like(path: Path, true: Path, truth: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -5,6 +5,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from celladapt.data.folder import image_of_mask, list_images, subfolder
@@ -13,8 +14,8 @@ from celladapt.data.slide import SLIDE_SUFFIXES
 from celladapt.errors import InputError
 from celladapt.progress import say
 
-OWN = ".celladapt"
-"""A folder with this one in it has been written by ``predict``."""
+NOTES = ".celladapt"
+"""Folder in the output folder of ``predict``: a note on each image that is done, and what a slide has so far."""
 
 
 def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True) -> list[Path]:
@@ -43,7 +44,7 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
             files = sorted([*list_images(folder), *(entry for entry in folder.iterdir() if _read_in_parts(entry))])
             if files and (unread := _folders_of_images(folder)):
                 say(
-                    f"{unread[0]}{f' ({len(unread)} such)' if len(unread) > 1 else ''} holds images that are not read; name it too, or give '{folder}/**/*{files[0].suffix}'."
+                    f"{unread[0]}{f' ({len(unread)} such)' if len(unread) > 1 else ''} holds images that are not read; name it too, if they are to be."
                 )
         elif there:
             files = [path]
@@ -76,8 +77,13 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
 
 def _folders_of_images(folder: Path) -> list[Path]:
     """Folders in ``folder`` with images in them, but for masks and what ``predict`` has written."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and path.suffix.lower() != ".zarr")
-    return [path for path in inside if path.name.lower() != "masks" and not (path / OWN).is_dir() and list_images(path)]
+    found = []
+    for path in sorted(folder.iterdir()):
+        with suppress(OSError, InputError):  # a folder that may not be looked into
+            other = path.name.startswith(".") or path.suffix.lower() == ".zarr" or path.name.lower() == "masks"
+            if not other and path.is_dir() and not (path / NOTES).is_dir() and list_images(path):
+                found.append(path)
+    return found
 
 
 def _read_in_parts(path: Path) -> bool:

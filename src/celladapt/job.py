@@ -1,24 +1,25 @@
 """What is to be done with one file, and the record of what has been."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 from celladapt.data.limits import MAX_MEGAPIXELS, as_pixels
 from celladapt.data.slide import is_slide
 from celladapt.errors import FileError, InputError
 from celladapt.files import write_json
-from celladapt.inputs import OWN
+from celladapt.inputs import NOTES
 from celladapt.outputs import WRITERS, Segmented, check_words, output_path, write
+from celladapt.progress import say
 from celladapt.records import read_json
 from celladapt.units import area_in_pixels, check_pixel_size
 
-NOTES = OWN
-"""Folder in the output folder: a note on each image that is done, and what a slide has so far."""
 RULES = 1
 """Raised when nuclei are told apart or measured in another way, so that outputs of an earlier version are not taken for those of this one."""
 
@@ -47,16 +48,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_words(self.save)
-        for name in ("threshold", "pixel_size", "at", "tile", "max_megapixels"):
-            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
-            if name == "tile" and not isinstance(value, int):
-                raise InputError(f"{option} is {value!r}; give a whole number.")
+        kinds: dict[str, Callable[[Any], Any]] = {**dict.fromkeys(("threshold", "pixel_size", "at", "max_megapixels"), float), "tile": index}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
             if value is None and name in ("pixel_size", "at"):
                 continue
-            if not isinstance(value, SupportsFloat) or isinstance(value, bool):
-                raise InputError(f"{option} is {value!r}; give a number.")
-            if name != "tile":
-                object.__setattr__(self, name, float(value))  # of NumPy too, which JSON does not know
+            try:
+                if isinstance(value, (str, bool)):
+                    raise TypeError
+                object.__setattr__(self, name, kind(value))  # of NumPy too, which JSON does not know
+            except (TypeError, ValueError):
+                raise InputError(f"--{name.replace('_', '-')} is {value!r}; give a {'whole ' * (kind is index)}number.") from None
+        if self.tissue not in (True, False):
+            raise InputError(f"--tissue is {self.tissue!r}; give True or False.")
+        object.__setattr__(self, "tissue", bool(self.tissue))
         object.__setattr__(self, "min_size", str(self.min_size))
         if not 0 < self.threshold <= 0.99:
             raise InputError(f"--threshold is {self.threshold}; it must be above 0 and at most 0.99.")
@@ -200,12 +205,15 @@ class Job:
             InputError: they cannot be written, or another process has made the same outputs otherwise meanwhile.
         """
         note = self._noted
+        noted_at = self.note.stat().st_mtime_ns if note else 0
         begun = sorted({*note.get("begun", ()), *self.outputs})
         # So that after a kill they are known as its own.
         write_json(self.note, {"identity": self.identity, "found": {}, "saved": [], **note, "begun": begun})
         for word, path in self.outputs.items():
             if not (word in note.get("saved", ()) and path.exists()):
                 write(word, path, segmented)
+            elif path.stat().st_mtime_ns > noted_at:
+                say(f"{path} was changed after it was written and stays; what is written now of {self.image.name} is of the model's own masks.")
         if not self._noted:
             raise FileError(
                 self.image,

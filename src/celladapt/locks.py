@@ -22,6 +22,10 @@ PATIENCE = 15.0
 _DAY = 86_400.0
 
 
+class NoLocksError(InputError):
+    """A folder whose disk has no locks."""
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold a folder, so that two processes never carry out one run at a time; the system lets go of it when the process ends, however it ends.
@@ -32,7 +36,8 @@ def alone(folder: Path) -> Iterator[None]:
         folder: an existing folder.
 
     Raises:
-        InputError: another process holds it, still after ``PATIENCE`` seconds; or its disk has no locks.
+        NoLocksError: its disk has no locks.
+        InputError: another process holds it, still after ``PATIENCE`` seconds.
     """
     lock = FileLock(folder / LOCK)
     try:
@@ -41,7 +46,7 @@ def alone(folder: Path) -> Iterator[None]:
         raise InputError(_refusal(folder)) from None
     except (OSError, NotImplementedError) as error:  # a network drive without locks, or no permission
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{folder} cannot be locked ({reason}); choose a folder on a disk of this machine, or change its permissions.") from None
+        raise NoLocksError(f"{folder} cannot be locked ({reason}); choose a folder on a disk of this machine, or change its permissions.") from None
     try:
         before = _holder(folder)
         # By number, too, since in a container the process that was killed may have had this one's.

@@ -182,7 +182,10 @@ def as_image(image: ArrayLike | str | Path) -> NDArray[Any]:
         if is_slide(Path(image)):
             raise InputError(f"{image} is a slide, which is segmented in parts; use celladapt.predict.")
         return read_image(Path(image))
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except ValueError as error:
+        raise InputError(f"The image is no array ({error}).") from None
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > MAX_CHANNELS):
         raise InputError(f"The image has the shape {array.shape}; give (H, W), or (H, W, C) with at most {MAX_CHANNELS} channels, which come last.")
     return image_of(array, "The image")

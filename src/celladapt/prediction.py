@@ -14,8 +14,8 @@ from typing import Any
 from celladapt import provenance
 from celladapt.data.limits import at_most
 from celladapt.errors import InputError
-from celladapt.inputs import check_out, find_images
-from celladapt.job import NOTES, Job, Settings, Written
+from celladapt.inputs import NOTES, check_out, find_images
+from celladapt.job import Job, Settings, Written
 from celladapt.loading import loaded_model
 from celladapt.locks import sweep
 from celladapt.misfits import misfits
@@ -74,6 +74,7 @@ def predict(
     images = find_images(inputs)
     out = Path(out)
     check_out(images, out)
+    provenance.check(out)
     if workers < 1 or (workers > 1 and scheduler is not None):
         raise InputError(f"--workers is {workers}; it must be 1 or more, and 1 beside --scheduler, whose workers are others.")
     spread = workers > 1 or scheduler is not None
@@ -106,13 +107,13 @@ def predict(
         with at_most(chosen.max_megapixels):
             done, failed = _in_turn(loaded, todo)
     order = {path.stem: number for number, path in enumerate(images)}
-    done = sorted([*ready.values(), *done], key=lambda written: order[written.image.stem])
+    made, done = done, sorted([*ready.values(), *done], key=lambda written: order[written.image.stem])
     if failed:
         others = f", the others are in {out}" if done else ""
         sentence = f"{len(failed)} of {len(images)} images failed{others}: " + _at_once(failed)
     try:
         if done:
-            provenance.note(loaded, Path(model) if isinstance(model, (str, Path)) else None, chosen, out, done)
+            provenance.note(loaded, Path(model) if isinstance(model, (str, Path)) else None, chosen, out, made, list(ready.values()))
     except InputError as error:
         raise SomeFailed(f"{sentence} {error}" if failed else str(error), done) from None
     if failed:

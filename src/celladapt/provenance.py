@@ -2,10 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +13,23 @@ import torch
 from celladapt import __version__
 from celladapt.cells import as_cell, read_cells
 from celladapt.data.folder import digest
-from celladapt.errors import InputError
-from celladapt.files import write_json, write_text
-from celladapt.job import NOTES, Settings, Written, noted
-from celladapt.locks import alone
+from celladapt.errors import FileError, InputError
+from celladapt.files import now, write_json, write_text
+from celladapt.inputs import NOTES
+from celladapt.job import Settings, Written, noted
+from celladapt.locks import NoLocksError, alone
 from celladapt.model import Predictor
+from celladapt.progress import say
 from celladapt.records import read_json
 
 RECORD, TABLE = "predictions.json", "predictions.csv"
 COLUMNS = (
-    "image",
-    "nuclei",
-    "foreground",
-    "median_area_px2",
-    "median_area_um2",
-    "um_per_pixel",
-    "seen_in_training",
-    "threshold",
-    "min_size",
-    "model",
-    "celladapt",
-)
-_NAMED = 5  # images named in one sentence
+    "image", "nuclei", "foreground", "median_area_px2", "median_area_um2", "um_per_pixel", "seen_in_training", "threshold", "min_size", "model", "celladapt", "made",
+)  # fmt: skip
+_NAMED = 5
 
 
-def note(model: Predictor, place: Path | None, settings: Settings, out: Path, done: Sequence[Written]) -> None:
+def note(model: Predictor, place: Path | None, settings: Settings, out: Path, made: Sequence[Written], ready: Sequence[Written] = ()) -> None:
     """Note what was done, beside what earlier calls have noted of other images.
 
     Args:
@@ -46,30 +37,39 @@ def note(model: Predictor, place: Path | None, settings: Settings, out: Path, do
         place: where it was loaded from, if it was.
         settings: how.
         out: the folder of the predictions.
-        done: the images that are done.
+        made: images that were segmented by this call.
+        ready: images that an earlier call had segmented alike; what is noted of them stays.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written, or ``check`` says so.
     """
     trained = model.about.get("trained_on")
     known = {entry for entry in trained if isinstance(entry, str)} if isinstance(trained, list) else set()
-    seen = {written.image.stem for written in done if known and written.tissue is None and _digest(written.image) in known}
-    stems = {written.image.stem for written in done}
-    made = {
+    everything = [*made, *ready]
+    seen = {written.image.stem for written in everything if known and written.tissue is None and _digest(written.image) in known}
+    moment, new = now(), {written.image.stem for written in made}
+    about = {
         "celladapt": __version__,
         "torch": torch.__version__,
         "model": None if place is None else str(place.absolute()),
         "fingerprint": model.fingerprint,
         "method": model.about.get("method"),
         "settings": {name: value for name, value in asdict(settings).items() if name != "max_megapixels"},
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": moment,
     }
-    rows = [dict(zip(COLUMNS, _row(written, written.image.stem in seen, settings, model), strict=True)) for written in done]
-    with alone(out / NOTES):  # several calls, each with a part of the images, may end at once
-        kept = [stem for stem in record_of(out).get("seen_in_training", []) if stem not in stems]
-        write_json(out / RECORD, {**made, "seen_in_training": sorted([*kept, *seen])})
-        rows += [row for row in _rows(out) if Path(row["image"]).stem not in stems]
-        write_text(out / TABLE, _csv(sorted(rows, key=lambda row: str(row["image"]))))
+    with _held(out):
+        before, rows = record_of(out), {stem_of(row["image"]): row for row in check(out)}
+        told = {*before.get("seen_in_training", ()), *(stem for stem, row in rows.items() if row.get("seen_in_training") == "yes")}
+        seen |= told - {written.image.stem for written in everything}
+        write_json(out / RECORD, {**before, **(about if made or not before else {}), "seen_in_training": sorted(seen)})
+        for written in everything:
+            stem = stem_of(_as_written(written.image.name))
+            if written.image.stem in new or stem not in rows:
+                # Of what an earlier call has made without noting it, version and moment are not known.
+                made_by = [__version__, moment] if written.image.stem in new else ["", ""]
+                row = [*_row(written, written.image.stem in seen, settings, model), *made_by]
+                rows[stem] = {**rows.get(stem, {}), **dict(zip(COLUMNS, row, strict=True))}
+        write_text(out / TABLE, _csv(sorted(rows.values(), key=lambda row: str(row["image"]))))
 
 
 def add(out: Path, **entries: Any) -> None:
@@ -78,8 +78,27 @@ def add(out: Path, **entries: Any) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    with alone(out / NOTES):
+    with _held(out):
         write_json(out / RECORD, {**record_of(out), **entries})
+
+
+def check(out: Path) -> list[dict[str, Any]]:
+    """The rows of the table that is there already.
+
+    Raises:
+        InputError: there is another program's table in its place, or it cannot be read, so that it would be lost.
+    """
+    file = out / TABLE
+    if not file.exists():
+        return []
+    rows = None
+    with suppress(OSError, UnicodeDecodeError, csv.Error):
+        rows = read_cells(io.StringIO(file.read_text(encoding="utf-8-sig")))
+    if rows is None or any(not row.get("image") or "model" not in row for row in rows):
+        raise FileError(
+            file, "is not the table that `celladapt predict` wrote, or another program has saved it", "move it away, or choose another --out"
+        )
+    return list(rows)
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -104,7 +123,7 @@ def doubts(folder: Path, used: Mapping[str, Iterable[str]]) -> list[str]:
         identity = found.get("identity")
         if not isinstance(identity, dict):
             continue
-        if not set(words) <= set(found.get("saved") or ()):
+        if set(words) & (set(found.get("begun") or ()) - set(found.get("saved") or ())):
             unfinished.append(stem)
         models.setdefault(repr((identity.get("model"), identity.get("settings"))), stem)
     result = []
@@ -112,7 +131,7 @@ def doubts(folder: Path, used: Mapping[str, Iterable[str]]) -> list[str]:
         result.append(f"CAUTION: {folder / RECORD} is damaged, so whether these images trained the model is not known.")
     if unfinished:
         result.append(
-            f"CAUTION: the last `celladapt predict` did not finish {_names(unfinished)}, so what lies there is of an earlier one; give its command again."
+            f"CAUTION: the last `celladapt predict` did not finish {some(unfinished)}, so what lies there is of an earlier one; give its command again."
         )
     if len(models) > 1:
         first, second, *_ = models.values()
@@ -120,8 +139,25 @@ def doubts(folder: Path, used: Mapping[str, Iterable[str]]) -> list[str]:
     return result
 
 
-def _names(stems: Sequence[str]) -> str:
+def some(stems: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
     return ", ".join(stems[:_NAMED]) + (f" and {len(stems) - _NAMED} more" if len(stems) > _NAMED else "")
+
+
+def stem_of(name: str) -> str:
+    """Of the name of an image in the table."""
+    return Path(name).stem
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Several calls, each with a part of the images, may end at once."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone(out / NOTES))
+        except NoLocksError as error:
+            say(f"{error} Until then calls that end at the same moment may lose rows of {TABLE}.")
+        yield
 
 
 def _digest(path: Path) -> str:
@@ -130,25 +166,26 @@ def _digest(path: Path) -> str:
     return ""  # it has gone, or cannot be read any more: of the others it is known
 
 
+def _as_written(name: str) -> str:
+    """As ``files.write_text`` writes a name that is not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _row(written: Written, seen: bool, settings: Settings, model: Predictor) -> list[Any]:
+    """All columns but the last two."""
     size = written.pixel_size
     micro = "" if size is None else f"{written.median_area * size**2:.6g}"
     return [
-        written.image.name, written.nuclei, f"{written.foreground:.6g}", f"{written.median_area:.6g}", micro, "" if size is None else f"{size:.6g}",
-        "yes" if seen else "no", settings.threshold, settings.min_size, model.fingerprint, __version__,
+        _as_written(written.image.name), written.nuclei, f"{written.foreground:.6g}", f"{written.median_area:.6g}", micro, "" if size is None else f"{size:.6g}",
+        "yes" if seen else "no", settings.threshold, settings.min_size, model.fingerprint,
     ]  # fmt: skip
 
 
-def _rows(out: Path) -> list[dict[str, Any]]:
-    """What the table says already; nothing where somebody has made it unreadable."""
-    with suppress(OSError, UnicodeDecodeError, csv.Error), open(out / TABLE, encoding="utf-8-sig", newline="") as lines:
-        return [row for row in read_cells(lines) if row.get("image")]
-    return []
-
-
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With the columns that somebody has added."""
+    columns = list(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([as_cell(row.get(column, "")) for column in COLUMNS] for row in rows)
+    writer.writerow(map(as_cell, columns))
+    writer.writerows([as_cell(row.get(column, "")) for column in columns] for row in rows)
     return text.getvalue()

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from celladapt import checkpoint
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import to_unit
 from celladapt.data.split import Split, save_splits
@@ -203,6 +204,9 @@ def _run_on(path: Path, folder: Folder) -> Run | None:
     run = Run.open(home)
     if run.config.target is not None and run.config.target.resolve() == folder.root.resolve():
         return run
+    model = path if path.is_file() else home / "model.safetensors"
+    if not (home / "split.json").is_file() or not model.is_file():
+        return None  # a model that somebody has passed on, with its options
     _, split = run.splits
-    trained, stems = set(run.model.about.get("trained_on") or ()), [*split.train, *split.val]
+    trained, stems = set(checkpoint.load(model)[1].get("trained_on") or ()), [*split.train, *split.val]
     return run if stems and set(stems) <= folder.images.keys() and set(folder.subset(stems).digests()) <= trained else None

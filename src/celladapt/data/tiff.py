@@ -140,6 +140,8 @@ def channel_count(tif: tifffile.TiffFile) -> int:
     series, page = first_series(tif), tif.pages.first
     if _channels_last(series.axes, series.shape):
         return int(series.shape[2])
+    if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
+        return 3  # four inks are read as three colours
     _, _, channels = _stacked(series, page)
     return max(channels, page.samplesperpixel - bool(page.extrasamples and page.extrasamples[-1] in ALPHA))
 

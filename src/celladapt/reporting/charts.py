@@ -124,10 +124,12 @@ def _pairs_figure(grid: Grid, palette: Palette) -> Figure:
     """A row for each pair: a line from source-only to supervised, each method's mean on it, its seeds small and faint, and what learns nothing as an upright dash."""
     figure, ((_, axes),) = _panels([""], 0.8 + 0.24 * len(grid.pairs), palette)
     for row, pair in enumerate(grid.pairs):
+        failed: list[str] = []
         bounds = [mean for name in (SOURCE_ONLY, SUPERVISED) if (mean := grid.entry(pair, name, "iou").mean) is not None]
         axes.plot(bounds, [row] * len(bounds), color=palette.ink, alpha=0.25, lw=2.5, solid_capstyle="round", zorder=2)
         for method in grid.methods:
             entry = grid.entry(pair, method, "iou")
+            failed += [f"{method_name(method)} failed ({entry.failed} of {entry.runs})"] * bool(entry.failed)
             if entry.mean is None:
                 continue
             if not learns(method):
@@ -137,8 +139,9 @@ def _pairs_figure(grid: Grid, palette: Palette) -> Figure:
             values = list(entry.values.values())
             axes.scatter(values, [row] * len(values), s=7, marker=mark, color=colour, alpha=0.35, linewidths=0, zorder=4)
             axes.scatter(entry.mean, row, s=30, marker=mark, color=colour, alpha=0.9, linewidths=0, zorder=5)
+        axes.text(0.01, row + 0.42, "; ".join(failed), transform=axes.get_yaxis_transform(), fontsize=5, color=palette.ink, parse_math=False)
     axes.set_ylim(len(grid.pairs) - 0.4, -0.6)
-    axes.set_yticks(range(len(grid.pairs)), grid.pairs, parse_math=False)
+    axes.set_yticks(range(len(grid.pairs)), [_wrapped(pair, 40) for pair in grid.pairs], parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS))
     axes.set_xlabel("IoU", color=palette.ink)
     axes.grid(True, axis="x", color=palette.ink, alpha=0.12, lw=0.7)
@@ -150,7 +153,14 @@ def _pairs_figure(grid: Grid, palette: Palette) -> Figure:
     ]
     keys = f"large: mean over seeds; small: one seed{'; square: its method used target labels' * bool(grid.labelled)}; line: from source only to supervised"
     legend = figure.legend(
-        handles=shown, loc="outside lower center", ncols=4, frameon=False, fontsize=_SMALL, labelcolor=palette.ink, title=keys, title_fontsize=_SMALL
+        handles=shown,
+        loc="outside lower center",
+        ncols=max(1, min(4, 110 // (6 + max(len(str(line.get_label())) for line in shown)))),
+        frameon=False,
+        fontsize=_SMALL,
+        labelcolor=palette.ink,
+        title=keys,
+        title_fontsize=_SMALL,
     )
     legend.get_title().set_color(palette.ink)
     return figure

@@ -93,7 +93,7 @@ def across(grid: Grid, name: Callable[[str], str] = str) -> list[str]:
     gaps = {method: found for method in methods if len(found := grid.large_gaps(method)) > 1}
     result = []
     if gaps:
-        most = max(map(len, gaps.values()))
+        most = sum((grid.width(pair) or 0) >= LARGE_GAP for pair in grid.pairs)
         parts = [
             f"{name(method)} closes {as_percent(fmean(found.values()))} of the gap in the mean, {as_percent(median(found.values()))} in the median "
             f"({as_percent(min(found.values()))} to {as_percent(max(found.values()))}{f'; {len(found)} pairs' * (len(found) < most)})"
@@ -162,7 +162,8 @@ def _all_tested(grid: Grid) -> str:
     if len(grid.pairs) <= NAMED:
         return ", ".join(tested(grid, pair) + (f" ({pair})" if len(grid.pairs) > 1 else "") for pair in grid.pairs)
     counts = [count for pair in grid.pairs for count in _tested(grid, pair)]
-    return f"{min(counts)} to {max(counts)} a pair" if counts else "unknown"
+    several = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{counts[0] if counts else 'unknown'}"
+    return f"{several} a pair"
 
 
 def _differing(grid: Grid) -> dict[str, dict[str, str]]:

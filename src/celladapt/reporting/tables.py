@@ -10,7 +10,7 @@ from rich.text import Text
 
 from celladapt.cells import as_cell
 from celladapt.files import write_text
-from celladapt.reporting.conditions import adapting, as_percent, facts, notes, tested
+from celladapt.reporting.conditions import NAMED, adapting, as_percent, facts, notes, tested
 from celladapt.reporting.differences import Comparisons
 from celladapt.reporting.grid import Entry, Grid, learns
 from celladapt.reporting.rendering import METRICS, method_name
@@ -41,8 +41,8 @@ class Table:
 
 
 def short(grid: Grid, name: Callable[[str], str] = str) -> Table:
-    """``wide`` or ``by_pair``, whichever has fewer columns; ``name`` writes the methods."""
-    return min(wide(grid, name), by_pair(grid, name), key=lambda table: len(table.columns))
+    """``wide``, or of many pairs ``by_pair``; ``name`` writes the methods."""
+    return by_pair(grid, name) if len(grid.pairs) > NAMED else wide(grid, name)
 
 
 def by_pair(grid: Grid, name: Callable[[str], str] = str) -> Table:
@@ -167,7 +167,7 @@ def latex(table: Table) -> str:
 def write_tables(grid: Grid, comparisons: Comparisons) -> None:
     """Write the tables into the benchmark's folder.
 
-    ``table.csv`` (the paper's shape) and ``measures.csv`` (a row for each pair, method and measure) hold full precision, shares of a gap as fractions;
+    ``table.csv`` (the paper's shape, however many pairs there are) and ``measures.csv`` (a row for each pair, method and measure) hold full precision, shares of a gap as fractions;
     ``comparisons.csv`` every comparison; ``table.md`` and ``table.tex`` both tables as they are shown.
 
     Raises:
