@@ -337,7 +337,9 @@ def test_how_masks_were_made_is_in_a_table(model: Model, images: Path, tmp_path:
     assert (row["threshold"], row["min_size"], row["seen_in_training"], row["model"]) == ("0.5", "20", "no", model.fingerprint)
     table = out / "predictions.csv"
     table.write_text(
-        table.read_text(encoding="utf-8").replace(",made\n", ",made,remark\n").replace(f",{row['made']}\n", f",{row['made']},good\n"),
+        table.read_text(encoding="utf-8")
+        .replace(",finished\n", ",finished,remark\n")
+        .replace(f"{model.fingerprint},0.1.0,{row['finished']}\n", f"{model.fingerprint},0.1.0,{row['finished']},good\n"),
         encoding="utf-8",
     )
     monkeypatch.setattr(provenance, "__version__", "later")
@@ -411,7 +413,7 @@ def test_what_holds_for_all_images_is_said_once(model: Model, images: Path, tmp_
 
 
 def test_a_note_that_cannot_be_written_is_no_failed_image(model: Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise InputError("The disk is full.")
 
     monkeypatch.setattr(provenance, "note", full)

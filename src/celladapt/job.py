@@ -10,10 +10,11 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
+from celladapt import __version__
 from celladapt.data.limits import MAX_MEGAPIXELS, as_pixels
 from celladapt.data.slide import is_slide
 from celladapt.errors import FileError, InputError
-from celladapt.files import write_json
+from celladapt.files import now, write_json
 from celladapt.inputs import NOTES
 from celladapt.outputs import WRITERS, Segmented, check_words, output_path, write
 from celladapt.progress import say
@@ -229,7 +230,8 @@ class Job:
             "tissue": tissue,
         }
         saved = sorted({*note.get("saved", ()), *self.outputs})
-        write_json(self.note, {"identity": self.identity, "found": found, "saved": saved, "begun": begun})
+        by = {"celladapt": __version__, "finished": now()}
+        write_json(self.note, {"identity": self.identity, "found": found, "saved": saved, "begun": begun, **by})
         return Written(self.image, self.outputs, **found)
 
 

@@ -107,13 +107,13 @@ def predict(
         with at_most(chosen.max_megapixels):
             done, failed = _in_turn(loaded, todo)
     order = {path.stem: number for number, path in enumerate(images)}
-    made, done = done, sorted([*ready.values(), *done], key=lambda written: order[written.image.stem])
+    done = sorted([*ready.values(), *done], key=lambda written: order[written.image.stem])
     if failed:
         others = f", the others are in {out}" if done else ""
         sentence = f"{len(failed)} of {len(images)} images failed{others}: " + _at_once(failed)
     try:
         if done:
-            provenance.note(loaded, Path(model) if isinstance(model, (str, Path)) else None, chosen, out, made, list(ready.values()))
+            provenance.note(loaded, Path(model) if isinstance(model, (str, Path)) else None, chosen, out, done, anew=bool(todo))
     except InputError as error:
         raise SomeFailed(f"{sentence} {error}" if failed else str(error), done) from None
     if failed:

@@ -24,12 +24,12 @@ from celladapt.records import read_json
 
 RECORD, TABLE = "predictions.json", "predictions.csv"
 COLUMNS = (
-    "image", "nuclei", "foreground", "median_area_px2", "median_area_um2", "um_per_pixel", "seen_in_training", "threshold", "min_size", "model", "celladapt", "made",
+    "image", "nuclei", "foreground", "median_area_px2", "median_area_um2", "um_per_pixel", "seen_in_training", "threshold", "min_size", "model", "celladapt", "finished",
 )  # fmt: skip
 _NAMED = 5
 
 
-def note(model: Predictor, place: Path | None, settings: Settings, out: Path, made: Sequence[Written], ready: Sequence[Written] = ()) -> None:
+def note(model: Predictor, place: Path | None, settings: Settings, out: Path, done: Sequence[Written], anew: bool) -> None:
     """Note what was done, beside what earlier calls have noted of other images.
 
     Args:
@@ -37,17 +37,15 @@ def note(model: Predictor, place: Path | None, settings: Settings, out: Path, ma
         place: where it was loaded from, if it was.
         settings: how.
         out: the folder of the predictions.
-        made: images that were segmented by this call.
-        ready: images that an earlier call had segmented alike; what is noted of them stays.
+        done: the images that are done.
+        anew: whether this call has segmented any of them; else the record stays that of the one which did.
 
     Raises:
         InputError: it cannot be written, or ``check`` says so.
     """
     trained = model.about.get("trained_on")
     known = {entry for entry in trained if isinstance(entry, str)} if isinstance(trained, list) else set()
-    everything = [*made, *ready]
-    seen = {written.image.stem for written in everything if known and written.tissue is None and _digest(written.image) in known}
-    moment, new = now(), {written.image.stem for written in made}
+    seen = {written.image.stem for written in done if known and written.tissue is None and _digest(written.image) in known}
     about = {
         "celladapt": __version__,
         "torch": torch.__version__,
@@ -55,20 +53,16 @@ def note(model: Predictor, place: Path | None, settings: Settings, out: Path, ma
         "fingerprint": model.fingerprint,
         "method": model.about.get("method"),
         "settings": {name: value for name, value in asdict(settings).items() if name != "max_megapixels"},
-        "finished": moment,
+        "finished": now(),
     }
     with _held(out):
         before, rows = record_of(out), {stem_of(row["image"]): row for row in check(out)}
         told = {*before.get("seen_in_training", ()), *(stem for stem, row in rows.items() if row.get("seen_in_training") == "yes")}
-        seen |= told - {written.image.stem for written in everything}
-        write_json(out / RECORD, {**before, **(about if made or not before else {}), "seen_in_training": sorted(seen)})
-        for written in everything:
-            stem = stem_of(_as_written(written.image.name))
-            if written.image.stem in new or stem not in rows:
-                # Of what an earlier call has made without noting it, version and moment are not known.
-                made_by = [__version__, moment] if written.image.stem in new else ["", ""]
-                row = [*_row(written, written.image.stem in seen, settings, model), *made_by]
-                rows[stem] = {**rows.get(stem, {}), **dict(zip(COLUMNS, row, strict=True))}
+        seen |= told - {written.image.stem for written in done}
+        write_json(out / RECORD, {**before, **(about if anew or not before else {}), "seen_in_training": sorted(seen)})
+        for written in done:
+            row = dict(zip(COLUMNS, _row(written, written.image.stem in seen, settings, model, noted(out, written.image.stem)), strict=True))
+            rows[stem_of(str(row["image"]))] = {**rows.get(stem_of(str(row["image"])), {}), **row}
         write_text(out / TABLE, _csv(sorted(rows.values(), key=lambda row: str(row["image"]))))
 
 
@@ -171,13 +165,12 @@ def _as_written(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _row(written: Written, seen: bool, settings: Settings, model: Predictor) -> list[Any]:
-    """All columns but the last two."""
+def _row(written: Written, seen: bool, settings: Settings, model: Predictor, noted_of_it: Mapping[str, Any]) -> list[Any]:
     size = written.pixel_size
     micro = "" if size is None else f"{written.median_area * size**2:.6g}"
     return [
         _as_written(written.image.name), written.nuclei, f"{written.foreground:.6g}", f"{written.median_area:.6g}", micro, "" if size is None else f"{size:.6g}",
-        "yes" if seen else "no", settings.threshold, settings.min_size, model.fingerprint,
+        "yes" if seen else "no", settings.threshold, settings.min_size, model.fingerprint, noted_of_it.get("celladapt", ""), noted_of_it.get("finished", ""),
     ]  # fmt: skip
 
 
