@@ -5,7 +5,7 @@
 
 Two tables. The first has for each pair and method, averaged over seeds, the test IoU of the last checkpoint, of the best one, and of the one that each criterion
 picks, of the runs that kept more than one; below it the mean and largest regret (best less picked), and the rank correlation of criterion and IoU over all checkpoints of a pair. The second has
-what `best` keeps: the pick of the default criterion among the checkpoints of weakuda, or that among source_only's where that is preferred without masks. Both that and `expected` are fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
+what `best` keeps: the pick of the default criterion among the checkpoints of weakuda, or that among source_only's where that is clearly preferred without masks. Both that and `expected` are fitted to the other targets alone (see ``benchmarks.quality``; ``--fit`` names more grids for it), so no label of a target has a part in what is picked
 on it.
 """
 
@@ -34,6 +34,7 @@ from celladapt.methods import find
 from celladapt.metrics import foreground
 from celladapt.model import Model
 from celladapt.progress import Bar
+from celladapt.quality import falls_back
 from celladapt.run import Run
 
 CRITERIA = ("expected", "agreement", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
@@ -153,7 +154,7 @@ def kept(runs: Runs) -> str:
             continue
         seeds = runs[pair, BAR], runs[pair, ADAPTED], bounds
         before, after, bound = ([picked(run, Config.select) for run in some.values()] for some in seeds)
-        ends = [max(pick, key=lambda point: point.scores["preference"]) for pick in zip(after, before, strict=True)]
+        ends = [one if falls_back(one.scores["preference"], other.scores["preference"]) else other for one, other in zip(before, after, strict=True)]
         iou = [[point.iou for point in some] for some in (before, after, ends, bound)]
         source, alone, end, full = map(statistics.mean, iou)
         gap, pairs = full - source, pairs + 1

@@ -64,6 +64,13 @@ def test_where_adapting_promises_less_source_only_is_kept_and_said(
     assert not (run.path / "adapted.safetensors").exists()
 
 
+@pytest.mark.parametrize(("after", "fell_back"), [(0.69, False), (0.67, True)])
+def test_source_only_must_look_clearly_better_to_be_kept(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float, fell_back: bool
+) -> None:
+    assert adapted(tiny_domains, tmp_path / "run", monkeypatch, before=0.7, after=after).record["fell_back"] == fell_back
+
+
 def test_labels_of_the_target_know_better(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picked = adapted(tiny_domains, tmp_path / "picked", monkeypatch, before=0.7, after=0.6, select="labelled")
     taught = adapted(tiny_domains, tmp_path / "taught", monkeypatch, before=0.7, after=0.6, method="weakssda@2")

@@ -32,7 +32,7 @@ from celladapt.losses import Domain
 from celladapt.model import Prediction, Predictor
 from celladapt.preparation import check_readable, check_sizes, set_up, usable_data
 from celladapt.progress import say
-from celladapt.quality import expected_iou, preference
+from celladapt.quality import expected_iou, falls_back, preference
 from celladapt.run import Run
 from celladapt.train import LAST, Trainer
 
@@ -251,7 +251,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     labelled = trainer.picked.uses_target_labels or bool(run.record.get("target_labelled"))
     if run.baseline.finished and config.fallback and not labelled:
         before = _clues(run, load_model(run.baseline.path, config.device, config.precision), looked_at)
-    fell_back = before is not None and preference(before) > preference(after)
+    fell_back = before is not None and falls_back(preference(before), preference(after))
     if before is not None and fell_back:
         if not adapted.exists():
             model.rename(adapted)

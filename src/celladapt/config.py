@@ -128,7 +128,7 @@ class Config:
     baseline: bool = True
     """Train source-only with the same budget too, so that the report shows what adapting changed."""
     fallback: bool = True
-    """Keep the source-only model where, without labels, it looks better than the adapted one; needs --baseline, and is not asked where masks of the target had a part."""
+    """Keep the source-only model where, without labels, it looks clearly better than the adapted one; needs --baseline, and is not asked where masks of the target had a part."""
 
     def __post_init__(self) -> None:
         for name in ("source", "target", "split"):

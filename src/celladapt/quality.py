@@ -20,6 +20,8 @@ from typing import Any
 
 UNWITNESSED = "_unwitnessed"
 """Ends the names of radii for images in which the classical segmentation is plausible nowhere."""
+CLEARLY = 0.02
+"""By so much more IoU must source-only be preferred to be kept: less is not told apart by the clues, and adapted models are the better ones nearly always (docs/results.md)."""
 LOW = 0.5
 """An expected IoU below this is worth a warning."""
 UNTOLD = "what IoU to expect cannot be told without masks of images like these: look at the masks before using them, and annotate some images"
@@ -158,6 +160,11 @@ def preference(scores: Mapping[str, float]) -> float:
     """
     compared = calibration()["compared"]
     return estimate(scores, compared) if _usable(scores, compared) else 0.0
+
+
+def falls_back(before: float, after: float) -> bool:
+    """Whether source-only is kept, by the ``preference`` for it and for the adapted model."""
+    return before > after + CLEARLY
 
 
 @cache
