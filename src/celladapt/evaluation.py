@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from celladapt import metrics
 from celladapt.cells import as_cell
-from celladapt.data.folder import MASK_ENDINGS, composed, list_images, same_stem, subfolder
+from celladapt.data.folder import composed, image_of_mask, list_images, same_stem, subfolder
 from celladapt.data.images import read_mask
 from celladapt.errors import FileError
 from celladapt.files import write_text
@@ -157,7 +157,8 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     if not truths:
         raise FileError(masks, "holds no mask", "name a folder of masks, or a domain folder with masks/")
     found = _by_stem(predictions)
-    image = {stem: _image_of(stem, found) for stem in truths}
+    nuclei, masks_of = ({name.removesuffix(f"_{word}") for name in found if name.endswith(f"_{word}")} for word in ("instances", "mask"))
+    image = {stem: _image_of(stem, found, nuclei, nuclei | masks_of) for stem in truths}
     labels = {stem: next((found[name] for name in (f"{image[stem]}_instances", f"{image[stem]}_mask", stem) if name in found), []) for stem in truths}
     foregrounds = {stem: found.get(f"{image[stem]}_mask", labels[stem]) for stem in truths}
     if missing := [stem for stem in truths if not labels[stem]]:
@@ -202,16 +203,11 @@ def _tells_none_apart(labels: NDArray[np.int32]) -> bool:
     return bool(labels.any()) and int(labels.max()) == int(labels[labels > 0].min()) and bool(label_components(labels).max() > 1)
 
 
-def _image_of(stem: str, predictions: Container[str]) -> str:
+def _image_of(stem: str, predictions: Container[str], nuclei: Container[str], anything: Container[str]) -> str:
     """The image that a mask called ``stem`` is of: itself, or without an ending such as ``_mask`` where nuclei are predicted of that, or nothing is called as the mask is."""
-
-    def predicted(name: str, words: Iterable[str] = ("instances", "mask")) -> bool:
-        return any(f"{name}_{word}" in predictions for word in words)
-
-    if predicted(stem):
+    if stem in anything:
         return stem
-    words = ("instances",) if stem in predictions else ("instances", "mask")
-    return next((base for end in MASK_ENDINGS if (base := stem[: -len(end)]) and stem.lower().endswith(end) and predicted(base, words)), stem)
+    return image_of_mask(stem, nuclei if stem in predictions else anything) or stem
 
 
 def _used(image: str, *files: Path) -> dict[str, set[str]]:

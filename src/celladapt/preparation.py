@@ -1,7 +1,7 @@
 """From a run's options to what trains: networks, images that training may see, validation images."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -79,14 +79,10 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
             raise InputError(f"The files in {getattr(config, domain)} {changed}")
     if before and record.get("fingerprint_of_labels") != labels:
         raise InputError(f"The masks in {config.target} {changed}")
-    if Domain.SOURCE in method.reads and (bare := [stem for stem in list(train_s.images)[:MOST_LOOKED_AT] if not train_s.mask(stem).any()]):
-        notes.append(
-            f"The source mask of {bare[0]} ({len(bare)} such) holds no nucleus: right if there is none, but an unfinished mask teaches that there is none."
-        )
-    if blank := [stem for stem in usable[:MOST_LOOKED_AT] if not target.mask(stem).any()]:
-        notes.append(
-            f"The mask of {blank[0]} ({len(blank)} such) holds no nucleus: right if there is none, but an unfinished mask teaches that there is none."
-        )
+    if Domain.SOURCE in method.reads and (bare := _blank(train_s, list(train_s.images))):
+        notes.append(_blank_words("source mask", bare))
+    if blank := _blank(target, usable):
+        notes.append(_blank_words("mask", blank))
         if parallel.rank() == 0:
             say(f"{target.masks[blank[0]]} holds no nucleus ({len(blank)} such); if it is unfinished, stop here and fill it or take it away.")
     hidden = set(target.subset(split_t.train).masks) - set(usable)
@@ -195,6 +191,17 @@ def _stated_pixel_size(folder: Folder) -> float | None:
     """µm per pixel that the middle one of some files states; None where none does."""
     stated = [size for path in evenly(list(folder.images.values()), MOST_WITNESSED) if (size := tiff_pixel_size(path)) is not None]
     return float(np.median(stated)) if stated else None
+
+
+def _blank(folder: Folder, stems: Sequence[str]) -> list[str]:
+    """Those whose mask holds no nucleus, of the first ``MOST_LOOKED_AT``."""
+    return [stem for stem in stems[:MOST_LOOKED_AT] if not folder.mask(stem).any()]
+
+
+def _blank_words(what: str, stems: list[str]) -> str:
+    return (
+        f"The {what} of {stems[0]} ({len(stems)} such) holds no nucleus: right if there is none, but an unfinished mask teaches that there is none."
+    )
 
 
 def _as_the_target(config: Config, method: methods.Method, source: Folder, target: Folder) -> tuple[Match, bool, float]:

@@ -23,9 +23,6 @@ from celladapt.progress import say
 from celladapt.records import read_json
 
 RECORD, TABLE = "predictions.json", "predictions.csv"
-COLUMNS = (
-    "image", "nuclei", "foreground", "median_area_px2", "median_area_um2", "um_per_pixel", "seen_in_training", "threshold", "min_size", "model", "celladapt", "finished",
-)  # fmt: skip
 _NAMED = 5
 
 
@@ -56,13 +53,14 @@ def note(model: Predictor, place: Path | None, settings: Settings, out: Path, do
         "finished": now(),
     }
     with _held(out):
-        before, rows = record_of(out), {stem_of(row["image"]): row for row in check(out)}
+        before, rows = record_of(out), {_stem_of(row["image"]): row for row in check(out)}
         told = {*before.get("seen_in_training", ()), *(stem for stem, row in rows.items() if row.get("seen_in_training") == "yes")}
         seen |= told - {written.image.stem for written in done}
         write_json(out / RECORD, {**before, **(about if anew or not before else {}), "seen_in_training": sorted(seen)})
         for written in done:
-            row = dict(zip(COLUMNS, _row(written, written.image.stem in seen, settings, model, noted(out, written.image.stem)), strict=True))
-            rows[stem_of(str(row["image"]))] = {**rows.get(stem_of(str(row["image"])), {}), **row}
+            row = _row(written, written.image.stem in seen, settings, model, noted(out, written.image.stem))
+            stem = _stem_of(row["image"])
+            rows[stem] = {**rows.get(stem, {}), **row}
         write_text(out / TABLE, _csv(sorted(rows.values(), key=lambda row: str(row["image"]))))
 
 
@@ -138,7 +136,7 @@ def some(stems: Sequence[str]) -> str:
     return ", ".join(stems[:_NAMED]) + (f" and {len(stems) - _NAMED} more" if len(stems) > _NAMED else "")
 
 
-def stem_of(name: str) -> str:
+def _stem_of(name: str) -> str:
     """Of the name of an image in the table."""
     return Path(name).stem
 
@@ -165,18 +163,27 @@ def _as_written(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _row(written: Written, seen: bool, settings: Settings, model: Predictor, noted_of_it: Mapping[str, Any]) -> list[Any]:
+def _row(written: Written, seen: bool, settings: Settings, model: Predictor, noted_of_it: Mapping[str, Any]) -> dict[str, Any]:
     size = written.pixel_size
-    micro = "" if size is None else f"{written.median_area * size**2:.6g}"
-    return [
-        _as_written(written.image.name), written.nuclei, f"{written.foreground:.6g}", f"{written.median_area:.6g}", micro, "" if size is None else f"{size:.6g}",
-        "yes" if seen else "no", settings.threshold, settings.min_size, model.fingerprint, noted_of_it.get("celladapt", ""), noted_of_it.get("finished", ""),
-    ]  # fmt: skip
+    return {
+        "image": _as_written(written.image.name),
+        "nuclei": written.nuclei,
+        "foreground": f"{written.foreground:.6g}",
+        "median_area_px2": f"{written.median_area:.6g}",
+        "median_area_um2": "" if size is None else f"{written.median_area * size**2:.6g}",
+        "um_per_pixel": "" if size is None else f"{size:.6g}",
+        "seen_in_training": "yes" if seen else "no",
+        "threshold": settings.threshold,
+        "min_size": settings.min_size,
+        "model": model.fingerprint,
+        "celladapt": noted_of_it.get("celladapt", ""),
+        "finished": noted_of_it.get("finished", ""),
+    }
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """With the columns that somebody has added."""
-    columns = list(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)]))
+    """At least one row, with the columns that somebody has added."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(as_cell, columns))
