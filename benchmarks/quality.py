@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from benchmarks.documents import put
 from celladapt import classical, half_maximum, instances, selection, shape
 from celladapt.classical import Witness, witness
+from celladapt.config import MethodSpec
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
 from celladapt.data.normalise import Normalisation
@@ -42,6 +43,7 @@ from celladapt.data.sample import evenly, middle
 from celladapt.expectation import MOST_IMAGES, SIDE
 from celladapt.files import write_json, write_text
 from celladapt.loading import load_model
+from celladapt.methods import find
 from celladapt.metrics import foreground
 from celladapt.model import Model, Prediction, Predictor
 from celladapt.networks import with_statistics_of
@@ -55,6 +57,8 @@ LEVEL = ("likeness", "agreement", "witnessed", "solidity")
 COMPARED = ("agreement", "witnessed", "solidity")
 """Clues to which of two models on the same images is better: where the classical segmentation does not have the shape of nuclei a model that agrees with it is
 no better for that."""
+TAUGHT = ("likeness", "solidity")
+"""Clues to the IoU of models that have learned from the classical segmentation: those that ask for the shape of nuclei. All of them agree with it, whatever it is worth."""
 RIDGE = 0.05
 COVERED = 0.9
 MOST_CHECKPOINTS = 3
@@ -92,6 +96,11 @@ class Point:
     def target(self) -> str:
         """What the pair leads to."""
         return target_of(self.pair)
+
+    @property
+    def taught(self) -> bool:
+        """Whether it has learned from the classical segmentation."""
+        return find(MethodSpec.parse(self.method).name).classical
 
 
 def target_of(pair: str) -> str:
@@ -229,14 +238,19 @@ def fit(known: list[Point], names: Sequence[str] = LEVEL) -> dict[str, Any]:
 
 
 def calibrated(known: list[Point]) -> dict[str, Any]:
-    """``fit`` to models that were given no masks, and by how much, as an angle, those that were are better where they were than elsewhere, by the same fit; each pair weighs the same."""
+    """``fit`` to models that were given no masks, to those of them that have learned from the classical segmentation alone, and by how much, as an angle, those that were are better where they were than elsewhere, by the same fit; each pair weighs the same."""
     fitted, told, off = fit(blind(known)), [], []
     for point in known:
         if point.given:
             there, here = (angle(estimate(scores, fitted)) for scores in (point.given.clues, point.scores))
             told.append(point)
             off.append(angle(point.given.iou) - there + here - angle(point.iou))
-    return {**fitted, "optimism": _by_pairs(np.array(off), told, {point.pair for point in told}) if told else 0.0}
+    taught = [point for point in blind(known) if point.taught and point.scores["witnessed"] > 0]
+    return {
+        **fitted,
+        "taught": fit(taught, TAUGHT) if taught else fitted,
+        "optimism": _by_pairs(np.array(off), told, {point.pair for point in told}) if told else 0.0,
+    }
 
 
 def blind(known: list[Point]) -> list[Point]:
@@ -246,7 +260,7 @@ def blind(known: list[Point]) -> list[Point]:
 
 def predicted(fitted: dict[str, Any], known: list[Point]) -> NDArray[np.float64]:
     """Expected IoU of each point by a fit, ``calibrated`` if some were given masks."""
-    return np.array([estimate(point.scores, fitted, point.given) for point in known])
+    return np.array([estimate(point.scores, fitted, point.given, point.taught) for point in known])
 
 
 def by_target(point: Point) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.documents import put, spread
-from benchmarks.quality import COMPARED, LEVEL, Point, blind, code_of_clues, elsewhere, finished_cells, fit, points, predicted, target_of
+from benchmarks.quality import COMPARED, LEVEL, Point, blind, code_of_clues, elsewhere, finished_cells, fit, points, target_of
 from celladapt.config import Config
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly
@@ -34,7 +34,7 @@ from celladapt.methods import find
 from celladapt.metrics import foreground
 from celladapt.model import Model
 from celladapt.progress import Bar
-from celladapt.quality import falls_back
+from celladapt.quality import estimate, falls_back
 from celladapt.run import Run
 
 CRITERIA = ("expected", "agreement", "contrast", "solidity", "zoom", "infomax", "snd", "entropy", "consistency")
@@ -104,8 +104,8 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
         others, mine = [point for point in judged if point.target != target], [point for point in known if point.target == target]
         others = blind(others)
         for name, fitted in (("expected", fit(others, LEVEL)), ("preference", fit(others, COMPARED))):
-            for point, value in zip(mine, predicted(fitted, mine), strict=True):
-                point.scores[name] = float(value)
+            for point in mine:
+                point.scores[name] = estimate(point.scores, fitted)
     for point in known:
         runs.setdefault((point.pair, point.method), {}).setdefault(point.seed, []).append(point)
     return runs
@@ -118,12 +118,12 @@ def picked(run: list[Point], criterion: str) -> Point:
 
 
 def regrets(runs: Runs) -> str:
-    """The first table, as Markdown, of the runs that kept more than one checkpoint: one is no choice."""
+    """The first table, as Markdown, of the runs that kept more than one checkpoint, as one is no choice; empty where there is none."""
     names = ["last", "best", *CRITERIA]
     several = {of: {seed: run for seed, run in seeds.items() if len(run) > 1} for of, seeds in runs.items()}
     runs = {of: seeds for of, seeds in several.items() if seeds}
     if not runs:
-        return "No run has checkpoints to choose from.\n"
+        return ""
     lines = ["| pair | method | " + " | ".join(names) + " |", "|---|---|" + "--:|" * len(names)]
     for (pair, method), seeds in runs.items():
         cells = (statistics.mean(picked(run, name).iou for run in seeds.values()) for name in names)
@@ -193,7 +193,9 @@ def main() -> None:
     to_fit = [*a.grids, *a.fit]
     runs = with_expected(checkpoints(a.grids), [*points(to_fit), *elsewhere(to_fit, a.elsewhere)])
     for name, text in (("selection", regrets(runs)), ("kept", kept(runs))):
-        if a.into:
+        if not text:
+            print(f"No run has checkpoints to choose from, so there is no table of {name}.")  # and one that stands in a document stays
+        elif a.into:
             put(a.into, name + a.suffix, text)
         else:
             print(text)

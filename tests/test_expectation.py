@@ -10,13 +10,14 @@ import pytest
 from helpers import in_this_process
 
 import celladapt
-from celladapt import adaptation, benchmarking
+from celladapt import adaptation, benchmarking, quality
 from celladapt.checkpoint import load
 from celladapt.cli import main
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, write_image
 from celladapt.errors import InputError
 from celladapt.expectation import clues_on, expected_quality, known_on, part
+from celladapt.loading import load_model
 from celladapt.methods.weakssda import WeakSSDA
 from celladapt.metrics import foreground
 from celladapt.quality import Expectation, Known, expected_iou
@@ -31,7 +32,7 @@ def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPat
     """A run of which source-only has ``before`` to be preferred by, and the adapted model ``after``; either is promised ten times less."""
     monkeypatch.setattr(adaptation, "_clues", lambda run, model, stems: {"is": before if model.about["method"] == "source_only" else after})
     monkeypatch.setattr(adaptation, "preference", lambda clues: clues["is"])
-    monkeypatch.setattr(adaptation, "expected_iou", lambda clues, alone, known: Expectation(clues["is"] / 10, 0.0, 0.9))
+    monkeypatch.setattr(adaptation, "expected_iou", lambda clues, alone, known, taught: Expectation(clues["is"] / 10, 0.0, 0.9))
     return celladapt.adapt(*domains, out=out, **{**TINY, "method": "cellseguda", **options})
 
 
@@ -137,6 +138,22 @@ def test_of_a_model_that_was_given_masks_they_have_a_part_in_what_is_expected(
     assert capsys.readouterr().out.splitlines()[-1] == expected_iou(clues, known=known).words
     assert main(["review", str(tmp_path / "alone.safetensors"), str(tiny_domains[1]), "--out", str(tmp_path / "review")]) == 0
     assert "by how it does on 2 images whose masks it was given" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_model_that_learned_from_the_classical_segmentation_says_so_and_is_judged_as_such_wherever_it_is(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = {**quality.calibration(), "taught": {"criteria": [], "weights": [], "intercept": 0.0}}
+    monkeypatch.setattr(quality, "calibration", lambda: fitted)
+    taught = celladapt.adapt(*tiny_domains, method="weakuda", out=tmp_path / "taught", fallback=False, **TINY)
+    other = celladapt.adapt(*tiny_domains, method="cellseguda", out=tmp_path / "other", **TINY)
+    assert taught.expected
+    assert other.expected
+    assert taught.expected.iou == 0 < other.expected.iou
+    assert expected_quality(taught.model, tiny_domains[1]).iou == 0 < expected_quality(other.model, tiny_domains[1]).iou
+    assert {item.expected.iou for item in celladapt.review(taught.path, tiny_domains[1], out=tmp_path / "review").items} == {0.0}
+    celladapt.export(taught.path, "onnx", tmp_path / "model.onnx")
+    assert quality.is_taught(load_model(tmp_path / "model.onnx").about)
 
 
 def test_the_expectation_reads_no_mask_and_names_a_broken_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

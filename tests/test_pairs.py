@@ -441,6 +441,19 @@ def test_undo_is_the_way_back() -> None:
     assert normalisation.undo(torch.full((3, 2, 2), -1e6)).max() == 0
 
 
+def test_an_empty_channel_stays_small_whatever_augmentation_adds_to_it() -> None:
+    """As of a nuclear stain in the blue of an RGB file, black crops of it among them."""
+    rng = np.random.default_rng(3)
+    images = [
+        np.stack([np.zeros((32, 32)), np.zeros((32, 32)), rng.integers(0, 200, (32, 32)) * (rng.random((32, 32)) < share)], 2).astype(np.uint8)
+        for share in (0.3, 0.0)
+    ]
+    normalise, mask = Normalisation.of(images), np.zeros((32, 32, 1), bool)
+    drawn = [normalise(AUGMENTATIONS["colour"](image, mask, rng)[0]) for image in images for _ in range(20)]
+    assert max(float(x[:2].abs().max()) for x in drawn) < 1
+    assert max(float(x[2].std()) for x in drawn) > 1
+
+
 @pytest.mark.parametrize("value", [0, 77, 255])
 def test_a_constant_domain_stays_finite(value: int) -> None:
     image = np.full((6, 6, 3), value, np.uint8)

@@ -35,6 +35,7 @@ from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.loading import load_model
 from celladapt.log import Log
+from celladapt.losses import Domain
 from celladapt.preparation import set_up
 from celladapt.run import Run
 from celladapt.train import follow
@@ -118,14 +119,30 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
 
 
 def test_statistics_are_of_target_images_for_training_and_validation_and_of_no_other(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
-    run = celladapt.adapt(*tiny_domains, "source_only", out=tmp_path / "run", **{**TINY, "steps": 2, "crop": 64})
+    run = celladapt.adapt(*tiny_domains, "source_only", out=tmp_path / "run", **{**TINY, "steps": 2, "crop": 64, "match": False})
     trainer, _ = set_up(run)
     target, (_, split) = Folder.open(tiny_domains[1]), run.splits
     looks = {stem: trainer.normalisation(target.image(stem)) for stem in target.images}  # crops of 64 px are whole
-    seen = {stem for batch in trainer.statistics() for image in batch for stem, look in looks.items() if torch.equal(image.contiguous(), look)}
+    seen = {
+        stem
+        for batch in trainer.statistics(Domain.TARGET)
+        for image in batch
+        for stem, look in looks.items()
+        if torch.equal(image.contiguous(), look)
+    }
     assert seen == {*split.train, *split.val}
     assert split.val
     assert split.test
+    source, normalise = Folder.open(tiny_domains[0]), trainer.pairs.source.normalisation  # type: ignore[union-attr]
+    at_home = {stem: normalise(source.image(stem)) for stem in source.images}
+    seen = {
+        stem
+        for batch in trainer.statistics(Domain.SOURCE)
+        for image in batch
+        for stem, look in at_home.items()
+        if torch.equal(image.contiguous(), look)
+    }
+    assert seen == {*run.splits[0].train}
 
 
 @pytest.mark.slow
@@ -571,6 +588,10 @@ def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domai
     [
         ({"method": "supervised", "target": "images"}, "no mask to train on"),
         ({"select": "labelled", "target": "images"}, "needs masks"),
+        ({"select": "labelled", "val_fraction": 0.0}, "needs masks for target validation images"),  # not those of training, of which it may hide some
+        ({"split": {"train": [], "val": [], "test": ["target0"]}}, "leaves no image of .*target to train on"),
+        ({"empty": True}, "No mask in .*source holds a nucleus"),
+        ({"crop": "whole", "batch_size": 1, "odd": 0, "side": 16}, "odd.png has 16 x 16 pixels, too few"),
         ({"crop": "whole", "odd": 0}, "different sizes"),
         ({"crop": "whole", "odd": 1, "method": "cellseguda", "batch_norm": "shared"}, "different sizes"),
         ({"crop": "whole", "odd": 1, "method": "source_only"}, "different sizes"),
@@ -584,11 +605,19 @@ def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domai
 def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     source, target = tiny_domains
     changes = dict(changes)
-    odd = changes.pop("odd", None)
+    odd, side = changes.pop("odd", None), changes.pop("side", None)
     if odd is not None:
-        write_image(tiny_domains[odd] / "images" / "odd.png", np.zeros((40, 48), np.uint8))
-        write_image(tiny_domains[odd] / "masks" / "odd.png", np.ones((40, 48), np.uint8))
+        shape = (side, side) if side else (40, 48)
+        write_image(tiny_domains[odd] / "images" / "odd.png", np.zeros(shape, np.uint8))
+        write_image(tiny_domains[odd] / "masks" / "odd.png", np.ones(shape, np.uint8))
         changes |= {"val_fraction": 0.0, "test_fraction": 0.0}
+    if changes.pop("empty", False):
+        for mask in (source / "masks").iterdir():
+            write_image(mask, np.zeros((64, 64), np.uint8))
+    if "split" in changes:
+        rest = {"train": ["source0", "source1"], "val": [], "test": []}
+        (tmp_path / "split.json").write_text(json.dumps({"source": rest, "target": changes["split"]}))
+        changes["split"] = tmp_path / "split.json"
     if changes.get("target") == "images":
         target = target / changes.pop("target")
     with pytest.raises(InputError, match=words):

@@ -32,7 +32,7 @@ from celladapt.losses import Domain
 from celladapt.model import Prediction, Predictor
 from celladapt.preparation import check_readable, check_sizes, set_up, usable_data
 from celladapt.progress import say
-from celladapt.quality import expected_iou, falls_back, preference
+from celladapt.quality import expected_iou, falls_back, is_taught, preference
 from celladapt.run import Run
 from celladapt.train import LAST, Trainer
 
@@ -120,6 +120,8 @@ def checked(config: Config) -> tuple[Split, Split]:
         drawn_s, drawn_t = (folder.subset([*split.train, *split.val]) for folder, split in zip((source, target), splits, strict=True))
         check_readable([drawn_s, drawn_t.keep_masks([*usable, *seen_t.masks])])
         check_sizes(config, train_s, train_t, drawn_t)
+        if Domain.SOURCE in method.reads and not any(train_s.mask(stem).any() for stem in train_s.masks):
+            raise InputError(f"No mask in {source.root} holds a nucleus, so there is nothing to learn from; see that the masks are finished.")
         _no_test_image_twice(method, source, target, splits[1])
     return splits
 
@@ -259,7 +261,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
             shutil.copyfile(run.baseline.path / "model.safetensors", temporary)
         notes = [
             *notes,
-            "As far as can be told without masks, adapting did not help, so the SOURCE-ONLY model was kept: it is what is scored and shown here. "
+            "As far as can be told without masks, the SOURCE-ONLY model is clearly the better one, so it was kept: it is what is scored and shown here. "
             f"The adapted one is in {ADAPTED}.",
         ]
         loaded, after, reconstruct = load_model(model, config.device, config.precision), before, None
@@ -275,7 +277,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     facts = {
         "seconds": round(trainer.seconds, 1),
         "selected": asdict(trainer.picked),
-        "expected": asdict(expected_iou(after, alone=len(looked_at) == 1, known=known)),
+        "expected": asdict(expected_iou(after, alone=len(looked_at) == 1, known=known, taught=is_taught(loaded.about))),
         "known": asdict(known) if known else None,
         "fell_back": fell_back,
     }

@@ -102,7 +102,7 @@ def adapt(*, config: Options = Config(), preset: str = "default", out: Path | No
     else:
         _print("scores  none: the target has no annotated test images")
     if expected:
-        _print(f"quality {expected.words}" + ("; adapting did not help, the source-only model was kept" if fell_back else ""))
+        _print(f"quality {expected.words}" + ("; the source-only model looked clearly better and was kept" if fell_back else ""))
     _print(f"model   {run.path}", f"report  {run.report}", _predict_with(run.path))
 
 

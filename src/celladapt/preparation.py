@@ -25,6 +25,7 @@ from celladapt.errors import InputError
 from celladapt.files import now
 from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
 from celladapt.losses import Domain
+from celladapt.networks import DEPTH
 from celladapt.progress import Bar, say
 from celladapt.run import Run
 from celladapt.step import CROSS_ENTROPY, has_cross_entropy
@@ -81,6 +82,8 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         raise InputError(f"The masks in {config.target} {changed}")
     if Domain.SOURCE in method.reads and (bare := _blank(train_s, list(train_s.images))):
         notes.append(_blank_words("source mask", bare))
+        if parallel.rank() == 0:
+            say(f"{source.masks[bare[0]]} holds no nucleus ({len(bare)} such); if it is unfinished, stop here and fill it or take it away.")
     if blank := _blank(target, usable):
         notes.append(_blank_words("mask", blank))
         if parallel.rank() == 0:
@@ -114,11 +117,14 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         parallel.world_size(),
     )
     # Validation images too: no mask is needed, and of few images each one counts.
-    plain = Stream(drawn_t, normalise_t, config.crop, "none", (config.seed, 2))
+    plain = {
+        Domain.TARGET: Stream(drawn_t, normalise_t, config.crop, "none", (config.seed, 2)),
+        Domain.SOURCE: Stream(train_s, normalise_s, config.crop, "none", (config.seed, 3)),
+    }
 
-    def statistics() -> Iterator[Tensor]:
+    def statistics(domain: Domain) -> Iterator[Tensor]:
         for k in range(STATISTICS_BATCHES):
-            yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
+            yield plain[domain].draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
     if method.classical:
         notes.append(_witnessed(stream_t))
@@ -142,10 +148,17 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         taught_s = held(shown_s, normalise_s, masks=True) if asked and Domain.SOURCE in method.reads else Held([])
         standing = _witnesses(stream_t, config.validation_images, config.crop) if asked and method.classical else []
         teachers = Teachers(list(zip(given.images, given.masks, strict=True)), standing, list(zip(taught_s.images, taught_s.masks, strict=True)))
+    now_by = "bf16" if uses_bf16(config.precision, device) else "float32"
+    if (began_by := record.get("arithmetic", now_by)) != now_by:
+        notes.append(
+            f"Begun in {began_by} and continued in {now_by}: not quite the model that one machine would have trained (--precision keeps it the same)."
+        )
+        if parallel.rank() == 0:
+            say(notes[-1])
     if parallel.rank() == 0:
         run.note(
             **describe(device),
-            arithmetic="bf16" if uses_bf16(config.precision, device) else "float32",
+            arithmetic=now_by,
             processes=parallel.world_size(),
             started=run.record.get("started") or now(),
             finished=None,
@@ -181,6 +194,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         "versions": {name: describe(device)[name] for name in ("celladapt", "torch")},
         "trained_on": trained_on,
         "pixel_size": size,
+        "classical": method.classical,
     }
     label = f"{config.method}, seed {config.seed}"
     validator = Validator(held_s, held_t, device, compute, teachers)
@@ -219,8 +233,11 @@ def _witnessed(target: Stream) -> str:
     plausible, closer = sum(verdict.plausible for verdict in verdicts.values()), sum(verdict.closer for verdict in verdicts.values())
     nearly = sum(target.stands(stem) and not verdict.plausible for stem, verdict in verdicts.items())
     alone = "" if nearly else " alone"
+    heard = sum(target.stands(stem) and verdict.plausible for stem, verdict in verdicts.items())
+    where = "there" if heard == plausible else f"in {heard} of these"
     sentences = [
-        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach there{alone}."
+        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach {where}{alone}"
+        + ("." if heard == plausible else ", as masks teach better where there are some, or where it had to look closer.")
     ]
     if closer:
         sentences.append(f"In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are.")
@@ -242,6 +259,10 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
         InputError: there is nothing to train on or to select with, or the labels asked for do not go with the method.
     """
     method = methods.find(config.spec.name)
+    if not split_t.train:
+        raise InputError(
+            f"The split leaves no image of {target.root} to train on; whatever the method, it has to see some: mend its target's train, or leave --split out."
+        )
     if not method.target_masks and config.labels != "100%":
         raise InputError(f"Method '{config.spec.name}' reads no target masks, so --target-labels {config.labels} means nothing; leave it out.")
     usable = choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if method.target_masks else []
@@ -254,9 +275,11 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
             raise InputError(f"{folder.root} has no mask to train on; put label images with the images' names into its masks/ folder.")
     seen_t = target.subset(split_t.val or split_t.train)
     if config.select == "labelled":
-        seen_t = seen_t.subset(seen_t.labelled)
+        seen_t = target.subset(stem for stem in split_t.val if stem in target.masks)
         if not len(seen_t):
-            raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
+            raise InputError(
+                f"--select labelled needs masks for target validation images in {target.root} (--val-fraction); use a criterion without labels."
+            )
     else:
         seen_t = seen_t.without_masks()
     if lost := [stem for stem in split_t.test if stem not in target.masks]:
@@ -294,15 +317,21 @@ def _state(path: Path) -> tuple[Path, int]:
 
 
 def check_sizes(config: Config, source: Folder, target: Folder, drawn: Folder) -> None:
-    """Raise InputError where whole images of different sizes would have to share a batch, in training or in what batch normalisation is estimated on.
+    """Raise InputError where whole images of different sizes would have to share a batch, in training or in what batch normalisation is estimated on, or are too small for a batch of one.
 
     Args:
-        config: of the run, whose images are ``check_readable``.
+        config: of the run, whose images are ``check_readable``. Of a batch of one image that is small the network's bottom is one pixel, which has no variance to normalise by.
         source: training images of it.
         target: likewise.
         drawn: all training and validation images of the target, from which batch normalisation is estimated.
     """
-    if config.crop != "whole" or config.batch_size == 1:
+    if config.crop != "whole":
+        return
+    if config.batch_size == 1:
+        for path in (path for folder in (source, target) for path in folder.images.values()):
+            height, width, *_ = _SHAPES[_state(path)]
+            if max(height, width) <= 2**DEPTH:
+                raise InputError(f"{path} has {width} x {height} pixels, too few to train on alone and whole; leave it out, or give --crop a number.")
         return
     reads, anew = methods.find(config.spec.name).reads, config.batch_norm == "target"
     for domain, folders in ((Domain.SOURCE, [source]), (Domain.TARGET, [drawn] if anew else [target])):

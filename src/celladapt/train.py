@@ -21,6 +21,7 @@ from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
 from celladapt.hardware import check_compiler, kept_memory, tried_convolutions
 from celladapt.log import Log
+from celladapt.losses import Domain
 from celladapt.methods import Method
 from celladapt.model import Model
 from celladapt.networks import Segmenter, with_statistics_of
@@ -86,8 +87,8 @@ class Trainer:
     validator: Validator
     normalisation: Normalisation
     """Of the target: what the finished model applies to images."""
-    statistics: Callable[[], Iterator[Tensor]]
-    """Target batches from which batch-normalisation statistics are re-estimated."""
+    statistics: Callable[[Domain], Iterator[Tensor]]
+    """Batches of the target, or of the source where the method reads it, from which batch-normalisation statistics are re-estimated."""
     device: torch.device
     arithmetic: Arithmetic
     about: dict[str, Any]
@@ -159,12 +160,12 @@ class Trainer:
         # A copy in either case, as the average stays in training mode.
         if self.config.batch_norm == "target":
             with self.arithmetic():
-                network = with_statistics_of(self.average, self.statistics())
+                network = with_statistics_of(self.average, self.statistics(Domain.TARGET))
+                home = with_statistics_of(self.average, self.statistics(Domain.SOURCE)) if Domain.SOURCE in self.method.reads else network
         else:
-            network = copy.deepcopy(self.average)
-        network.eval()
-        threshold = self.validator.cut(network) if self.config.fit_threshold else 0.5
-        scores = self.validator(network, threshold)
+            network = home = copy.deepcopy(self.average).eval()
+        threshold = self.validator.cut(network, home) if self.config.fit_threshold else 0.5
+        scores = self.validator(network, home, threshold)
         log.scores(self.step, scores)
         criterion = self.config.select
         score = float(self.step) if criterion == "last" else scores[criterion]
@@ -177,13 +178,13 @@ class Trainer:
             self._write_model(network, f"checkpoints/step_{self.step:06d}.safetensors")
 
     def _beats(self, score: float) -> bool:
-        """Whether ``score`` is above that of the checkpoint kept so far. The first one is, a score that is not a number is not, and any other is above one of the warm-up."""
+        """Whether ``score`` is not below that of the checkpoint kept so far. The first one is, a score that is not a number is not, and any other is above one of the warm-up. Of equals the later one is kept: it has learned more."""
         before = self.picked
         if before.score is None:
             return True
         if not math.isfinite(score):
             return False
-        return not math.isfinite(before.score) or self.method.warming_up(before.step, self.config.steps) or score > before.score
+        return not math.isfinite(before.score) or self.method.warming_up(before.step, self.config.steps) or score >= before.score
 
     def _write_model(self, network: Segmenter, name: str) -> None:
         Model(network, self.normalisation, {**self.about, "step": self.step}).save(self.path / name)

@@ -170,8 +170,7 @@ def as_image(raster: Raster) -> NDArray[Any]:
 def _as_image(raster: Raster) -> NDArray[Any]:
     pixels = raster.pixels if raster.palette is None else raster.palette[raster.pixels[..., 0]]
     deep = pixels.dtype.kind == "f" or pixels.dtype.itemsize > 1 or pixels.dtype == np.int8
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise FileError(raster.path, "has values that are not finite (NaN or infinity)", "replace them and save it again")
+    _require_finite(raster.path, pixels)
     white = 1.0 if pixels.dtype.kind in "fb" else float(2**raster.bits - 1 if raster.palette is None else 255)
     if raster.white_is_zero:
         pixels = (white - pixels.astype(np.float64)).astype(np.float64 if deep else np.uint8)
@@ -232,6 +231,11 @@ def image_of(array: NDArray[Any], name: str) -> NDArray[Any]:
     return as_image(_checked(Raster(Path(name), pixels, 8 * pixels.dtype.itemsize, alpha)))
 
 
+def _require_finite(path: Path, values: NDArray[Any]) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise FileError(path, "has values that are not finite (NaN or infinity)", "replace them and save it again")
+
+
 def as_labels(raster: Raster) -> NDArray[np.int32]:
     """(H, W) int32 from decoded pixels; see `read_mask`."""
     with _in_one_sentence(raster.path):
@@ -244,7 +248,8 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
     values = raster.pixels
     if raster.palette is not None and raster.palette[0].any():
         values = raster.palette[values[..., 0]]
-    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+    _require_finite(raster.path, values)
+    if values.dtype.kind == "f" and not (values == np.rint(values)).all():
         raise FileError(raster.path, "has fractional values (a probability map?)", "threshold it and save 0 and 255 as PNG")
     if values.dtype.kind in "if" and values.min() < 0:
         raise FileError(raster.path, "has negative labels", "use 0 for the background and positive labels for nuclei")

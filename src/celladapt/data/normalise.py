@@ -9,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+LEAST = 1 / 255
+"""A channel that varies by less, a grey level, is empty and is not scaled: there neither what augmentation adds nor a stray value may pass for many standard deviations."""
+
 
 def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
     """uint8 or uint16 of any shape -> float32 in [0, 1]."""
@@ -32,7 +35,8 @@ class Normalisation:
             pixels = _unit(image.transpose(2, 0, 1), grey).reshape(3, -1).T.astype(np.float64)
             count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
         mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))  # a constant channel must not divide by 0
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        std[std < LEAST] = 1
         return cls(tuple(mean.tolist()), tuple(std.tolist()), grey)
 
     def __call__(self, image: NDArray[Any]) -> Tensor:
