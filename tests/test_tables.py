@@ -208,11 +208,13 @@ def test_of_many_pairs_each_has_a_row(tmp_path: Path) -> None:
     assert "WeakUDA failed (2 of 2)" in [text.get_text() for text in methods_figure(some, PAPER).axes[0].texts]
     assert short(few := grid_of(tmp_path / "few", ONE_PAIR)) == wide(few)
     for expected in (
-        "Over the 3 pairs on which supervised is at least 0.05 IoU above source_only: weakuda closes 21 % of the gap in the mean, 50 % in the median (−50 % to 62 %).",
+        "Over the 3 pairs on which supervised is at least 0.05 IoU above source_only: weakuda closes 21 % of the gap in the mean, 50 % in the median (−50 % to 62 %); classical closes −164 % of the gap in the mean, −67 % in the median (−400 % to −25 %).",
         "Below source_only by more than 0.01 IoU: weakuda on 2 of 4 pairs: c → t (−0.050), d → t (−0.120); weakssda@10% on 1 of 1 pairs: e → t (−0.400).",
         "No gap to close on e → t: supervised is not at least 0.02 IoU above source_only.",
     ):
         assert expected in notes(grid)
+    for measure in ("PQ", "F1"):
+        assert any(note.startswith(f"Below source_only by more than 0.01 {measure}: weakuda on 2 of 4 pairs: c → t") for note in notes(grid))
     report(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "WeakUDA closes 21 % of the gap in the mean" in page

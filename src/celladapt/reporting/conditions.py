@@ -7,10 +7,10 @@ from typing import Any
 
 from celladapt.reporting.grid import LARGE_GAP, SUPERVISED, Cell, Grid, base, learns
 from celladapt.reporting.reading import SOURCE_ONLY, mapping, number
-from celladapt.reporting.rendering import signed
+from celladapt.reporting.rendering import METRICS, signed
 
 GAP = "Gap closed: share of the way from source_only to supervised, in IoU, from the means over seeds; of a gap that is not significant it means little."
-HARM = 0.01  # IoU below source-only that is more than noise: there adapting did harm
+HARM = 0.01  # IoU, PQ or F1 below source-only that is more than noise: there adapting did harm
 NAMED = 4  # pairs of which each is named in a sentence; of more the table says
 # Options in which runs of one benchmark may differ without being on another budget.
 ITS_OWN = {"source", "target", "method", "seed", "split", "device", "compile", "baseline", "keep_checkpoints", "checkpoint_every"}
@@ -90,7 +90,11 @@ def adapting(grid: Grid) -> list[str]:
 def across(grid: Grid, name: Callable[[str], str] = str) -> list[str]:
     """What a benchmark of several pairs says as a whole: the mean share of a large gap that is closed, and where adapting did harm; ``name`` writes the methods."""
     methods = adapting(grid)
-    gaps = {method: found for method in methods if len(found := grid.large_gaps(method)) > 1}
+    gaps = {
+        method: found
+        for method in (*methods, *(method for method in grid.methods if methods and not learns(method)))
+        if len(found := grid.large_gaps(method)) > 1
+    }
     result = []
     if gaps:
         most = sum((grid.width(pair) or 0) >= LARGE_GAP for pair in grid.pairs)
@@ -100,14 +104,16 @@ def across(grid: Grid, name: Callable[[str], str] = str) -> list[str]:
             for method, found in gaps.items()
         ]
         result.append(f"Over the {most} pairs on which {name(SUPERVISED)} is at least {LARGE_GAP} IoU above {name(SOURCE_ONLY)}: {'; '.join(parts)}.")
-    parts = []
-    for method in methods if len(grid.pairs) > 1 else ():
-        means = {pair: (grid.entry(pair, method, "iou").mean, grid.entry(pair, SOURCE_ONLY, "iou").mean) for pair in grid.pairs}
-        gains = {pair: here - low for pair, (here, low) in means.items() if here is not None and low is not None}
-        worse = [f"{pair} ({signed(gain)})" for pair, gain in gains.items() if gain < -HARM]
-        verdict = f"{len(worse)} of {len(gains)} pairs: {', '.join(worse)}" if worse else f"none of {len(gains)} pairs"
-        parts += [f"{name(method)} on {verdict}"] if gains else []
-    return [*result, *([f"Below {name(SOURCE_ONLY)} by more than {HARM} IoU: {'; '.join(parts)}."] if parts else [])]
+    for measure in ("iou", "pq", "f1") if len(grid.pairs) > 1 else ():  # a mask may be better, and its nuclei worse told apart
+        parts = []
+        for method in methods:
+            means = {pair: (grid.entry(pair, method, measure).mean, grid.entry(pair, SOURCE_ONLY, measure).mean) for pair in grid.pairs}
+            gains = {pair: here - low for pair, (here, low) in means.items() if here is not None and low is not None}
+            worse = [f"{pair} ({signed(gain)})" for pair, gain in gains.items() if gain < -HARM]
+            verdict = f"{len(worse)} of {len(gains)} pairs: {', '.join(worse)}" if worse else f"none of {len(gains)} pairs"
+            parts += [f"{name(method)} on {verdict}"] if gains else []
+        result += [f"Below {name(SOURCE_ONLY)} by more than {HARM} {METRICS[measure]}: {'; '.join(parts)}."] if parts else []
+    return result
 
 
 def as_percent(share: float) -> str:
