@@ -258,9 +258,9 @@ def blind(known: list[Point]) -> list[Point]:
     return [point for point in known if not point.given]
 
 
-def predicted(fitted: dict[str, Any], known: list[Point]) -> NDArray[np.float64]:
-    """Expected IoU of each point by a fit, ``calibrated`` if some were given masks."""
-    return np.array([estimate(point.scores, fitted, point.given, point.taught) for point in known])
+def predicted(fitted: dict[str, Any], known: list[Point], apart: bool = True) -> NDArray[np.float64]:
+    """Expected IoU of each point by a ``calibrated`` fit; ``apart``: with the one to models that have learned from the classical segmentation."""
+    return np.array([estimate(point.scores, fitted, point.given, point.taught and apart) for point in known])
 
 
 def by_target(point: Point) -> str:
@@ -273,12 +273,12 @@ def by_pair(point: Point) -> str:
     return point.pair
 
 
-def left_out(known: list[Point], by: Callable[[Point], str] = by_target) -> NDArray[np.float64]:
-    """Expected IoU of each point by a fit to all others but those that ``by`` names alike."""
+def left_out(known: list[Point], by: Callable[[Point], str] = by_target, apart: bool = True) -> NDArray[np.float64]:
+    """Expected IoU of each point by a fit to all others but those that ``by`` names alike; ``apart`` as of ``predicted``."""
     result = np.zeros(len(known))
     for name in {by(point) for point in known}:
         mine = [i for i, point in enumerate(known) if by(point) == name]
-        result[mine] = predicted(calibrated([point for point in known if by(point) != name]), [known[i] for i in mine])
+        result[mine] = predicted(calibrated([point for point in known if by(point) != name]), [known[i] for i in mine], apart)
     return result
 
 
@@ -294,11 +294,12 @@ def radius(errors: NDArray[np.float64], known: list[Point]) -> float:
 def radii(known: list[Point]) -> dict[str, float]:
     """The intervals by the errors on targets left out, by their names in the file: of images of which one at least has a plausible classical segmentation, of others, and of single ones of either kind.
 
-    Each is the larger one of that of all models and of that of adapted ones, which are few and are what is asked about; 1, which promises nothing, unless it is of two targets at least. Of a
+    Each is the larger one of that of all models and of that of adapted ones, which are few and are what is asked about; 1, which promises nothing, unless it is of two targets at least. None
+    counts the fit to models that have learned from the classical segmentation: its clues were chosen knowing all of these targets, and what is gained by that is not promised. Of a
     single image no more is promised than of several, and adapted models have no quantile of their own there: the worst image of a few pairs says little.
     """
     images, found = singly(known), {}
-    errors, of_images = left_out(known) - _iou(known), left_out_singly(known) - _iou(images)
+    errors, of_images = left_out(known, apart=False) - _iou(known), left_out_singly(known, apart=False) - _iou(images)
     for end in ("", UNWITNESSED):
         mine, single = ([i for i, point in enumerate(points) if _end(point) == end] for points in (known, images))
         adapted = [i for i in mine if known[i].method not in TRAINED]
@@ -325,13 +326,13 @@ def singly(known: list[Point]) -> list[Point]:
     return [replace(point, scores=scores, iou=iou, alone=()) for point in known for scores, iou in point.alone]
 
 
-def left_out_singly(known: list[Point]) -> NDArray[np.float64]:
-    """Expected IoU of each of ``singly(known)``, by fits to several images of all other targets."""
+def left_out_singly(known: list[Point], apart: bool = True) -> NDArray[np.float64]:
+    """Expected IoU of each of ``singly(known)``, by fits to several images of all other targets; ``apart`` as of ``predicted``."""
     images = singly(known)
     result = np.zeros(len(images))
     for target in {point.target for point in known}:
         mine = [i for i, point in enumerate(images) if point.target == target]
-        result[mine] = predicted(calibrated([point for point in known if point.target != target]), [images[i] for i in mine])
+        result[mine] = predicted(calibrated([point for point in known if point.target != target]), [images[i] for i in mine], apart)
     return result
 
 

@@ -96,7 +96,7 @@ def whole_run(
     validator = Validator(*held, device, partial(arithmetic, config.precision, device))
     network = copy.deepcopy(training.networks["S"]).eval()
     assert isinstance(network, Segmenter)
-    validation = clock(lambda: validator(network, network), device)
+    validation = clock(lambda: validator(network), device)
     validations = -(-config.steps // config.validate_every)
     total = found["first_step_seconds"] + config.steps * found["seconds_a_step"] + validations * validation
     return {**found, "validation_seconds": validation, "steps": config.steps, "validations": validations, "projected_seconds": total}

@@ -95,7 +95,7 @@ def test_of_a_pair_that_is_left_out_other_pairs_with_its_target_are_known() -> N
 def test_pairs_weigh_alike_however_many_checkpoints_they_have() -> None:
     known = checkpoints(3)
     more = [*known, *[point for point in known if point.target == "t0"] * 5]
-    assert predicted(fit(more), known) == pytest.approx(predicted(fit(known), known), abs=1e-9)
+    assert predicted(fit(more), known, apart=False) == pytest.approx(predicted(fit(known), known, apart=False), abs=1e-9)
 
 
 def test_the_radius_is_the_conformal_quantile_over_pairs() -> None:
@@ -115,9 +115,11 @@ def test_intervals_are_wide_enough_for_adapted_models_and_promise_nothing_that_o
     assert radii(known)["radius"] < 0.05
     assert radii(known)["radius_unwitnessed"] == 1, "of which there are none"
     off = [replace(point, iou=point.iou / 2) if point.method == "weakuda" and point.step == 100 else point for point in known]
-    errors = np.abs(left_out(off) - np.array([point.iou for point in off]))
+    errors, better = (np.abs(left_out(off, apart=apart) - np.array([point.iou for point in off])) for apart in (False, True))
     adapted = [i for i, point in enumerate(off) if point.method == "weakuda"]
     assert radii(off)["radius"] == radius(errors[adapted], [off[i] for i in adapted]) > 0.3
+    assert better[adapted].mean() < errors[adapted].mean(), "they have a fit of their own, and what is gained by it is not promised"
+    assert (better == errors)[[i for i, point in enumerate(off) if point.method != "weakuda"]].all()
     some = [replace(point, scores={**point.scores, "witnessed": 0.0}) if point.target == "t0" else point for point in known]
     by = radii(some)
     assert by["radius_unwitnessed"] == 1

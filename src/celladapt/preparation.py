@@ -117,14 +117,11 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         parallel.world_size(),
     )
     # Validation images too: no mask is needed, and of few images each one counts.
-    plain = {
-        Domain.TARGET: Stream(drawn_t, normalise_t, config.crop, "none", (config.seed, 2)),
-        Domain.SOURCE: Stream(train_s, normalise_s, config.crop, "none", (config.seed, 3)),
-    }
+    plain = Stream(drawn_t, normalise_t, config.crop, "none", (config.seed, 2))
 
-    def statistics(domain: Domain) -> Iterator[Tensor]:
+    def statistics() -> Iterator[Tensor]:
         for k in range(STATISTICS_BATCHES):
-            yield plain[domain].draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
+            yield plain.draw(range(k * config.batch_size, (k + 1) * config.batch_size)).image.to(device, memory_format=torch.channels_last)
 
     if method.classical:
         notes.append(_witnessed(stream_t))

@@ -35,9 +35,7 @@ class Teachers:
 
 
 @torch.inference_mode()
-def cut_at_half(
-    network: Segmenter, predict: Callable[[Tensor], Tensor], teachers: Teachers, at_home: Callable[[Tensor], Tensor] | None = None
-) -> float:
+def cut_at_half(network: Segmenter, predict: Callable[[Tensor], Tensor], teachers: Teachers) -> float:
     """Move the last bias of ``network`` so that what was the best threshold is at 1/2.
 
     Best is the largest IoU, mean over images, as scores are (over all pixels one image full of nuclei would decide for all), but for ``ALIKE``, against the given masks where there are some; else against the
@@ -47,13 +45,12 @@ def cut_at_half(
         network: in evaluation mode; changed.
         predict: image [3, H, W] -> what ``network`` makes of it, [H, W] in [0, 1].
         teachers: images of either domain.
-        at_home: what to ask of images of the source instead of ``predict``: the same weights with batch-normalisation statistics of the source, by which these learned from its masks.
 
     Returns:
         The threshold that was best, in [0.1, 0.9].
     """
-    for images, least, ask in ((teachers.given, 0.0, predict), (teachers.standing, SEEN_TOO, predict), (teachers.source, 0.0, at_home or predict)):
-        counts = [tally(ask(image), mask) for image, mask in images if mask.any()]
+    for images, least in ((teachers.given, 0.0), (teachers.standing, SEEN_TOO), (teachers.source, 0.0)):
+        counts = [tally(predict(image), mask) for image, mask in images if mask.any()]
         if counts and sum(_reaching(some)[1, HALF] for some in counts) >= least * sum(some[1].sum() for some in counts):
             best = float(THRESHOLDS[best_of(counts)])
             assert network.head.bias is not None

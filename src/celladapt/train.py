@@ -21,7 +21,6 @@ from celladapt.data.pairs import Pairs
 from celladapt.errors import InputError
 from celladapt.hardware import check_compiler, kept_memory, tried_convolutions
 from celladapt.log import Log
-from celladapt.losses import Domain
 from celladapt.methods import Method
 from celladapt.model import Model
 from celladapt.networks import Segmenter, with_statistics_of
@@ -87,8 +86,8 @@ class Trainer:
     validator: Validator
     normalisation: Normalisation
     """Of the target: what the finished model applies to images."""
-    statistics: Callable[[Domain], Iterator[Tensor]]
-    """Batches of the target, or of the source where the method reads it, from which batch-normalisation statistics are re-estimated."""
+    statistics: Callable[[], Iterator[Tensor]]
+    """Target batches from which batch-normalisation statistics are re-estimated."""
     device: torch.device
     arithmetic: Arithmetic
     about: dict[str, Any]
@@ -160,12 +159,12 @@ class Trainer:
         # A copy in either case, as the average stays in training mode.
         if self.config.batch_norm == "target":
             with self.arithmetic():
-                network = with_statistics_of(self.average, self.statistics(Domain.TARGET))
-                home = with_statistics_of(self.average, self.statistics(Domain.SOURCE)) if Domain.SOURCE in self.method.reads else network
+                network = with_statistics_of(self.average, self.statistics())
         else:
-            network = home = copy.deepcopy(self.average).eval()
-        threshold = self.validator.cut(network, home) if self.config.fit_threshold else 0.5
-        scores = self.validator(network, home, threshold)
+            network = copy.deepcopy(self.average)
+        network.eval()
+        threshold = self.validator.cut(network) if self.config.fit_threshold else 0.5
+        scores = self.validator(network, threshold)
         log.scores(self.step, scores)
         criterion = self.config.select
         score = float(self.step) if criterion == "last" else scores[criterion]

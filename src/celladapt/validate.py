@@ -43,22 +43,19 @@ class Validator:
     arithmetic: Callable[[], AbstractContextManager[Any]]
     teachers: Teachers = field(default_factory=Teachers)
 
-    @torch.inference_mode()
-    def cut(self, network: Segmenter, home: Segmenter) -> float:
-        """Move the threshold of ``network``, which is in evaluation mode, to 1/2, and that of ``home``, the same weights with statistics of the source, with it: ``cut_at_half``."""
-        best = cut_at_half(network, partial(self._probability, network), self.teachers, partial(self._probability, home))
-        home.head.load_state_dict(network.head.state_dict())
-        return best
+    def cut(self, network: Segmenter) -> float:
+        """Move the threshold of ``network``, which is in evaluation mode, to 1/2: ``cut_at_half``."""
+        return cut_at_half(network, partial(self._probability, network), self.teachers)
 
     @torch.inference_mode()
-    def __call__(self, network: nn.Module, home: nn.Module, threshold: float = 0.5) -> dict[str, float]:
-        """Score ``network``, and on images of the source ``home``; they are in evaluation mode, and ``threshold`` has been moved to 1/2 in them."""
+    def __call__(self, network: nn.Module, threshold: float = 0.5) -> dict[str, float]:
+        """Score ``network``, which is in evaluation mode, and in which ``threshold`` has been moved to 1/2."""
         predict = partial(self._probability, network)
         maps = [predict(x) for x in self.target.images]
         scores = selection.scores(maps, predict, self.target.images, self.target.classical, threshold)
         scores["expected"] = expected_iou(scores).iou
         if self.source.masks:
-            scores["source_iou"] = self._iou([self._probability(home, x) for x in self.source.images], self.source.masks)
+            scores["source_iou"] = self._iou([predict(x) for x in self.source.images], self.source.masks)
         if self.target.masks:
             scores["labelled"] = self._iou(maps, self.target.masks)
         return scores
