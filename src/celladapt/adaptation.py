@@ -261,7 +261,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
             shutil.copyfile(run.baseline.path / "model.safetensors", temporary)
         notes = [
             *notes,
-            "As far as can be told without masks, the SOURCE-ONLY model is clearly the better one, so it was kept: it is what is scored and shown here. "
+            "As far as can be told without masks, source-only is clearly the better one, so the SOURCE-ONLY model was kept: it is what is scored and shown here. "
             f"The adapted one is in {ADAPTED}.",
         ]
         loaded, after, reconstruct = load_model(model, config.device, config.precision), before, None
