@@ -91,6 +91,19 @@ def described(report: CheckReport) -> set[tuple[str, str]]:
     return {(finding.path.name, finding.message.partition(" /")[0]) for finding in report.faults}
 
 
+def test_a_mask_that_qupath_named_without_ome_is_told_how_to_be_called_and_a_turned_photograph_is_named(tiny_domains: tuple[Path, Path]) -> None:
+    root = tiny_domains[0]
+    (root / "masks" / "scan.png").write_bytes((root / "masks" / "source0.png").read_bytes())
+    (root / "images" / "scan.ome.png").write_bytes((root / "images" / "source1.png").read_bytes())
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(root / "images" / "source2.png") as image:
+        image.save(root / "images" / "source2.png", exif=exif)
+    found = check(root)
+    assert any("rename it to scan.ome.png" in fault.cure for fault in found.faults if fault.path.name == "scan.png")
+    assert any("is turned by a tag" in note.message for note in found.findings if note.path.name == "source2.png")
+
+
 def test_sound_folders(tiny_domains: tuple[Path, Path]) -> None:
     report = check(tiny_domains)
     assert report.ok

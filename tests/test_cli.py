@@ -86,6 +86,9 @@ def test_two_folders_to_scores(tiny_domains: tuple[Path, Path], tmp_path: Path, 
         (["suggest", "--model", "no-model", "--target", "no-target", "--out", "o"], "no-target"),
         (["data", "check", "nothing"], ""),
         (["dance"], "dance"),
+        (["predict", "run", "x.png", "--out", ""], "arguments is empty"),
+        (["predict", "run", "x.png", "--out="], "arguments is empty"),
+        (["data", "check", ""], "arguments is empty"),
     ],
 )
 def test_the_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +98,18 @@ def test_the_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], wor
     assert error.startswith("celladapt: ")
     assert error.count("\n") == 1
     assert "Traceback" not in error
+
+
+def test_a_home_that_the_shell_left_as_it_is_is_found(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tiny_domains[0].parent))
+    monkeypatch.setenv("USERPROFILE", str(tiny_domains[0].parent))
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", f"~/{tiny_domains[0].name}"]) == 0
+    assert main(["evaluate", "~nobody", "--json=~/x.json", "~/none"]) == 2
+    assert f"{tiny_domains[0].parent / 'none'}" in capsys.readouterr().err
+    assert not (tmp_path / "~").exists()
 
 
 def test_help_comes_from_the_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,6 +231,21 @@ def test_outputs_of_another_program_beside_ours_are_no_doubt(tmp_path: Path) -> 
     assert evaluate(tmp_path / "out", tmp_path / "masks").caution == ""
 
 
+def test_predictions_of_another_set_with_the_same_names_are_told(tmp_path: Path) -> None:
+    for seed, place in enumerate(("one", "other")):
+        write_image(tmp_path / place / "images" / "a.png", picture(seed, 40, 40))
+        write_image(tmp_path / place / "masks" / "a.png", two_nuclei())
+    predict(spread_model(), tmp_path / "one", tmp_path / "out")
+    for masks in (tmp_path / "one", tmp_path / "one" / "masks"):
+        assert evaluate(tmp_path / "out", masks).caution == ""
+    for masks in (tmp_path / "other", tmp_path / "other" / "masks"):
+        told = evaluate(tmp_path / "out", masks).caution
+        assert (
+            f"{tmp_path / 'one' / 'images' / 'a.png'} was predicted, and {tmp_path / 'other' / 'images' / 'a.png'} lies beside the masks (1 such)"
+            in told
+        )
+
+
 def test_predictions_that_were_not_saved_are_asked_for(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(0, 40, 40))
     write_image(tmp_path / "masks" / "a.png", two_nuclei())

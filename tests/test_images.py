@@ -111,6 +111,9 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turn by 90 degrees clockwise to show
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(RGB, -1))
+    assert decode(tmp_path / "a.png").turned
+    Image.fromarray(RGB).save(tmp_path / "b.png")
+    assert not decode(tmp_path / "b.png").turned
 
 
 def test_transparent_palette_lies_over_white(tmp_path: Path) -> None:

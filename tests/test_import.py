@@ -50,6 +50,7 @@ def renamed(state: State) -> State:
         lambda state: {"checkpoint": 1, "model_state_dict": dict(reversed(state.items()))},
         lambda state: {name: nn.Parameter(value.double(), requires_grad=False) for name, value in state.items() if "tracked" not in name},
         lambda state: {f"a.{name}": value for name, value in state.items()},
+        lambda state: {"n_averaged": torch.tensor(7), **{f"module.{name}": value for name, value in state.items()}},  # torch's AveragedModel
         renamed,
     ],
 )

@@ -76,6 +76,12 @@ def test_folders_in_a_folder_are_told_where_they_hold_images(
         write_image(tmp_path / name, np.zeros((8, 8), np.uint8)) if name.endswith("png") else (tmp_path / name).touch()
     (tmp_path / "out" / ".celladapt").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["a.png"]
+    assert {path.relative_to(tmp_path).as_posix() for path in find_images(f"{tmp_path}/**/[ab]*.png", outputs=False)} == {
+        "a.png",
+        "masks/a.png",
+        "deep/b.png",
+    }
+    assert [path.name for path in find_images(f"{tmp_path}/out/*.png")] == ["a_mask.png"], "where they are asked for by name"
     said = " ".join(capsys.readouterr().err.split())
     assert f"{tmp_path / 'deep'} holds images that are not read; name it too, if they are to be." in said
     real = inputs.list_images

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,14 @@ def test_geojson_is_what_qupath_opens(saved: Written) -> None:
         assert pixels.sum() * 0.25 == pytest.approx(properties["measurements"]["Area µm^2"], abs=1e-3)
         y, x = np.nonzero(pixels)
         assert polygon.bounds == pytest.approx((x.min(), y.min(), x.max() + 1, y.max() + 1), abs=1.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf_8_has_every_output(model: Model, tmp_path: Path) -> None:
+    image = tmp_path / os.fsdecode(b"Gr\xf6\xdfe.png")
+    write_image(image, picture(5, 60, 60))
+    (written,) = predict(model, image, tmp_path / "out", ALL)
+    assert all(path.exists() for path in written.outputs.values())
 
 
 def test_tables_agree_with_the_labels_and_with_each_other(saved: Written) -> None:

@@ -166,6 +166,7 @@ def test_pixel_sizes_that_files_state(tmp_path: Path) -> None:
         "none": ({}, None),
         "imagej": ({"imagej": True, "resolution": (4.0, 4.0), "metadata": {"unit": "micron"}}, 0.25),
         "ome": ({"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 0.33, "PhysicalSizeXUnit": "µm"}}, 0.33),
+        "ome_oblong": ({"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 1000, "PhysicalSizeYUnit": "nm"}}, 0.5),
         "ome_nm": ({"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 330, "PhysicalSizeXUnit": "nm"}}, 0.33),
     }
     for name, (options, expected) in cases.items():

@@ -63,6 +63,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except OSError as error:  # of the disk or of permissions, and not of what was written
         raise InputError(f"{path} cannot be read ({error.strerror or error}); check its permissions and the disk.") from None
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        if path.suffix.lower() != ".safetensors":
+            raise Damaged(
+                f"{path} is no model of celladapt; give a run folder of `celladapt adapt`, its model.safetensors or an .onnx file of `celladapt export`."
+            ) from None
         raise Damaged(f"{path} is damaged or not a celladapt file ({error}); use another copy of it.") from None
     metadata.pop("format", None)  # other programs add it
     if metadata and metadata != {CHECKSUM: _checksum(tensors, text)}:

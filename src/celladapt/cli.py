@@ -35,6 +35,10 @@ given: set[str] = set()
 """Names of the options that the command line set; the preset gives the others."""
 
 
+_AT_HOME = re.compile(r"^(?P<option>--[\w-]+=)?~(?=[/\\]|$)")
+"""What a shell leaves as it is within quotes and after ``=``: made as it is, a folder called ~ is somebody's whole home to ``rm``."""
+
+
 def _remember(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     given.clear()
     given.update(a.name.removeprefix("--").removeprefix("no-").replace("-", "_") for a in arguments if a.has_tokens)
@@ -568,5 +572,14 @@ def convert(name: str, src: Path, dst: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    return exit_code(lambda: app(arguments, exit_on_error=False, print_error=False), words)
+    words = [
+        _AT_HOME.sub(lambda found: (found["option"] or "") + str(Path("~").expanduser()), word)
+        for word in (sys.argv[1:] if arguments is None else arguments)
+    ]
+
+    def run() -> Any:
+        if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in words):
+            raise InputError("One of the arguments is empty, like a variable that is not set; give what belongs there, or leave its option out.")
+        return app(words, exit_on_error=False, print_error=False)
+
+    return exit_code(run, words)

@@ -177,8 +177,14 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
         sum(one.binary_truth for one in scored.values()),
         sum(one.binary_prediction for one in scored.values()),
         sum(one.empty for one in scored.values()),
-        tuple(doubts(predictions, used)),
+        tuple(doubts(predictions, used, _images_beside(masks))),
     )
+
+
+def _images_beside(masks: Path) -> dict[str, Path]:
+    """Stem -> image of the domain folder that ``masks`` is, or is in; empty where it is in none."""
+    folder = subfolder(masks, "images") or (subfolder(masks.absolute().parent, "images") if masks.name.lower() == "masks" else None)
+    return {path.stem: path for path in list_images(folder)} if folder else {}
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ _NEEDED = {
     *(f"torch._utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "parameter", "parameter_with_state")),
 }  # fmt: skip
 """Of what torch's weights-only loader would call, what checkpoints need and what reserves no memory by a number in the file, beside types of numbers."""
-_COUNTER = "num_batches_tracked"  # which prediction does not use and old files lack
+_COUNTERS = "num_batches_tracked", "n_averaged"  # of batches and of averaged weights, which prediction does not use and some files lack
 
 
 def import_weights(
@@ -78,7 +78,7 @@ def import_weights(
     normalisation = _normalisation(mean, std, normalise_by)
     state = _matched(_tensors(_state_dict(_opened(weights), weights), weights), weights)
     network = Segmenter(len(state["down.0.0.bias"]))
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTERS)}
     checkpoint.fill(network, {**counters, **state}, weights)
     about: dict[str, Any] = {"method": "imported", "versions": {"celladapt": __version__, "torch": torch.__version__}}
     Model(network, normalisation, about | ({} if pixel_size is None else {"pixel_size": pixel_size})).save(out)
@@ -180,9 +180,9 @@ def _state_dict(content: object, path: Path) -> Mapping[str, Tensor]:
 
 def _tensors(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Plain float32 tensors under the names that the network itself gives them."""
-    while any(all(name.startswith(prefix) for name in state) for prefix in WRAPPERS):
-        state = {name.split(".", 1)[1]: value for name, value in state.items()}
-    plain = {name: value for name, value in state.items() if not name.endswith(_COUNTER)}
+    plain = {name: value for name, value in state.items() if not name.endswith(_COUNTERS)}
+    while plain and any(all(name.startswith(prefix) for name in plain) for prefix in WRAPPERS):
+        plain = {name.split(".", 1)[1]: value for name, value in plain.items()}
     # One number seen as a terabyte (a stride of 0) is a legal tensor, which to copy would fill the memory.
     if sum(value.numel() * value.element_size() for value in plain.values()) > path.stat().st_size:
         raise InputError(f"{path} says that its tensors are larger than the file; use another copy of it.")
@@ -199,7 +199,7 @@ def _matched(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         shape = "no convolution" if first is None else f"a convolution of shape {list(first.shape)}"
         raise InputError(f"{path} is no U-Net of the paper: it begins with {shape}, not with 3x3 filters of three channels.")
     with torch.device("meta"):
-        wanted = {name: value.shape for name, value in Segmenter(len(first)).state_dict().items() if not name.endswith(_COUNTER)}
+        wanted = {name: value.shape for name, value in Segmenter(len(first)).state_dict().items() if not name.endswith(_COUNTERS)}
     if state.keys() == wanted.keys():
         state = {name: state[name] for name in wanted}
     orders = [list(wanted), sorted(wanted, key=_when_used)]

@@ -49,7 +49,13 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
         elif there:
             files = [path]
         else:
-            files = sorted(p for p in map(Path, glob.glob(str(item), recursive=True)) if p.suffix.lower() in IMAGE_SUFFIXES or _read_in_parts(p))
+            named = map(Path, glob.glob(str(item), recursive=True))
+            # An output folder that is met on the way holds no images: the same command goes on, whatever it has written before.
+            files = sorted(
+                p
+                for p in named
+                if (p.suffix.lower() in IMAGE_SUFFIXES or _read_in_parts(p)) and (p.parent == path.parent or not (p.parent / NOTES).is_dir())
+            )
         if not files:
             deeper = any(entry.is_dir() for entry in folder.iterdir()) if there and path.is_dir() else False
             hint = f" (what is in its folders is found by '{folder}/**/*.png')" if deeper else ""

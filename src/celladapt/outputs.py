@@ -225,11 +225,11 @@ def _parquet(path: Path, segmented: Segmented) -> None:
     import pyarrow.parquet
 
     writer = None
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, temporary.open("wb") as file:  # a name that is not UTF-8 pyarrow could not open
         try:
             for nuclei in segmented.nuclei():
                 table = pyarrow.table(nuclei.table(segmented.downsample, segmented.pixel_size))
-                writer = writer or pyarrow.parquet.ParquetWriter(temporary, table.schema)
+                writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
                 writer.write_table(table)
         finally:
             if writer is not None:

@@ -102,14 +102,15 @@ def record_of(folder: Path) -> dict[str, Any]:
     return record if isinstance(seen, list) and all(isinstance(stem, str) for stem in seen) else {}
 
 
-def doubts(folder: Path, used: Mapping[str, Iterable[str]]) -> list[str]:
+def doubts(folder: Path, used: Mapping[str, Iterable[str]], images: Mapping[str, Path]) -> list[str]:
     """Sentences on outputs of ``celladapt predict`` that do not belong together, by its notes; what it has no note on is left out.
 
     Args:
         folder: of the predictions.
         used: stem -> words of ``--save`` whose outputs are looked at.
+        images: stem -> the image that lies beside the mask it is compared with, where there is one.
     """
-    unfinished, models = [], dict[str, str]()
+    unfinished, models, others = [], dict[str, str](), []
     for stem, words in used.items():
         found = noted(folder, stem)
         identity = found.get("identity")
@@ -118,12 +119,20 @@ def doubts(folder: Path, used: Mapping[str, Iterable[str]]) -> list[str]:
         if set(words) & (set(found.get("begun") or ()) - set(found.get("saved") or ())):
             unfinished.append(stem)
         models.setdefault(repr((identity.get("model"), identity.get("settings"))), stem)
+        match identity.get("file"):
+            case [str(place), int(size), *_] if stem in images and images[stem].stat().st_size != size:
+                others.append((stem, place))
     result = []
     if (folder / RECORD).exists() and not record_of(folder):
         result.append(f"CAUTION: {folder / RECORD} is damaged, so whether these images trained the model is not known.")
     if unfinished:
         result.append(
             f"CAUTION: the last `celladapt predict` did not finish {some(unfinished)}, so what lies there is of an earlier one; give its command again."
+        )
+    if others:
+        stem, place = others[0]
+        result.append(
+            f"CAUTION: {place} was predicted, and {images[stem]} lies beside the masks ({len(others)} such): two files, so see that these masks are of the same images."
         )
     if len(models) > 1:
         first, second, *_ = models.values()

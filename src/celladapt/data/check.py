@@ -166,7 +166,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if not images:
         findings.append(Finding("fault", image_folder, *NO_IMAGE))
     _look_around(root, image_folder, mask_folder, images, findings)
-    shapes, stacks = dict[str, tuple[int, ...]](), list[tuple[Path, int]]()
+    shapes, stacks, turned = dict[str, tuple[int, ...]](), list[tuple[Path, int]](), list[Path]()
     for stem, path in images.items():
         try:
             raster = decode(path)
@@ -181,6 +181,8 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         summary.channels.add(raster.channels)
         if raster.planes > 1:
             stacks.append((path, raster.planes))
+        if raster.turned:
+            turned.append(path)
         if pixels.min() == pixels.max():
             findings.append(Finding("note", path, "is blank (all its pixels are equal)", "leave it out unless that is meant"))
         else:
@@ -188,6 +190,9 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if stacks:
         message = f"has {stacks[0][1]} planes, of which the first alone is read{_such(stacks)}"
         findings.append(Finding("note", stacks[0][0], message, "save the plane in focus, or a projection, if that is another one"))
+    if turned:
+        message = f"is turned by a tag that its camera wrote{_such(turned)}, as most viewers show it, and so is what is segmented"
+        findings.append(Finding("note", turned[0], message, "see that its mask fits the image as it is shown, or save it upright, without the tag"))
     strangers = [path for stem, path in masks.items() if stem not in images]
     for named in (True, False):
         alike = [path for path in strangers if (image_of_mask(path.stem, images) is not None) == named]

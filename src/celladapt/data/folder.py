@@ -224,6 +224,7 @@ def no_image_for(mask: Path, images: Collection[str]) -> tuple[str, str]:
     of = image_of_mask(mask.stem, images)
     if any(composed(stem) == composed(mask.stem) for stem in images):
         return "is called as its image is to the eye, with accents written in another way", "rename both in one program, without accents"
+    of = of or (f"{mask.stem}.ome" if f"{mask.stem}.ome" in images else None)  # QuPath takes .ome.tif for the ending
     cure = f"masks have the image's name, so rename it to {of}{mask.suffix}" if of else "add the image or move the mask elsewhere"
     return "is a mask without an image of the same name", cure
 
@@ -253,7 +254,8 @@ def list_images(folder: Path) -> list[Path]:
 
 def shape_mismatch(image: tuple[int, ...], mask: tuple[int, ...]) -> tuple[str, str]:
     """Problem and cure where a mask (H, W) does not fit its image (H, W, 3)."""
-    return f"is {mask[1]}×{mask[0]} pixels but its image is {image[1]}×{image[0]}", "export the mask at the size of its image"
+    turned = " as it is shown: a camera's tag has turned it" if image[:2] == mask[::-1] != mask else ""
+    return f"is {mask[1]}×{mask[0]} pixels but its image is {image[1]}×{image[0]}{turned}", "export the mask at the size of its image"
 
 
 def same_stem(other: Path) -> tuple[str, str]:

@@ -10,14 +10,14 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from celladapt.data.limits import check_channels, check_size, too_large
 from celladapt.data.mask_look import FEW_VALUES, SMALLEST, fades, varies
@@ -40,6 +40,7 @@ class Raster:
     white_is_zero: bool = False
     lossy: bool = False
     planes: int = 1  # that the file holds, of which this is the first; channels count as none
+    turned: bool = False  # by the tag of a camera
 
     @property
     def channels(self) -> int:
@@ -336,21 +337,25 @@ def _decode_pillow(path: Path, head: bytes, formats: tuple[str, ...] = ("PNG", "
                 twin.verify()  # checksums, which loading does not look at
             if head[24] == 16 and head[25] in (2, 4, 6):
                 return _decode_deep_png(path)
-        image = ImageOps.exif_transpose(image)
-        alpha = None
-        if image.has_transparency_data:
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"), np.float32) / np.float32(255)
-        if image.mode == "P":
-            colours = np.zeros((256, 3), np.uint8)
-            stored = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-            colours[: len(stored)] = stored
-            return Raster(path, np.asarray(image)[..., None], 8, alpha, palette=colours)
-        if image.mode in ("1", "L", "LA"):
-            grey = np.asarray(image if image.mode != "LA" else image.getchannel("L"))
-            return Raster(path, grey[..., None], 1 if image.mode == "1" else 8, alpha, lossy=lossy)
-        if image.mode.startswith("I"):
-            return Raster(path, np.asarray(image)[..., None], 16 if "16" in image.mode else 32)
-        return Raster(path, np.asarray(image.convert("RGB")), 8, alpha, lossy=lossy)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+        return replace(_raster_of(path, ImageOps.exif_transpose(image), lossy), turned=turned)
+
+
+def _raster_of(path: Path, image: Image.Image, lossy: bool) -> Raster:
+    alpha = None
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"), np.float32) / np.float32(255)
+    if image.mode == "P":
+        colours = np.zeros((256, 3), np.uint8)
+        stored = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        colours[: len(stored)] = stored
+        return Raster(path, np.asarray(image)[..., None], 8, alpha, palette=colours)
+    if image.mode in ("1", "L", "LA"):
+        grey = np.asarray(image if image.mode != "LA" else image.getchannel("L"))
+        return Raster(path, grey[..., None], 1 if image.mode == "1" else 8, alpha, lossy=lossy)
+    if image.mode.startswith("I"):
+        return Raster(path, np.asarray(image)[..., None], 16 if "16" in image.mode else 32)
+    return Raster(path, np.asarray(image.convert("RGB")), 8, alpha, lossy=lossy)
 
 
 def _decode_deep_png(path: Path) -> Raster:

@@ -168,9 +168,12 @@ def pixel_size_in(tif: tifffile.TiffFile) -> float | None:
     """
     if tif.ome_metadata:
         described = html.unescape(tif.ome_metadata)
-        found = re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', described)
-        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', described)
-        return float(found[1]) * MICRONS.get(unit[1] if unit else "µm", math.nan) if found else None
+        sides = []
+        for axis in "XY":
+            unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', described)
+            if found := re.search(rf'PhysicalSize{axis}="([0-9.eE+-]+)"', described):
+                sides.append(float(found[1]) * MICRONS.get(unit[1] if unit else "µm", math.nan))
+        return math.prod(sides) ** (1 / len(sides)) if sides else None  # of pixels that are not square, with which areas are right
     if tif.is_svs and (found := re.search(r"MPP = ([0-9.]+)", tif.pages.first.description)):
         return float(found[1])
     resolution = tif.pages.first.tags.get("XResolution")
