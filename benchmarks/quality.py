@@ -98,7 +98,7 @@ class Point:
         return target_of(self.pair)
 
     @property
-    def taught(self) -> bool:
+    def classical(self) -> bool:
         """Whether it has learned from the classical segmentation."""
         return find(MethodSpec.parse(self.method).name).classical
 
@@ -245,10 +245,10 @@ def calibrated(known: list[Point]) -> dict[str, Any]:
             there, here = (angle(estimate(scores, fitted)) for scores in (point.given.clues, point.scores))
             told.append(point)
             off.append(angle(point.given.iou) - there + here - angle(point.iou))
-    taught = [point for point in blind(known) if point.taught and point.scores["witnessed"] > 0]
+    taught = [point for point in blind(known) if point.classical and point.scores["witnessed"] > 0]
     return {
         **fitted,
-        "taught": fit(taught, TAUGHT) if taught else fitted,
+        "classical": fit(taught, TAUGHT) if taught else fitted,
         "optimism": _by_pairs(np.array(off), told, {point.pair for point in told}) if told else 0.0,
     }
 
@@ -260,7 +260,7 @@ def blind(known: list[Point]) -> list[Point]:
 
 def predicted(fitted: dict[str, Any], known: list[Point], apart: bool = True) -> NDArray[np.float64]:
     """Expected IoU of each point by a ``calibrated`` fit; ``apart``: with the one to models that have learned from the classical segmentation."""
-    return np.array([estimate(point.scores, fitted, point.given, point.taught and apart) for point in known])
+    return np.array([estimate(point.scores, fitted, point.given, point.classical and apart) for point in known])
 
 
 def by_target(point: Point) -> str:
@@ -374,7 +374,7 @@ def _told(known: list[Point]) -> list[str]:
         return []
     error, without = (
         left_out(known)[mine] - _iou(some),
-        left_out([replace(point, given=None) if point.given else point for point in known])[mine] - _iou(some),
+        left_out([replace(point, given=None) if point.given else point for point in known], apart=False)[mine] - _iou(some),
     )
     pairs, images = {point.pair for point in some}, singly(some)
     of_images = left_out_singly(known)[[bool(point.given) for point in singly(known)]] - _iou(images)

@@ -112,9 +112,9 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
 
 
 def picked(run: list[Point], criterion: str) -> Point:
-    """The checkpoint that ``criterion`` keeps; "last" and "best" are what their names say."""
+    """The checkpoint that ``criterion`` keeps, of equals the later one; "last" and "best" are what their names say."""
     score: dict[str, Callable[[Point], float]] = {"last": lambda point: point.step, "best": lambda point: point.iou}
-    return max(run, key=score.get(criterion, lambda point: point.scores[criterion]))
+    return max(sorted(run, key=lambda point: -point.step), key=score.get(criterion, lambda point: point.scores[criterion]))
 
 
 def regrets(runs: Runs) -> str:

@@ -32,7 +32,7 @@ def adapted(domains: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPat
     """A run of which source-only has ``before`` to be preferred by, and the adapted model ``after``; either is promised ten times less."""
     monkeypatch.setattr(adaptation, "_clues", lambda run, model, stems: {"is": before if model.about["method"] == "source_only" else after})
     monkeypatch.setattr(adaptation, "preference", lambda clues: clues["is"])
-    monkeypatch.setattr(adaptation, "expected_iou", lambda clues, alone, known, taught: Expectation(clues["is"] / 10, 0.0, 0.9))
+    monkeypatch.setattr(adaptation, "expected_iou", lambda clues, alone, known, classical: Expectation(clues["is"] / 10, 0.0, 0.9))
     return celladapt.adapt(*domains, out=out, **{**TINY, "method": "cellseguda", **options})
 
 
@@ -74,7 +74,7 @@ def test_source_only_must_look_clearly_better_to_be_kept(
 
 def test_labels_of_the_target_know_better(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picked = adapted(tiny_domains, tmp_path / "picked", monkeypatch, before=0.7, after=0.6, select="labelled")
-    taught = adapted(tiny_domains, tmp_path / "taught", monkeypatch, before=0.7, after=0.6, method="weakssda@2")
+    taught = adapted(tiny_domains, tmp_path / "classical", monkeypatch, before=0.7, after=0.6, method="weakssda@2")
     assert not picked.record["fell_back"]
     assert not taught.record["fell_back"]
     assert taught.record["known"]
@@ -143,9 +143,9 @@ def test_of_a_model_that_was_given_masks_they_have_a_part_in_what_is_expected(
 def test_a_model_that_learned_from_the_classical_segmentation_says_so_and_is_judged_as_such_wherever_it_is(
     tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitted = {**quality.calibration(), "taught": {"criteria": [], "weights": [], "intercept": 0.0}}
+    fitted = {**quality.calibration(), "classical": {"criteria": [], "weights": [], "intercept": 0.0}}
     monkeypatch.setattr(quality, "calibration", lambda: fitted)
-    taught = celladapt.adapt(*tiny_domains, method="weakuda", out=tmp_path / "taught", fallback=False, **TINY)
+    taught = celladapt.adapt(*tiny_domains, method="weakuda", out=tmp_path / "classical", fallback=False, **TINY)
     other = celladapt.adapt(*tiny_domains, method="cellseguda", out=tmp_path / "other", **TINY)
     assert taught.expected
     assert other.expected
@@ -153,7 +153,7 @@ def test_a_model_that_learned_from_the_classical_segmentation_says_so_and_is_jud
     assert expected_quality(taught.model, tiny_domains[1]).iou == 0 < expected_quality(other.model, tiny_domains[1]).iou
     assert {item.expected.iou for item in celladapt.review(taught.path, tiny_domains[1], out=tmp_path / "review").items} == {0.0}
     celladapt.export(taught.path, "onnx", tmp_path / "model.onnx")
-    assert quality.is_taught(load_model(tmp_path / "model.onnx").about)
+    assert quality.may_know_classical(load_model(tmp_path / "model.onnx").about)
 
 
 def test_the_expectation_reads_no_mask_and_names_a_broken_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def test_picks_and_regrets() -> None:
     assert picked(run, "last").step == 100
     assert picked(run, "best").iou == max(point.iou for point in run)
     assert picked(run, "likeness") is picked(run, "best"), "which tells the IoU here"
+    alike = [replace(point, scores={**point.scores, "likeness": 0.5}) for point in run]
+    assert picked(alike, "likeness").step == 100, "of equals the later one, as in training"
     mean = next(line for line in regrets(runs).splitlines() if "mean regret" in line)
     last, best, expected, *_ = (float(cell) for cell in mean.split("|")[3:-1])
     assert best == 0

@@ -452,6 +452,10 @@ def test_an_empty_channel_stays_small_whatever_augmentation_adds_to_it() -> None
     drawn = [normalise(AUGMENTATIONS["colour"](image, mask, rng)[0]) for image in images for _ in range(20)]
     assert max(float(x[:2].abs().max()) for x in drawn) < 1
     assert max(float(x[2].std()) for x in drawn) > 1
+    dim = [
+        np.where(rng.random((32, 32, 1)) < 0.005, 12, 2).astype(np.uint8).repeat(3, 2) for _ in range(2)
+    ]  # nuclei are a few pixels of twelve grey levels
+    assert float(Normalisation.of(dim)(dim[0]).std()) == pytest.approx(1, abs=0.3), "a domain that is dim all over is no empty one"
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])

@@ -91,22 +91,22 @@ def test_masks_that_a_model_was_given_move_what_its_clues_promise() -> None:
 
 def test_a_model_that_learned_from_the_classical_segmentation_is_promised_the_lower_of_two_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        quality, "calibration", lambda: {**PLAIN, "taught": {"criteria": [["contrast", 0.4, 0.1, 0.3, 0.6]], "weights": [0.2], "intercept": 0.7}}
+        quality, "calibration", lambda: {**PLAIN, "classical": {"criteria": [["contrast", 0.4, 0.1, 0.3, 0.6]], "weights": [0.2], "intercept": 0.7}}
     )
     agrees, fails = {"agreement": 0.9, "contrast": 0.5}, {"agreement": 0.0, "contrast": 0.2}
-    found = expected_iou(agrees, taught=True)
+    found = expected_iou(agrees, classical=True)
     iou = math.sin(0.7 + 0.2 * 1) ** 2
     assert iou < expected_iou(agrees).iou
     assert found == Expectation(pytest.approx(iou), pytest.approx(iou - 0.1), pytest.approx(iou + 0.1))  # type: ignore[arg-type]
-    assert expected_iou(fails, taught=True) == expected_iou(fails), "which is lower than any that was seen of such models"
+    assert expected_iou(fails, classical=True) == expected_iou(fails), "which is lower than any that was seen of such models"
     known = Known(0.8, agrees, 3)
-    assert expected_iou(agrees, known=known, taught=True) == expected_iou(agrees, known=known), "its masks tell what agreeing is worth"
+    assert expected_iou(agrees, known=known, classical=True) == expected_iou(agrees, known=known), "its masks tell what agreeing is worth"
 
 
 @pytest.mark.parametrize("header", [{}, {"classical": False}, {"classical": "yes"}, {"classical": None}])
 def test_what_a_header_does_not_say_a_model_has_not_learned(header: dict[str, object]) -> None:
-    assert not quality.is_taught(header)
-    assert quality.is_taught({"classical": True})
+    assert not quality.may_know_classical(header)
+    assert quality.may_know_classical({"classical": True})
 
 
 @pytest.mark.parametrize(

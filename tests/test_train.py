@@ -24,7 +24,7 @@ from helpers import make_batch, make_method, step
 from torch._dynamo.utils import counters
 
 import celladapt
-from celladapt import adaptation, checkpoint, train
+from celladapt import adaptation, checkpoint, preparation, train
 from celladapt.checkpoint import load
 from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
@@ -573,8 +573,9 @@ def test_a_target_without_masks_uses_every_image_and_claims_no_number(tiny_domai
         ({"select": "labelled", "target": "images"}, "needs masks"),
         ({"select": "labelled", "val_fraction": 0.0}, "needs masks for target validation images"),  # not those of training, of which it may hide some
         ({"split": {"train": [], "val": [], "test": ["target0"]}}, "leaves no image of .*target to train on"),
-        ({"empty": True}, "No mask in .*source holds a nucleus"),
-        ({"crop": "whole", "batch_size": 1, "odd": 0, "side": 16}, "odd.png has 16 x 16 pixels, too few"),
+        ({"empty": 0}, "No mask of .*source to train on holds a nucleus"),
+        ({"empty": 1, "method": "supervised"}, "No mask of .*target to train on holds a nucleus"),
+        ({"crop": "whole", "batch_size": 1, "odd": 0, "side": 16}, "odd.png is too small to train on alone and whole"),
         ({"crop": "whole", "odd": 0}, "different sizes"),
         ({"crop": "whole", "odd": 1, "method": "cellseguda", "batch_norm": "shared"}, "different sizes"),
         ({"crop": "whole", "odd": 1, "method": "source_only"}, "different sizes"),
@@ -594,8 +595,8 @@ def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Pat
         write_image(tiny_domains[odd] / "images" / "odd.png", np.zeros(shape, np.uint8))
         write_image(tiny_domains[odd] / "masks" / "odd.png", np.ones(shape, np.uint8))
         changes |= {"val_fraction": 0.0, "test_fraction": 0.0}
-    if changes.pop("empty", False):
-        for mask in (source / "masks").iterdir():
+    if (empty := changes.pop("empty", None)) is not None:
+        for mask in (tiny_domains[empty] / "masks").iterdir():
             write_image(mask, np.zeros((64, 64), np.uint8))
     if "split" in changes:
         rest = {"train": ["source0", "source1"], "val": [], "test": []}
@@ -606,6 +607,28 @@ def test_what_cannot_work_says_so(tiny_domains: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(InputError, match=words):
         celladapt.adapt(source, target, out=tmp_path / "run", **{**TINY, "method": "cellsegssda", **changes})
     assert not (tmp_path / "run").exists(), "a fault that shows at once leaves no folder in the way"
+
+
+def test_of_checkpoints_that_score_alike_the_later_one_is_kept(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = itertools.cycle([0.0, 0.0, math.nan])
+    real = Validator.__call__
+    monkeypatch.setattr(Validator, "__call__", lambda *a: {**real(*a), "agreement": next(scores)})
+    options = {**TINY, "steps": 3, "validate_every": 1, "select": "agreement", "baseline": False}
+    run = celladapt.adapt(*tiny_domains, "cellseguda", out=tmp_path / "run", **options)
+    assert run.record["selected"]["step"] == 2, "the last one is no number"
+
+
+def test_another_arithmetic_is_told_however_often_a_run_goes_on(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = adaptation.prepare(with_options(Config(*tiny_domains), {**preset_options("fast"), **SHORT, "method": "source_only"}), tmp_path / "run")
+    for bf16, told in ((False, ""), (True, "float32 and bf16"), (True, "float32 and bf16"), (False, "float32 and bf16")):
+        monkeypatch.setattr(preparation, "uses_bf16", lambda precision, device, bf16=bf16: bf16)
+        set_up(run)
+        notes = [note for note in run.record["notes"] if note.startswith("Computed in")]
+        assert (told in " ".join(notes)) if told else not notes
 
 
 def test_a_run_is_not_written_over(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

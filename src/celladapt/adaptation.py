@@ -32,7 +32,7 @@ from celladapt.losses import Domain
 from celladapt.model import Prediction, Predictor
 from celladapt.preparation import check_readable, check_sizes, set_up, usable_data
 from celladapt.progress import say
-from celladapt.quality import expected_iou, falls_back, is_taught, preference
+from celladapt.quality import expected_iou, falls_back, may_know_classical, preference
 from celladapt.run import Run
 from celladapt.train import LAST, Trainer
 
@@ -120,8 +120,13 @@ def checked(config: Config) -> tuple[Split, Split]:
         drawn_s, drawn_t = (folder.subset([*split.train, *split.val]) for folder, split in zip((source, target), splits, strict=True))
         check_readable([drawn_s, drawn_t.keep_masks([*usable, *seen_t.masks])])
         check_sizes(config, train_s, train_t, drawn_t)
-        if Domain.SOURCE in method.reads and not any(train_s.mask(stem).any() for stem in train_s.masks):
-            raise InputError(f"No mask in {source.root} holds a nucleus, so there is nothing to learn from; see that the masks are finished.")
+        if config.select == "labelled" and not any(stem in target.masks for stem in splits[1].val):
+            raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
+        taught_by = train_s if Domain.SOURCE in method.reads else train_t
+        if not any(taught_by.mask(stem).any() for stem in taught_by.masks):
+            raise InputError(
+                f"No mask of {taught_by.root} to train on holds a nucleus, so there is nothing to learn from; see that the masks are finished."
+            )
         _no_test_image_twice(method, source, target, splits[1])
     return splits
 
@@ -277,7 +282,7 @@ def _conclude(run: Run, trainer: Trainer, notes: list[str]) -> None:
     facts = {
         "seconds": round(trainer.seconds, 1),
         "selected": asdict(trainer.picked),
-        "expected": asdict(expected_iou(after, alone=len(looked_at) == 1, known=known, taught=is_taught(loaded.about))),
+        "expected": asdict(expected_iou(after, alone=len(looked_at) == 1, known=known, classical=may_know_classical(loaded.about))),
         "known": asdict(known) if known else None,
         "fell_back": fell_back,
     }

@@ -112,7 +112,7 @@ def _selection(about: Mapping[str, Any]) -> str:
     selected = mapping(about.get("selected"))
     text = "## How it was chosen\n"
     if about.get("fell_back"):
-        text += "As far as can be told without masks, it was clearly better than the adapted one: this is the SOURCE-ONLY model, trained on the source alone. "
+        text += "As far as can be told without masks, source-only was clearly better than the adapted model, so this is the SOURCE-ONLY model, trained on the source alone. "
     if not selected:
         return text + "How the checkpoint was chosen is not recorded in the model."
     step, criterion = number(about.get("step", selected.get("step"))), str(selected.get("criterion") or "")

@@ -19,7 +19,7 @@ from celladapt.inputs import find_images
 from celladapt.loading import loaded_model
 from celladapt.metrics import foreground
 from celladapt.model import Prediction, Predictor, as_image
-from celladapt.quality import Expectation, Known, expected_iou, is_taught
+from celladapt.quality import Expectation, Known, expected_iou, may_know_classical
 from celladapt.selection import clues
 from celladapt.tissue import find_tissue
 
@@ -52,7 +52,7 @@ def expected_quality(
         middle(as_image(item), SIDE) if isinstance(item, np.ndarray) else part(item, pixel_size, at or model.pixel_size)
         for item in evenly([*files, *arrays], MOST_IMAGES)
     ]
-    return expected_iou(clues_on(model, images), alone=len(images) == 1, known=Known.of(model.about), taught=is_taught(model.about))
+    return expected_iou(clues_on(model, images), alone=len(images) == 1, known=Known.of(model.about), classical=may_know_classical(model.about))
 
 
 def known_on(model: Predictor, annotated: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Known | None:

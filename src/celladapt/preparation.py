@@ -82,7 +82,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         raise InputError(f"The masks in {config.target} {changed}")
     if Domain.SOURCE in method.reads and (bare := _blank(train_s, list(train_s.images))):
         notes.append(_blank_words("source mask", bare))
-        if parallel.rank() == 0:
+        if parallel.rank() == 0 and not (record.get("started") or run.baseline.finished):  # which have said so
             say(f"{source.masks[bare[0]]} holds no nucleus ({len(bare)} such); if it is unfinished, stop here and fill it or take it away.")
     if blank := _blank(target, usable):
         notes.append(_blank_words("mask", blank))
@@ -145,17 +145,19 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         taught_s = held(shown_s, normalise_s, masks=True) if asked and Domain.SOURCE in method.reads else Held([])
         standing = _witnesses(stream_t, config.validation_images, config.crop) if asked and method.classical else []
         teachers = Teachers(list(zip(given.images, given.masks, strict=True)), standing, list(zip(taught_s.images, taught_s.masks, strict=True)))
-    now_by = "bf16" if uses_bf16(config.precision, device) else "float32"
-    if (began_by := record.get("arithmetic", now_by)) != now_by:
+    by = "bf16" if uses_bf16(config.precision, device) else "float32"
+    arithmetics = list(dict.fromkeys([*record.get("arithmetics", [record["arithmetic"]] if "arithmetic" in record else []), by]))
+    if len(arithmetics) > 1:
         notes.append(
-            f"Begun in {began_by} and continued in {now_by}: not quite the model that one machine would have trained (--precision keeps it the same)."
+            f"Computed in {' and '.join(arithmetics)}, as it went on on another machine: not quite the model that one of them would have trained."
         )
         if parallel.rank() == 0:
             say(notes[-1])
     if parallel.rank() == 0:
         run.note(
             **describe(device),
-            arithmetic=now_by,
+            arithmetic=by,
+            arithmetics=arithmetics,
             processes=parallel.world_size(),
             started=run.record.get("started") or now(),
             finished=None,
@@ -233,8 +235,8 @@ def _witnessed(target: Stream) -> str:
     heard = sum(target.stands(stem) and verdict.plausible for stem, verdict in verdicts.items())
     where = "there" if heard == plausible else f"in {heard} of these"
     sentences = [
-        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach {where}{alone}"
-        + ("." if heard == plausible else ", as masks teach better where there are some, or where it had to look closer.")
+        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach {where}{alone}."
+        + ("" if heard == plausible else " In the others masks teach, or it had to look closer where other images have masks.")
     ]
     if closer:
         sentences.append(f"In {closer} of them it had to look closer, at clumps of dark cells in which the nuclei are.")
@@ -256,10 +258,11 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
         InputError: there is nothing to train on or to select with, or the labels asked for do not go with the method.
     """
     method = methods.find(config.spec.name)
-    if not split_t.train:
-        raise InputError(
-            f"The split leaves no image of {target.root} to train on; whatever the method, it has to see some: mend its target's train, or leave --split out."
-        )
+    for folder, split, read in ((source, split_s, Domain.SOURCE in method.reads), (target, split_t, True)):
+        if read and not split.train:
+            raise InputError(
+                f"The split leaves no image of {folder.root} to train on, and {config.method} has to see some; mend the split, or leave --split out."
+            )
     if not method.target_masks and config.labels != "100%":
         raise InputError(f"Method '{config.spec.name}' reads no target masks, so --target-labels {config.labels} means nothing; leave it out.")
     usable = choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if method.target_masks else []
@@ -272,11 +275,9 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
             raise InputError(f"{folder.root} has no mask to train on; put label images with the images' names into its masks/ folder.")
     seen_t = target.subset(split_t.val or split_t.train)
     if config.select == "labelled":
-        seen_t = target.subset(stem for stem in split_t.val if stem in target.masks)
+        seen_t = seen_t.subset(seen_t.labelled)
         if not len(seen_t):
-            raise InputError(
-                f"--select labelled needs masks for target validation images in {target.root} (--val-fraction); use a criterion without labels."
-            )
+            raise InputError(f"--select labelled needs masks for target validation images in {target.root}; use a criterion without labels.")
     else:
         seen_t = seen_t.without_masks()
     if lost := [stem for stem in split_t.test if stem not in target.masks]:
@@ -317,25 +318,26 @@ def check_sizes(config: Config, source: Folder, target: Folder, drawn: Folder) -
     """Raise InputError where whole images of different sizes would have to share a batch, in training or in what batch normalisation is estimated on, or are too small for a batch of one.
 
     Args:
-        config: of the run, whose images are ``check_readable``. Of a batch of one image that is small the network's bottom is one pixel, which has no variance to normalise by.
+        config: of the run, whose images are ``check_readable``.
         source: training images of it.
         target: likewise.
         drawn: all training and validation images of the target, from which batch normalisation is estimated.
     """
     if config.crop != "whole":
         return
-    if config.batch_size == 1:
-        for path in (path for folder in (source, target) for path in folder.images.values()):
-            height, width, *_ = _SHAPES[_state(path)]
-            if max(height, width) <= 2**DEPTH:
-                raise InputError(f"{path} has {width} x {height} pixels, too few to train on alone and whole; leave it out, or give --crop a number.")
-        return
     reads, anew = methods.find(config.spec.name).reads, config.batch_norm == "target"
-    for domain, folders in ((Domain.SOURCE, [source]), (Domain.TARGET, [drawn] if anew else [target])):
-        if domain in reads or (anew and domain is Domain.TARGET):
-            sizes = {_SHAPES[_state(path)] for folder in folders for path in folder.images.values()}
-            if len(sizes) > 1:
-                raise different_sizes(folders[0].root)
+    for domain, folder in ((Domain.SOURCE, source), (Domain.TARGET, drawn if anew else target)):
+        if domain not in reads and not (anew and domain is Domain.TARGET):
+            continue
+        sizes = {path: _SHAPES[_state(path)] for path in folder.images.values()}
+        if config.batch_size > 1 and len(set(sizes.values())) > 1:
+            raise different_sizes(folder.root)
+        # Of one image that is so small the network's bottom is one pixel, which has no variance to normalise by.
+        small = next((path for path, (height, width, *_) in sizes.items() if max(height, width) <= 2**DEPTH), None)
+        if config.batch_size == 1 and small:
+            raise InputError(
+                f"{small} is too small to train on alone and whole (at most {2**DEPTH} pixels on either side); leave it out, or give --crop a number."
+            )
 
 
 def _witnesses(stream: Stream, most: int, crop: int | str) -> Annotated:

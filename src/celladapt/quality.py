@@ -52,7 +52,7 @@ class Known:
             return None
 
 
-def is_taught(about: Mapping[str, Any]) -> bool:
+def may_know_classical(about: Mapping[str, Any]) -> bool:
     """Whether the model with this header has learned from the classical segmentation that its clues compare it with."""
     return about.get("classical") is True
 
@@ -92,7 +92,7 @@ def by_masks(images: int) -> str:
 
 
 def expected_iou(
-    scores: Mapping[str, float], fitted: Mapping[str, Any] | None = None, alone: bool = False, known: Known | None = None, taught: bool = False
+    scores: Mapping[str, float], fitted: Mapping[str, Any] | None = None, alone: bool = False, known: Known | None = None, classical: bool = False
 ) -> Expectation:
     """What IoU to expect where ``selection.clues`` gave ``scores``.
 
@@ -101,7 +101,7 @@ def expected_iou(
         fitted: as ``calibration``, which is taken by default.
         alone: of a single image, for which the interval is no narrower than for the mean of several.
         known: of a model that was given masks; it is not expected to be better than there, unless the clues alone say so. One that lacks a criterion has no part.
-        taught: of a model that has learned from the classical segmentation; of no account for one that was given masks, which tell what that leads to.
+        classical: of a model that has learned from the classical segmentation; of no account for one that was given masks, which tell what that leads to.
 
     Raises:
         KeyError: a criterion is missing.
@@ -110,7 +110,7 @@ def expected_iou(
     if not _usable(scores, c):
         return Expectation(0.0, 0.0, 0.0)  # a network that is broken
     known = known if known is not None and _has_clues_of(c, known) else None
-    iou = estimate(scores, c, known, taught)
+    iou = estimate(scores, c, known, classical)
     name = "radius_alone" if alone else "radius"
     # Masks of images like these, in which the classical segmentation is not plausible either, say how far that leads astray.
     sure = scores.get("witnessed", 1.0) > 0 or (known is not None and known.clues.get("witnessed", 1.0) < 1)
@@ -120,12 +120,12 @@ def expected_iou(
     return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), known.images if known else 0)
 
 
-def estimate(scores: Mapping[str, float], fitted: Mapping[str, Any], known: Known | None = None, taught: bool = False) -> float:
+def estimate(scores: Mapping[str, float], fitted: Mapping[str, Any], known: Known | None = None, classical: bool = False) -> float:
     """The IoU of ``expected_iou`` without its interval, for which ``fitted`` needs no radius; the scores are finite, and what is known has the clues of the fit."""
     promised = _promised(scores, fitted)
     iou = _share(promised)
     if known is None:
-        return min(iou, _share(_promised(scores, fitted["taught"]))) if taught else iou
+        return min(iou, _share(_promised(scores, fitted["classical"]))) if classical else iou
     moved = promised + angle(known.iou) - _promised(known.clues, fitted) - fitted["optimism"]
     return min(_share(moved), max(iou, known.iou))
 
@@ -179,5 +179,5 @@ def falls_back(before: float, after: float) -> bool:
 @cache
 def calibration() -> dict[str, Any]:
     """Fitted numbers: ``criteria`` [[name, mean, scale, lowest, highest seen]], ``weights``, ``intercept``, ``radius`` and ``radius_alone`` of the intervals, and the same with ``UNWITNESSED``; the first three
-    also under ``compared``, for ``preference``, and under ``taught``, for models that have learned from the classical segmentation; ``optimism`` (an angle), ``radius_known`` and ``radius_known_alone`` for models that were given masks; and what they rest on."""
+    also under ``compared``, for ``preference``, and under ``classical``, for models that have learned from the classical segmentation; ``optimism`` (an angle), ``radius_known`` and ``radius_known_alone`` for models that were given masks; and what they rest on."""
     return dict(json.loads((resources.files("celladapt") / "quality.json").read_text(encoding="utf-8")))

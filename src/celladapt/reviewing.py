@@ -17,7 +17,7 @@ from celladapt.inputs import check_out, find_images
 from celladapt.loading import load_model
 from celladapt.model import Prediction, Predictor
 from celladapt.progress import Bar
-from celladapt.quality import LOW, UNTOLD, Expectation, Known, expected_iou, is_taught
+from celladapt.quality import LOW, UNTOLD, Expectation, Known, expected_iou, may_know_classical
 from celladapt.units import check_pixel_size
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def review(
 def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> Reviewed:
     pixels = part(image, pixel_size, at)
     seen = Prediction(model.probability(pixels))
-    expected = expected_iou(clues_of([seen], [pixels]), alone=True, known=Known.of(model.about), taught=is_taught(model.about))
+    expected = expected_iou(clues_of([seen], [pixels]), alone=True, known=Known.of(model.about), classical=may_know_classical(model.about))
     return Reviewed(image, expected, int(seen.instances.max(initial=0)))
 
 

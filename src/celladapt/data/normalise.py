@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LEAST = 1 / 255
-"""A channel that varies by less, a grey level, is empty and is not scaled: there neither what augmentation adds nor a stray value may pass for many standard deviations."""
+"""A channel that varies by less, a grey level, beside others that vary more, is taken for empty and not scaled: there neither what augmentation adds nor a stray value may pass for many standard deviations."""
 
 
 def to_unit(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -36,7 +36,9 @@ class Normalisation:
             count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        std[std < LEAST] = 1
+        if std.max() >= LEAST:
+            std[std < LEAST] = 1
+        std = np.maximum(std, 1e-4)  # a domain that is dim all over is scaled, and one of a single colour must not divide by 0
         return cls(tuple(mean.tolist()), tuple(std.tolist()), grey)
 
     def __call__(self, image: NDArray[Any]) -> Tensor:
