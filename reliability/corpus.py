@@ -591,7 +591,7 @@ _MASKS: list[tuple[str, Make, str | Check | NDArray[Any]]] = [
     ("a mask with grey edges", file(".png", lambda: pillow(FADED)), "has grey edges between 0 and white, as after resizing or JPEG; threshold it"),
     ("a mask as JPEG", file(".jpg", lambda: pillow(SMOOTH, "JPEG")), "is a JPEG, whose compression blurs labels; export the mask as PNG or TIFF"),
     ("a probability map as mask", file(".tif", lambda: tiff(np.full((4, 4), 0.5, np.float32))), "has fractional values (a probability map?); threshold it"),
-    ("a mask with NaN", file(".tif", lambda: tiff(np.full((4, 4), np.nan, np.float32))), "has fractional values"),
+    ("a mask with NaN", file(".tif", lambda: tiff(np.full((4, 4), np.nan, np.float32))), "has values that are not finite (NaN or infinity); replace them"),
     ("a mask with negative labels", file(".tif", lambda: tiff(np.full((4, 4), -1, np.int16))), "has negative labels; use 0 for the background"),
     ("a mask with labels of 32 bits", file(".tif", lambda: tiff(np.full((4, 4), 2**31, np.uint32))), "has labels above 2147483647; renumber the labels"),
     ("a mask of floats", file(".tif", lambda: tiff(LABELS.astype(np.float64))), LABELS),

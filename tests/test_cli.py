@@ -89,6 +89,7 @@ def test_two_folders_to_scores(tiny_domains: tuple[Path, Path], tmp_path: Path, 
         (["predict", "run", "x.png", "--out", ""], "arguments is empty"),
         (["predict", "run", "x.png", "--out="], "arguments is empty"),
         (["data", "check", ""], "arguments is empty"),
+        (["adapt", "--source", "no-such-folder", "--target", "b", "--group=^case="], "no-such-folder"),
     ],
 )
 def test_the_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

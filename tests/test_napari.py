@@ -384,7 +384,7 @@ def too_large(viewer: Any, panel: Any) -> None:
         (no_image, "no image"),
         (no_model, "Choose a model"),
         (wrong_model, "nowhere/run does not exist"),
-        (damaged_model, "is damaged or not a celladapt file"),
+        (damaged_model, "is no model of celladapt; give a run folder"),
         (not_finite, "cells has values that are not finite"),
         (too_large, "cells is 50 x 40 pixels"),
     ],

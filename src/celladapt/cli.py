@@ -578,7 +578,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
 
     def run() -> Any:
-        if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in words):
+        if any(re.fullmatch(r"(--[\w-]+=)?", word) for word in words):
             raise InputError("One of the arguments is empty, like a variable that is not set; give what belongs there, or leave its option out.")
         return app(words, exit_on_error=False, print_error=False)
 

@@ -105,9 +105,7 @@ def write_outputs(job: Job, image: NDArray[Any], seen: Prediction, size: float |
     """
     with while_segmenting(job.image, job.out):
         areas = np.bincount(seen.instances.ravel())[1:]
-        return job.finish(
-            InMemory(image, seen, size), areas.size, float(areas.sum() / seen.instances.size), float(np.median(areas)) if areas.size else 0.0
-        )
+        return job.finish(InMemory(image, seen, size), areas.size, float(seen.mask.mean()), float(np.median(areas)) if areas.size else 0.0)
 
 
 def segment_slide(model: Predictor, job: Job, more: Callable[[int], None], step: Callable[[], None]) -> Written:
