@@ -114,7 +114,8 @@ def with_expected(known: list[Point], judged: list[Point]) -> Runs:
 def picked(run: list[Point], criterion: str) -> Point:
     """The checkpoint that ``criterion`` keeps, of equals the later one; "last" and "best" are what their names say."""
     score: dict[str, Callable[[Point], float]] = {"last": lambda point: point.step, "best": lambda point: point.iou}
-    return max(sorted(run, key=lambda point: -point.step), key=score.get(criterion, lambda point: point.scores[criterion]))
+    of = score.get(criterion, lambda point: point.scores[criterion])
+    return max(run, key=lambda point: (of(point), point.step))
 
 
 def regrets(runs: Runs) -> str:

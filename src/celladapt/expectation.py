@@ -1,7 +1,7 @@
 """What to expect of a model on images without masks, before anybody looks at them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -52,7 +52,12 @@ def expected_quality(
         middle(as_image(item), SIDE) if isinstance(item, np.ndarray) else part(item, pixel_size, at or model.pixel_size)
         for item in evenly([*files, *arrays], MOST_IMAGES)
     ]
-    return expected_iou(clues_on(model, images), alone=len(images) == 1, known=Known.of(model.about), classical=may_know_classical(model.about))
+    return expected_by(model, clues_on(model, images), alone=len(images) == 1)
+
+
+def expected_by(model: Predictor, found: Mapping[str, float], alone: bool) -> Expectation:
+    """``quality.expected_iou`` where ``selection.clues`` gave ``found`` for ``model``, with what its header knows; ``alone`` of a single image."""
+    return expected_iou(found, alone=alone, known=Known.of(model.about), classical=may_know_classical(model.about))
 
 
 def known_on(model: Predictor, annotated: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Known | None:

@@ -82,12 +82,11 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         raise InputError(f"The masks in {config.target} {changed}")
     if Domain.SOURCE in method.reads and (bare := _blank(train_s, list(train_s.images))):
         notes.append(_blank_words("source mask", bare))
-        if parallel.rank() == 0 and not (record.get("started") or run.baseline.finished):  # which have said so
-            say(f"{source.masks[bare[0]]} holds no nucleus ({len(bare)} such); if it is unfinished, stop here and fill it or take it away.")
+        if not (record.get("started") or run.baseline.finished):  # which have said so
+            _say_blank(source, bare)
     if blank := _blank(target, usable):
         notes.append(_blank_words("mask", blank))
-        if parallel.rank() == 0:
-            say(f"{target.masks[blank[0]]} holds no nucleus ({len(blank)} such); if it is unfinished, stop here and fill it or take it away.")
+        _say_blank(target, blank)
     hidden = set(target.subset(split_t.train).masks) - set(usable)
     target_given, target = target.subset(usable), target.without_masks()
     if method.target_masks:
@@ -209,6 +208,11 @@ def _stated_pixel_size(folder: Folder) -> float | None:
 def _blank(folder: Folder, stems: Sequence[str]) -> list[str]:
     """Those whose mask holds no nucleus, of the first ``MOST_LOOKED_AT``."""
     return [stem for stem in stems[:MOST_LOOKED_AT] if not folder.mask(stem).any()]
+
+
+def _say_blank(folder: Folder, stems: list[str]) -> None:
+    if parallel.rank() == 0:
+        say(f"{folder.masks[stems[0]]} holds no nucleus ({len(stems)} such); if it is unfinished, stop here and fill it or take it away.")
 
 
 def _blank_words(what: str, stems: list[str]) -> str:

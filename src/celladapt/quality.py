@@ -53,7 +53,7 @@ class Known:
 
 
 def may_know_classical(about: Mapping[str, Any]) -> bool:
-    """Whether the model with this header has learned from the classical segmentation that its clues compare it with."""
+    """Whether the model with this header is of a method that learns from the classical segmentation, which its clues compare it with, where that can teach."""
     return about.get("classical") is True
 
 

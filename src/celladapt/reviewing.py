@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from celladapt import contact_sheet
 from celladapt.cells import as_cell
 from celladapt.errors import InputError, while_segmenting
-from celladapt.expectation import clues_of, part
+from celladapt.expectation import clues_of, expected_by, part
 from celladapt.files import write_text
 from celladapt.inputs import check_out, find_images
 from celladapt.loading import load_model
 from celladapt.model import Prediction, Predictor
 from celladapt.progress import Bar
-from celladapt.quality import LOW, UNTOLD, Expectation, Known, expected_iou, may_know_classical
+from celladapt.quality import LOW, UNTOLD, Expectation
 from celladapt.units import check_pixel_size
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ def review(
 def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> Reviewed:
     pixels = part(image, pixel_size, at)
     seen = Prediction(model.probability(pixels))
-    expected = expected_iou(clues_of([seen], [pixels]), alone=True, known=Known.of(model.about), classical=may_know_classical(model.about))
-    return Reviewed(image, expected, int(seen.instances.max(initial=0)))
+    return Reviewed(image, expected_by(model, clues_of([seen], [pixels]), alone=True), int(seen.instances.max(initial=0)))
 
 
 def _shown(expected: Expectation) -> str:
