@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from benchmarks import matrix, suggestion
+from benchmarks import joined, matrix, suggestion
 from benchmarks.suggestion import Plan, compare, table
 from helpers import in_this_process
 from PIL import Image
@@ -35,6 +35,27 @@ def test_the_map_counts_pairs_that_gained_and_lost(tmp_path: Path) -> None:
         assert picture.width > picture.height > 100
     known = matrix.scores(grid, ("supervised",))
     assert known == {("supervised", "a", "b"): pytest.approx(0.8)}
+
+
+def test_joined_benchmarks_share_full_supervision_by_target_and_keep_their_runs(tmp_path: Path) -> None:
+    """Gaps of 0.4 and 0.2 that are closed by 50 % and 150 %, to one target; one of 0.04 does not count."""
+    write_grid(tmp_path / "one", {"a → t": {"source_only": [[0.4]], "weakuda": [[0.6]], "classical": [[0.8]], "supervised": [[0.8]]}})
+    write_grid(
+        tmp_path / "two",
+        {
+            "b → t": {"source_only": [[0.6]], "weakuda": [[0.9]], "classical": [[0.6]]},
+            "a → u": {"source_only": [[0.5]], "weakuda": [[0.4]], "supervised": [[0.54]]},
+        },
+    )
+    grid = joined.join([tmp_path / "one" / "cells.csv", tmp_path / "two"], tmp_path / "both")
+    assert grid.entry("b → t", "supervised", "iou").mean == pytest.approx(0.8)
+    assert {cell.pair for cell in grid.cells if cell.images} == {"b → t", "a → u"}, "of a table alone no image is known"
+    said = joined.together(grid)
+    assert "| all pairs | weakuda | IoU | 2 | 100 % | 100 % | 75 % | 100 % |" in said
+    assert "| all pairs | classical | IoU | 2 | 50 % | 50 % | 50 % | 50 % |" in said
+    assert "weakuda on 1 of 3 pairs: a → u (−0.100)" in said
+    with pytest.raises(FileExistsError):
+        joined.join([tmp_path / "two"], tmp_path / "both")
 
 
 def test_suggested_images_are_compared_with_the_mean_of_the_draws_of_their_seed() -> None:

@@ -1,0 +1,115 @@
+"""Finished benchmarks as one: a table of all their pairs, and what these say together.
+
+    python -m benchmarks.joined GRID_OR_TABLE ... --out FOLDER                          joins them
+    python -m benchmarks.joined GRID_OR_TABLE ... --out FOLDER --into docs/results.md  and puts what they say into the part named as FOLDER
+
+``benchmarks.results`` and ``benchmarks.matrix`` read the new folder like any other.
+
+A GRID is a benchmark's folder, of which the runs are copied without their checkpoints; a TABLE is a file like its ``cells.csv``, of which only
+the scores are known. Full supervision reads no source: a pair without it gets that of another pair with the same target.
+"""
+
+import argparse
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, median
+
+from benchmarks.documents import put
+from celladapt.reporting.conditions import across, as_percent
+from celladapt.reporting.grid import LARGE_GAP, SUPERVISED, Grid, read_grid
+from celladapt.reporting.reading import SOURCE_ONLY
+from celladapt.reporting.rendering import METRICS
+
+METHOD, CLASSICAL = "weakuda", "classical"
+DRAWN = {"source", "target"}
+
+
+def join(sources: list[Path], out: Path) -> Grid:
+    """Join benchmark folders and tables into the new folder ``out``.
+
+    Raises:
+        FileExistsError: ``out`` exists.
+        InputError: they name a run twice, or a score is none.
+    """
+    out.mkdir(parents=True)
+    rows = []
+    for source in sources:
+        table = source / "cells.csv" if source.is_dir() else source
+        with table.open(encoding="utf-8", newline="") as handle:
+            for row in csv.DictReader(handle):
+                if source.is_dir() and row["run"]:
+                    shutil.copytree(source / row["run"], out / row["run"], ignore=shutil.ignore_patterns("*.safetensors", "checkpoints", "events"))
+                rows.append(row if source.is_dir() else row | {"run": ""})
+    bounds: dict[str, list[dict[str, str]]] = {}  # of the first pair that leads to a target
+    for row in rows:
+        found = bounds.setdefault(_target(row["pair"]), [])
+        if row["method"] == SUPERVISED and row["pair"] == (found[0]["pair"] if found else row["pair"]):
+            found.append(row)
+    have = {row["pair"] for row in rows if row["method"] == SUPERVISED}
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        if pair not in have:
+            rows += [row | {"pair": pair, "run": ""} for row in bounds[_target(pair)]]
+    with (out / "cells.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return read_grid(out)
+
+
+def shares(grid: Grid, method: str, measure: str, pairs: list[str]) -> Iterator[tuple[str, float]]:
+    """Each of ``pairs`` with a gap of ``LARGE_GAP`` or more in ``measure``, and the share of it that ``method`` closes, from means over seeds."""
+    for pair in pairs:
+        low, here, high = (grid.entry(pair, name, measure).mean for name in (SOURCE_ONLY, method, SUPERVISED))
+        if low is not None and here is not None and high is not None and round(high - low, 9) >= LARGE_GAP:
+            yield pair, (here - low) / (high - low)
+
+
+def together(grid: Grid) -> str:
+    """What all pairs say in the mean, over pairs and over targets, with and without the drawn sets; and on which adapting did harm."""
+    real = [pair for pair in grid.pairs if not DRAWN & set(pair.split(" → "))]
+    lines = [
+        "| gaps of 0.05 or more | method | in | number | closed, mean | median | where more counts as 100 % | each target once |",
+        "|---|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, pairs in (("all pairs", grid.pairs), ("between real sets", real)):
+        for method in (METHOD, CLASSICAL):
+            for measure in ("iou", "pq", "f1"):
+                found = dict(shares(grid, method, measure, pairs))
+                targets: dict[str, list[float]] = {}
+                for pair, share in found.items():
+                    targets.setdefault(_target(pair), []).append(share)
+                values = (
+                    fmean(found.values()),
+                    median(found.values()),
+                    fmean(min(share, 1) for share in found.values()),
+                    fmean(map(fmean, targets.values())),
+                )
+                lines.append(f"| {name} | {method} | {METRICS[measure]} | {len(found)} | {' | '.join(map(as_percent, values))} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in across(grid))])
+
+
+def _target(pair: str) -> str:
+    return pair.split(" → ")[1]
+
+
+def main() -> None:
+    """Join, and print what the whole says or put it into a document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the joined benchmark")
+    parser.add_argument(
+        "--into", type=Path, help="Markdown file with a part <!-- begin NAME --> ... <!-- end NAME --> for the name of the new folder"
+    )
+    a = parser.parse_args()
+    text = together(join(a.sources, a.out))
+    if a.into:
+        put(a.into, a.out.name, text)
+        shutil.copy(a.out / "cells.csv", a.into.parent / a.into.stem / f"{a.out.name}.csv")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
