@@ -252,9 +252,12 @@ def test_stacks_and_specks_are_noted(tmp_path: Path) -> None:
         write_image(tmp_path / "masks" / f"{name}.png", specks)
     tifffile.imwrite(tmp_path / "images" / "c.tif", np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8))
     tifffile.imwrite(tmp_path / "masks" / "c.tif", np.repeat(specks[None], 6, axis=0))
-    told = " ".join(str(finding) for finding in check([tmp_path]).notes)
-    assert "c.tif has 6 planes, of which the first alone is read; save one plane" in told
-    assert "has 5 planes, of which the first alone is read (2 such files)" in told
+    report = check([tmp_path])
+    assert [str(fault) for fault in report.faults] == [
+        f"{tmp_path}/masks/c.tif has 6 planes or images; save one plane in which each nucleus has a number."
+    ]
+    told = " ".join(map(str, report.notes))
+    assert "has 5 planes or images, of which the first alone is read (2 such files)" in told
     assert "nuclei that are 1.1 px wide in the median" in told
 
 

@@ -57,6 +57,8 @@ def test_two_folders_to_scores(tiny_domains: tuple[Path, Path], tmp_path: Path, 
     assert "target0.png: " in told.out, "what was done is told"
     assert "1 of 2 images failed" in told.err
     assert "text.svs is not a slide" in told.err
+    assert main(["evaluate", masks, f"{target}/masks", "--json", f"{target}/images/target0.png/scores.json"]) == 2
+    assert "IoU" in capsys.readouterr().out, "what was scored is shown, wherever it cannot be written"
     assert main(["evaluate", masks, f"{target}/masks", "--json", str(scores)]) == 0
     result = json.loads(scores.read_text())
     assert {"iou", "dice", "aji", "pq", "f1"} <= result["mean"].keys()

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+from concurrent.futures import CancelledError
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +115,61 @@ def test_a_scheduler_that_does_not_answer_and_a_model_in_memory_are_one_sentence
         predict(folder / "model.safetensors", folder / "in", folder / "out", scheduler="tcp://127.0.0.1:9", **SETTINGS)
     with pytest.raises(InputError, match="give its run folder or file"):
         predict(spread_model(), folder / "in", folder / "out", workers=2)
+
+
+def test_a_scheduler_that_goes_is_told_of_each_file_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def result(self) -> None:
+            raise CancelledError
+
+    monkeypatch.setattr("distributed.as_completed", list)
+    client = SimpleNamespace(submit=lambda *_, **__: Gone())
+    monkeypatch.setattr(cohort, "_client", lambda *_: nullcontext(client))
+    ((item, error),) = cohort.spread(str, {"a": "a.png"}, 1, "tcp://there:1")
+    assert item == "a.png"
+    assert str(error) == "The scheduler tcp://there:1 has gone; see that it runs, and give the command again, which goes on."
+
+
+def test_an_interrupt_waits_until_the_processes_are_there() -> None:
+    done = []
+
+    def begin() -> None:
+        with cohort._uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+FOR_EVER = """
+import threading
+from celladapt import cohort
+
+def task(number):
+    return number or threading.Event().wait()
+
+if __name__ == "__main__":
+    try:
+        for item, _ in cohort.spread(task, {"a": 1, "b": 0, "c": 0}, 2, None):
+            print(item, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to a group of processes are of POSIX")
+def test_ctrl_c_reaches_every_process_and_prints_nothing_of_theirs(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(FOR_EVER)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "1\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate() == ("interrupted\n", "")
 
 
 def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """What a command ends with: an exit code, and one sentence where a person can do something."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
 from celladapt import shell
+from celladapt.cli import main
 from celladapt.errors import InputError
 from celladapt.exits import exit_code
 from celladapt.shell import as_typed
@@ -30,6 +32,17 @@ def test_what_a_person_can_mend_is_one_line_and_2(error: Exception, capsys: pyte
     told = capsys.readouterr().err
     assert told.startswith("celladapt: x.png")
     assert told.count("\n") == 1
+
+
+def test_a_file_that_looks_like_an_option_is_told_how_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.png").touch()
+    assert main(["predict", "model", "-x.png", "--out", "out"]) == 2
+    assert capsys.readouterr().err.endswith("If the file is meant, write ./-x.png.\n")
+    assert main(["predict", "model", "-y.png", "--out", "out"]) == 2
+    assert "If the file" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("division"), FileNotFoundError(errno.ENOENT, "No such file", "x")])

@@ -158,3 +158,17 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         (folder / "c").write_text("new")
     assert (out / "c").read_text() == "mine"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_empty_folder_is_filled_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be where somebody's shell is, a link, or a disk of its own."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path / "real")
+    with staged(Path()) as folder:
+        write_text(folder / "a" / "b.txt", "new")
+    assert Path("a/b.txt").read_text() == "new"
+    assert os.listdir() == ["a"]
+    with pytest.raises(InputError, match="link cannot be written"), staged(tmp_path / "link") as folder:
+        write_text(folder / "c.txt", "new")
+    assert os.listdir() == ["a"], "what is there is left alone"

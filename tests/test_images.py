@@ -352,6 +352,43 @@ def test_planes_of_a_stack_are_counted_and_channels_are_not(
     assert planes_and_channels(tmp_path / "a.tif") == (planes, channels)
 
 
+def test_several_images_in_a_file_are_counted_and_smaller_copies_are_not(tmp_path: Path) -> None:
+    large, small = np.zeros((64, 80, 3), np.uint8), np.zeros((32, 40, 3), np.uint8)
+    for name, ome in (("a.tif", False), ("b.ome.tif", True)):
+        with tifffile.TiffWriter(tmp_path / name, ome=ome) as file:
+            file.write(small, photometric="rgb")
+            file.write(large, photometric="rgb")
+    with tifffile.TiffWriter(tmp_path / "c.tif") as file:
+        file.write(large, photometric="rgb", subifds=1)
+        file.write(small, photometric="rgb", subfiletype=1)
+    with tifffile.TiffWriter(tmp_path / "d.tif") as file:
+        file.write(large, photometric="rgb")
+        file.write(small, photometric="rgb", subfiletype=1)
+    assert [planes_and_channels(tmp_path / name)[0] for name in ("a.tif", "b.ome.tif", "c.tif", "d.tif")] == [2, 2, 1, 1]
+    with pytest.raises(FileError, match=r"a\.tif has 2 planes or images; save one plane"):
+        read_mask(tmp_path / "a.tif")
+
+
+def test_inks_are_colours_whatever_packs_them(tmp_path: Path) -> None:
+    inks = Image.fromarray(np.full((32, 32, 3), (200, 60, 120), np.uint8)).convert("CMYK")
+    for name, options in (("a.tif", {}), ("b.tif", {"compression": "jpeg"}), ("c.jpg", {})):
+        inks.save(tmp_path / name, **options)
+        np.testing.assert_allclose(read_image(tmp_path / name)[16, 16], (200, 60, 120), atol=2)
+    with pytest.raises(FileError, match="is a JPEG"):
+        read_mask(tmp_path / "b.tif")
+
+
+def test_colours_that_were_smoothed_are_no_labels(tmp_path: Path) -> None:
+    hue = np.random.default_rng(0).integers(40, 255, (256, 3)).astype(np.uint8)
+    hue[0] = 0
+    colours = Image.fromarray(hue[discs() % 256])
+    colours.save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").any()
+    colours.resize((2 * colours.width - 7, 2 * colours.height - 7), Image.Resampling.BILINEAR).save(tmp_path / "a.png")
+    with pytest.raises(FileError, match=r"colours that mix at the edges.*without smoothing"):
+        read_mask(tmp_path / "a.png")
+
+
 def test_grey_mask_saved_as_rgb_keeps_its_values(tmp_path: Path) -> None:
     Image.fromarray(grey3(SMALL.astype(np.uint8))).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), SMALL)
@@ -443,7 +480,7 @@ def test_an_image_that_the_memory_cannot_hold_is_named(tmp_path: Path, monkeypat
 def test_of_a_page_with_depth_the_first_plane_is_read(tmp_path: Path) -> None:
     volume = RNG.integers(0, 8, (16, 20, 30), dtype=np.uint8)
     path = save_tiff(tmp_path / "a.tif", volume, tile=(16, 16, 16), volumetric=True, photometric="minisblack", metadata=None)
-    np.testing.assert_array_equal(read_mask(path), volume[0])
+    np.testing.assert_array_equal(decode(path).pixels[..., 0], volume[0])
 
 
 @pytest.mark.parametrize("words", ['<TiffData IFD="4000000000000"/>', '<Pixels SizeZ="4000000" SizeC="4000000"/>'])

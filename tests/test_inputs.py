@@ -68,6 +68,14 @@ def test_names_that_a_disk_takes_for_the_same(tmp_path: Path, monkeypatch: pytes
         find_images(both)
 
 
+def test_a_file_that_is_named_in_two_ways_is_one(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
+    first = Path("images") / "d.png"
+    (images / "link").symlink_to(images / "images")
+    for outputs in (True, False):
+        assert find_images([first, images / "images" / "d.png", "link/d.png", "images/../images/d.png"], outputs) == [first]
+
+
 def test_folders_in_a_folder_are_told_where_they_hold_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

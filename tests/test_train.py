@@ -642,6 +642,8 @@ def test_a_run_is_not_written_over(tiny_domains: tuple[Path, Path], tmp_path: Pa
 def test_changed_data_do_not_go_on_with_an_old_run(tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptation, "_conclude", lambda *a: None)
     run = celladapt.adapt(*tiny_domains, out=tmp_path / "run", **TINY)
+    write_image(tiny_domains[0] / "images" / "new.png", np.zeros((64, 64), np.uint8))
+    celladapt.resume(run.path)  # an image that is no part of it is not in its way
     (mask,) = (tiny_domains[1] / "masks").glob(f"{run.splits[1].train[0]}.*")
     kept = mask.read_bytes()
     supervised = celladapt.adapt(*tiny_domains, "supervised", out=tmp_path / "supervised", **TINY)

@@ -224,11 +224,11 @@ def evaluate(
 
     with at_most(max_megapixels):
         result = evaluation.evaluate(predictions, masks)
+    _print(result.table())  # first, so that a disk that is full loses no score
     if json is not None:
         write_json(json, result.to_json())
     if csv is not None:
         result.write_csv(csv)
-    _print(result.table())
 
 
 @app.command

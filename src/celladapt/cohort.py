@@ -1,9 +1,13 @@
 """One task for many files spread over processes and machines by Dask; a worker that dies takes nothing with it, its file is given to another."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 from celladapt.errors import InputError, optional
@@ -38,6 +42,13 @@ def spread(task: Callable[[Any], Any], items: Mapping[str, Any], workers: int, s
                 yield item, error
             except distributed.KilledWorker:
                 yield item, InputError(f"{item} ended each process that tried it, perhaps for want of memory; try it alone, in one process.")
+            except CancelledError:
+                yield (
+                    item,
+                    InputError(
+                        f"The scheduler {scheduler or 'of the workers'} has gone; see that it runs, and give the command again, which goes on."
+                    ),
+                )
 
 
 @contextmanager
@@ -53,13 +64,37 @@ def _client(distributed: Any, workers: int, scheduler: str | None) -> Iterator[A
         return
     import dask
 
-    with (
-        # Dask's own would have each worker give memory back at once, and would stay in this process's environment for good.
-        dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
-        distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0, silence_logs=50) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    stack = ExitStack()
+    try:
+        with _uninterrupted():
+            # Dask's own would have each worker give memory back at once, and would stay in this process's environment for good.
+            stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
+            cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0, silence_logs=50)
+            client = stack.enter_context(distributed.Client(stack.enter_context(cluster)))
         yield client
+    finally:
+        with _uninterrupted():
+            stack.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold an interrupt back till the end; processes and threads that begin meanwhile never see one, though a terminal sends Ctrl-C to each: we end them."""
+    waiting: list[int] = []
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number)) if here else None
+    if masks := hasattr(signal, "pthread_sigmask"):  # not on Windows
+        resource_tracker.ensure_running()  # its start would let interrupts through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if here:
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if waiting:
+        raise KeyboardInterrupt
 
 
 def _with_a_share(task: Callable[[Any], Any], threads: int | None, item: Any) -> Any:

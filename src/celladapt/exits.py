@@ -5,11 +5,12 @@ Exit codes: 0 done, 2 the user's input or options, 1 our fault, 130 interrupted.
 
 import errno
 import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
+from cyclopts.exceptions import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from celladapt.errors import InputError
 from celladapt.shell import as_typed
@@ -39,6 +40,9 @@ def exit_code(command: Callable[[], object], words: Sequence[str]) -> int:
     except UnusedCliTokensError as error:
         word = next(iter(error.unused_tokens or []), "")
         return _told(f"'{word}' has no option's name before it; write for example --source DIR, and see --help.", 2)
+    except UnknownOptionError as error:
+        file = next((word for word in words if word.startswith("-") and os.path.exists(word)), None)
+        return _told(str(error) + (f" If the file is meant, write ./{file}." if file else ""), 2)
     except (CycloptsError, InputError) as error:
         return _told(str(error), 2)
     except KeyboardInterrupt as stop:

@@ -72,25 +72,32 @@ def atomic(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def staged(out: Path, replace: bool = False) -> Iterator[Path]:
-    """A folder beside ``out``, on its disk, that becomes ``out`` on a clean exit and is gone on any other.
+    """A folder on the disk of ``out`` that becomes ``out`` on a clean exit and is gone on any other.
 
     Args:
-        out: folder to make; an empty one is taken.
+        out: folder to make; an empty one is filled.
         replace: whether one that is not empty may be replaced; it is there until the new one is whole.
 
     Raises:
         InputError: ``out`` cannot be written, or the disk is full.
     """
-    target = out.absolute()
-    staging, before = (_beside(target, target.name, end) for end in ("part", "old"))
+    target = Path(os.path.realpath(out))
+    fill = target.is_dir() and not replace  # and not exchange: it may be a disk of its own, or where somebody's shell is
+    staging, before = (_beside(target / target.name if fill else target, target.name, end) for end in ("part", "old"))
     try:
         try:
             shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had our number, as in a container
             staging.mkdir(parents=True)
             yield staging
-            if target.exists():
-                os.replace(target, before) if replace else target.rmdir()
-            os.replace(staging, target)
+            if fill:
+                if any(not TEMPORARY.fullmatch(item.name) for item in target.iterdir()):
+                    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+                for item in list(staging.iterdir()):
+                    os.replace(item, target / item.name)
+            else:
+                if target.exists():
+                    os.replace(target, before)
+                os.replace(staging, target)
         finally:
             if before.exists() and not target.exists():  # the new one could not take its place
                 os.replace(before, target)

@@ -28,7 +28,7 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
     Raises:
         InputError: one names nothing, or two files would write the same output.
     """
-    found: dict[Path, None] = {}
+    found: dict[tuple[str, str], Path] = {}  # by stem, and by the file itself, which can be named in several ways
     for item in [inputs] if isinstance(inputs, (str, Path)) else inputs:
         path = Path(item)
         there = True
@@ -62,23 +62,25 @@ def find_images(inputs: str | Path | Iterable[str | Path], outputs: bool = True)
             raise InputError(
                 f"{item} names no image{hint}; give an image or slide, a folder of them or a glob (formats: {' '.join(sorted((*IMAGE_SUFFIXES, *SLIDE_SUFFIXES, '.zarr')))})."
             )
-        found |= dict.fromkeys(files)
+        for file in files:
+            found.setdefault((file.stem, os.path.realpath(file)), file)
     if not found:
         raise InputError("There is no image to look at; give an image or slide, a folder of them or a glob.")
-    known = {path.stem for path in found}
-    if beside := [path for path in found if outputs and image_of_mask(path.stem, known)]:
+    images = list(found.values())
+    known = {path.stem for path in images}
+    if beside := [path for path in images if outputs and image_of_mask(path.stem, known)]:
         others = f" ({len(beside)} such)" if len(beside) > 1 else ""
         say(f"{beside[0]}{others} is segmented like an image; if it is a mask, keep masks in another folder.")
     stems: dict[str, Path] = {}
     same = str.casefold if sys.platform in ("darwin", "win32") else str  # whose disks know no difference between A and a
-    for path in found if outputs else ():
+    for path in images if outputs else ():
         if path.stem in (".", ".."):
             raise InputError(f"{path} has no name that its outputs could have; rename it.")
         name = same(path.stem)
         if name in stems:
             raise InputError(f"{stems[name]} and {path} would write the same output; rename one, or predict them one by one, into different folders.")
         stems[name] = path
-    return list(found)
+    return images
 
 
 def _folders_of_images(folder: Path) -> list[Path]:

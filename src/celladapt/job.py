@@ -139,7 +139,7 @@ class Job:
         status = self.image.stat()
         settings = {name: value for name, value in asdict(self.settings).items() if name not in ("save", "max_megapixels")}
         return {
-            "file": [str(self.image.absolute()), status.st_size, status.st_mtime_ns],
+            "file": [os.path.realpath(self.image), status.st_size, status.st_mtime_ns],
             "model": self.model,
             "settings": settings,
             "segmentation": RULES,

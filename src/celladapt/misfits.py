@@ -28,7 +28,7 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
             yield "--at is for slides: images are segmented as large as they are."
         planes, channels = planes_and_channels(job.image) if job.image.suffix.lower() in (".tif", ".tiff") else (1, 1)
         if planes > 1:
-            yield f"Files in {job.image.parent} hold several planes: of each the first alone is segmented."
+            yield f"Files in {job.image.parent} hold several planes or images: of each file the first alone is segmented."
         if _TAKEN < channels <= MAX_CHANNELS:
             yield f"Files in {job.image.parent} have {channels} channels: the first {_TAKEN} are taken; where nuclei are in another one, save that alone."
         size = settings.pixel_size or tiff_pixel_size(job.image)

@@ -21,6 +21,7 @@ from celladapt.data.pairs import Pairs, Stream, different_sizes
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import tiff_pixel_size
 from celladapt.data.split import Split, choose_labelled, group_pattern, groups_of
+from celladapt.data.tiff import planes_and_channels
 from celladapt.errors import InputError
 from celladapt.files import now
 from celladapt.hardware import arithmetic, describe, pick_device, uses_bf16
@@ -66,16 +67,22 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         )
     # Not even for a fingerprint is a target mask opened that training was not given.
     may_read = [*usable, *seen_t.masks]
-    drawn_t = target.subset([*split_t.train, *split_t.val]).without_masks()
-    fingerprint = {"source": source.fingerprint(), "target": target.without_masks().fingerprint(), "target_training": drawn_t.fingerprint()}
+    drawn_s, drawn_t = source.subset([*split_s.train, *split_s.val]), target.subset([*split_t.train, *split_t.val]).without_masks()
+    fingerprint = {
+        "source": source.fingerprint(),
+        "source_training": drawn_s.fingerprint(),
+        "target": target.without_masks().fingerprint(),
+        "target_training": drawn_t.fingerprint(),
+    }
     labels = target.subset(may_read).fingerprint() if may_read else None
     record = run.record  # read once: the first of several processes writes it below
     before = record.get("fingerprint", {})
     # A run that has not begun to train is still to see what the model saw that it will be held against.
     compared = before or (run.baseline.record.get("fingerprint", {}) if run.baseline.finished else {})
-    # A test image that is found damaged at the end may be mended; runs of before know the target as a whole.
-    changed = f"have changed since {run.path} began; start a new run with another --out."
-    for domain, name in (("source", "source"), ("target", "target_training" if "target_training" in compared else "target")):
+    # A test image that is found damaged at the end may be mended, and images added; runs of before know their folders as a whole.
+    changed = f"have changed since {run.path} began; put them back as they were, or start a new run with another --out."
+    for domain in ("source", "target"):
+        name = f"{domain}_training" if f"{domain}_training" in compared else domain
         if compared.get(name, fingerprint[name]) != fingerprint[name]:
             raise InputError(f"The files in {getattr(config, domain)} {changed}")
     if before and record.get("fingerprint_of_labels") != labels:
@@ -140,8 +147,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         given = held(target_given, normalise_t, masks=True) if usable else Held([])
         # Where there are masks for it, the classical segmentation and the source have no say.
         asked = not any(mask.any() for mask in given.masks)
-        shown_s = source.subset([*split_s.train, *split_s.val])
-        taught_s = held(shown_s, normalise_s, masks=True) if asked and Domain.SOURCE in method.reads else Held([])
+        taught_s = held(replace(drawn_s, shown=shown), normalise_s, masks=True) if asked and Domain.SOURCE in method.reads else Held([])
         standing = _witnesses(stream_t, config.validation_images, config.crop) if asked and method.classical else []
         teachers = Teachers(list(zip(given.images, given.masks, strict=True)), standing, list(zip(taught_s.images, taught_s.masks, strict=True)))
     by = "bf16" if uses_bf16(config.precision, device) else "float32"
@@ -291,7 +297,7 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
 
 def check_readable(folders: Iterable[Folder]) -> None:
     """Raise InputError where an image cannot be read, or a mask does not fit its image: before anything is written, not after hours. A file that was read is not read for another run."""
-    todo, marked = [], dict[Path, list[tuple[Path, float]]]()
+    todo, marked, stacks = [], dict[Path, list[tuple[Path, float]]](), list[Path]()
     for folder in folders:
         for stem, image in folder.images.items():
             files = [_state(path) for path in (image, folder.masks.get(stem)) if path]
@@ -305,8 +311,12 @@ def check_readable(folders: Iterable[Folder]) -> None:
                 marked.setdefault(folder.root, []).append((folder.masks[stem], np.count_nonzero(labels) / labels.size))
             else:
                 image_there = folder.image(stem)
+            if folder.images[stem].suffix.lower().startswith(".tif") and planes_and_channels(folder.images[stem])[0] > 1:
+                stacks.append(folder.images[stem])
             _SHAPES.update(dict.fromkeys(files, image_there.shape))
             bar.step()
+    if stacks and first:
+        say(f"{stacks[0]} ({len(stacks)} such) holds several planes or images, of which the first alone is read.")
     for masks in marked.values() if first else ():
         full = [path for path, share in masks if share > MOST_FOREGROUND]
         if 2 * len(full) > len(masks):

@@ -21,8 +21,10 @@ from celladapt.data.split import Split, save_splits
 from celladapt.errors import InputError
 from celladapt.files import staged
 from celladapt.hardware import kept_memory
+from celladapt.inputs import check_out
 from celladapt.instances import to_instances
 from celladapt.loading import load_weights
+from celladapt.locks import sweep
 from celladapt.model import Model
 from celladapt.networks import Segmenter, folded
 from celladapt.progress import Bar, say
@@ -75,8 +77,11 @@ def suggest(model: str | Path | Run, target: str | Path, out: str | Path, k: int
         raise InputError(f"-k is {k}; it must be 1 or more.")
     if tile < SMALLEST_TILE:
         raise InputError(f"--tile is {tile}; it must be {SMALLEST_TILE} pixels or more.")
+    if out.is_dir():
+        sweep(out.glob(".*"))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already; choose another --out.")
+    check_out([], out)
     path = model.path if isinstance(model, Run) else Path(model)
     folder = Folder.open(Path(target))
     run = _run_on(path, folder)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celladapt.data.folder import NO_IMAGE, image_of_mask, layout, list_images, no_image_for, same_stem, shape_mismatch
-from celladapt.data.images import as_image, as_labels, decode
+from celladapt.data.images import as_image, decode, read_mask
 from celladapt.errors import FileError
 from celladapt.instances import label_components
 
@@ -188,7 +188,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         else:
             _compare(root, path, pixels, findings, seen)
     if stacks:
-        message = f"has {stacks[0][1]} planes, of which the first alone is read{_such(stacks)}"
+        message = f"has {stacks[0][1]} planes or images, of which the first alone is read{_such(stacks)}"
         findings.append(Finding("note", stacks[0][0], message, "save the plane in focus, or a projection, if that is another one"))
     if turned:
         message = f"is turned by a tag that its camera wrote{_such(turned)}, as most viewers show it, and so is what is segmented"
@@ -204,14 +204,10 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     empty: list[Path] = []
     for stem, path in masks.items():
         try:
-            raster = decode(path)
-            labels = as_labels(raster)
+            labels = read_mask(path)
         except FileError as error:
             findings.append(_fault(error))
             continue
-        if raster.planes > 1:
-            message = f"has {raster.planes} planes, of which the first alone is read"
-            findings.append(Finding("note", path, message, "save one plane in which each nucleus has a number"))
         if stem in shapes and shapes[stem][:2] != labels.shape:
             findings.append(Finding("fault", path, *shape_mismatch(shapes[stem], labels.shape)))
         foreground = int(np.count_nonzero(labels))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from celladapt.data.limits import check_channels, check_size, too_large
-from celladapt.data.mask_look import FEW_VALUES, SMALLEST, fades, varies
+from celladapt.data.mask_look import FEW_VALUES, SMALLEST, crumbles, fades, varies
 from celladapt.data.tiff import ALPHA, ASSOCIATED, JPEG_CODES, TIFF_HEADS, first_plane, open_tiff, plane_count, resolution
 from celladapt.errors import DAMAGED, FileError, InputError
 from celladapt.files import atomic
@@ -70,7 +70,7 @@ def read_mask(path: Path) -> NDArray[np.int32]:
     are 0. A palette whose entry 0 is black holds labels; any other palette is read as colours.
 
     Raises:
-        FileError: as `read_image`; also a JPEG, negative or fractional values, labels above 2**31 - 1, and what is no mask by its look: grey edges, a picture, colours without black.
+        FileError: as `read_image`; also a JPEG, several planes, negative or fractional values, labels above 2**31 - 1, and what is no mask by its look: grey or mixed edges, a picture, colours without black.
     """
     return as_labels(decode(path))
 
@@ -246,6 +246,8 @@ def as_labels(raster: Raster) -> NDArray[np.int32]:
 def _as_labels(raster: Raster) -> NDArray[np.int32]:
     if raster.lossy:
         raise FileError(raster.path, "is a JPEG, whose compression blurs labels", "export the mask as PNG or TIFF")
+    if raster.planes > 1:
+        raise FileError(raster.path, f"has {raster.planes} planes or images", "save one plane in which each nucleus has a number")
     values = raster.pixels
     if raster.palette is not None and raster.palette[0].any():
         values = raster.palette[values[..., 0]]
@@ -277,6 +279,8 @@ def _as_labels(raster: Raster) -> NDArray[np.int32]:
         raise FileError(
             raster.path, "has values that change from pixel to pixel, as a picture has", "save one number or colour a nucleus, 0 as background"
         )
+    if coloured and crumbles(labels):
+        raise FileError(raster.path, "has colours that mix at the edges of nuclei, as after resizing", "save it in its own size, without smoothing")
     return labels
 
 
@@ -371,9 +375,10 @@ def _decode_tiff(path: Path) -> Raster:
     with open_tiff(path) as tif:
         page = tif.pages.first
         lossy = page.compression in JPEG_CODES
-        colour_space = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB
-        if page.photometric in colour_space and not lossy:
-            return _decode_pillow(path, b"", ("TIFF",))
+        # A JPEG's decoder makes RGB of the last two, and of inks it does not.
+        colour_space = tifffile.PHOTOMETRIC.SEPARATED, *(() if lossy else (tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB))
+        if page.photometric in colour_space:
+            return replace(_decode_pillow(path, b"", ("TIFF",)), lossy=lossy, planes=plane_count(tif))
         pixels = first_plane(path, tif, page)
         palette = None
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:

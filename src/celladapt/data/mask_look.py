@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 _WHITE, _BLACK = 248, 8
 """From and up to here JPEG may have moved what was 255 or 0."""
@@ -43,3 +44,10 @@ def varies(labels: NDArray[np.int32]) -> bool:
     alike[:, 1:] |= labels[:, 1:] == labels[:, :-1]
     alike[1:] |= labels[1:] == labels[:-1]
     return bool(2 * np.count_nonzero(there & alike) < np.count_nonzero(there)) and np.unique(labels).size > _MANY_VALUES
+
+
+def crumbles(labels: NDArray[np.int32]) -> bool:
+    """Whether (H, W) has many labels, and most of them nowhere fill 3 x 3 pixels: of smoothed colours each mixture at the edge of a nucleus is one."""
+    inside = ndimage.maximum_filter(labels, 3) == ndimage.minimum_filter(labels, 3)
+    count = np.unique(labels[labels > 0]).size
+    return count > _MANY_VALUES and 2 * np.unique(labels[inside & (labels > 0)]).size < count

@@ -21,7 +21,7 @@ from celladapt.units import MICRONS
 
 _LARGEST_PIECE = 2**26  # pixels that are unpacked at once
 _OTHER_COLOURS = tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB, tifffile.PHOTOMETRIC.YCBCR
-_AS_RGB = (*JPEG_CODES, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000: their decoders give RGB
+_AS_RGB = (*JPEG_CODES, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000: their decoders give RGB, but of inks
 
 ReadLevel = Callable[[int, int, int, int, int], NDArray[Any]]
 """(level, y, x, height, width) within the level -> [height, width, C], C = 1 to 4."""
@@ -105,7 +105,7 @@ def _with_tifffile(path: Path, files: ExitStack) -> Pyramid:
     tif = files.enter_context(open_tiff(path))
     series = first_series(tif)
     page = series.keyframe
-    if page.photometric in _OTHER_COLOURS and page.compression not in _AS_RGB:
+    if page.photometric in _OTHER_COLOURS and (page.photometric == tifffile.PHOTOMETRIC.SEPARATED or page.compression not in _AS_RGB):
         raise FileError(path, f"keeps its colours as {tifffile.PHOTOMETRIC(page.photometric).name}", "save it as RGB or grey")
     if math.prod(page.chunks[:2]) <= _LARGEST_PIECE:
         arrays = [zarr.open_array(tif.aszarr(series=0, level=k), mode="r") for k in range(len(series.levels))]

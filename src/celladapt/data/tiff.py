@@ -127,12 +127,13 @@ def _stacked(series: tifffile.TiffPageSeries, page: tifffile.TiffPage) -> tuple[
 
 
 def plane_count(tif: tifffile.TiffFile) -> int:
-    """How many planes the first image has, as in a stack or a time series; pages that ``first_plane`` takes for channels count as one."""
+    """How many planes a TIFF has, as a stack, a time series or several images; pages that ``first_plane`` takes for channels count as one, smaller copies as none."""
     series, page = first_series(tif), tif.pages.first
+    others = 0 if tif.is_svs else sum(not other.keyframe.is_reduced for other in tif.series[1:])  # an SVS has its label and a thumbnail
     if _channels_last(series.axes, series.shape):
-        return 1
+        return 1 + others
     stack, _, channels = _stacked(series, page)
-    return page.imagedepth * math.prod(series.shape[: len(stack)]) // channels
+    return page.imagedepth * math.prod(series.shape[: len(stack)]) // channels + others
 
 
 def channel_count(tif: tifffile.TiffFile) -> int:
@@ -147,7 +148,7 @@ def channel_count(tif: tifffile.TiffFile) -> int:
 
 
 def planes_and_channels(path: Path) -> tuple[int, int]:
-    """How many planes the first image of a TIFF has, and how many channels; (1, 1) where it cannot be told."""
+    """How many planes a TIFF has, and how many channels the first one; (1, 1) where it cannot be told."""
     try:
         with open_tiff(path) as tif:
             return plane_count(tif), channel_count(tif)

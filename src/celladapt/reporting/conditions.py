@@ -62,8 +62,10 @@ def cautions(grid: Grid) -> list[str]:
             read = [
                 cell for cell in cells if part != "source" or base(cell.method) != SUPERVISED
             ]  # which may have been trained beside another source
-            known = {mapping(cell.run.info.get("fingerprint")).get(part) for cell in read if cell.run} - {None}
-            if len(known) > 1:
+            prints = [mapping(cell.run.info.get("fingerprint")) for cell in read if cell.run]
+            # What is in the folder beside that matters only where it is all that is known.
+            name = f"{part}_training" if all(f"{part}_training" in known for known in prints) else part
+            if len({known.get(name) for known in prints} - {None}) > 1:
                 result.append(f"Runs on {pair} did NOT see the same {part} files: they changed between the runs.")
     result += [
         f"cells.csv does not agree with metrics.json of {cell.method} on {cell.pair}, seed {cell.seed}: {cell.scores['iou']:.3f} against {mean:.3f} IoU."
