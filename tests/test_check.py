@@ -14,7 +14,6 @@ from rich.console import Console
 from celladapt.data.check import CheckReport, check
 from celladapt.data.folder import Folder
 from celladapt.data.images import read_image, read_mask, write_image
-from celladapt.errors import InputError
 
 Fault = Callable[[Path], None]
 
@@ -91,7 +90,7 @@ def described(report: CheckReport) -> set[tuple[str, str]]:
     return {(finding.path.name, finding.message.partition(" /")[0]) for finding in report.faults}
 
 
-def test_a_mask_that_qupath_named_without_ome_is_told_how_to_be_called_and_a_turned_photograph_is_named(tiny_domains: tuple[Path, Path]) -> None:
+def test_a_mask_that_qupath_named_without_ome_is_taken_and_a_turned_photograph_is_named(tiny_domains: tuple[Path, Path]) -> None:
     root = tiny_domains[0]
     (root / "masks" / "scan.png").write_bytes((root / "masks" / "source0.png").read_bytes())
     (root / "images" / "scan.ome.png").write_bytes((root / "images" / "source1.png").read_bytes())
@@ -100,7 +99,7 @@ def test_a_mask_that_qupath_named_without_ome_is_told_how_to_be_called_and_a_tur
     with Image.open(root / "images" / "source2.png") as image:
         image.save(root / "images" / "source2.png", exif=exif)
     found = check(root)
-    assert any("rename it to scan.ome.png" in fault.cure for fault in found.faults if fault.path.name == "scan.png")
+    assert any("is taken for the mask of scan.ome;" in str(note) for note in found.notes if note.path.name == "scan.png")
     assert any("is turned by a tag" in note.message for note in found.findings if note.path.name == "source2.png")
 
 
@@ -232,15 +231,15 @@ def test_annotations_elsewhere_are_noted(tiny_domains: tuple[Path, Path]) -> Non
     assert any("1 folder (more), in which nothing is looked for" in str(finding) for finding in check([target]).notes)
 
 
-def test_a_mask_that_is_called_as_other_programs_call_it_is_to_be_renamed(tiny_domains: tuple[Path, Path]) -> None:
+def test_masks_that_are_called_as_other_programs_call_them_are_told(tiny_domains: tuple[Path, Path]) -> None:
     for index in range(8):
         mask(tiny_domains[0], index).rename(mask(tiny_domains[0], index).with_stem(f"source{index}_mask"))
-    (finding,) = check([tiny_domains[0]]).faults
-    assert "(8 such: source0_mask.png, source1_mask.png, source2_mask.png, …); masks have the image's name, so rename it to source0.png" in str(
-        finding
-    )
-    with pytest.raises(InputError, match=r"rename it to source0\.png"):
-        Folder.open(tiny_domains[0])
+    (finding,) = check([tiny_domains[0]]).findings
+    assert str(finding).endswith("masks/source0_mask.png is taken for the mask of source0 (8 such files); rename it if it is of another image.")
+    assert len(Folder.open(tiny_domains[0]).masks) == 8
+    shutil.copy(mask(tiny_domains[0], 0).with_stem("source0_mask"), mask(tiny_domains[0], 0))
+    (fault,) = check([tiny_domains[0]]).faults
+    assert str(fault).endswith("source0_mask.png is of the same image as source0.png; keep one of the two or rename it.")
 
 
 def test_stacks_and_specks_are_noted(tmp_path: Path) -> None:

@@ -177,6 +177,17 @@ def test_a_mask_called_as_other_programs_call_it_is_that_of_its_image(folders: t
     assert found.seen_in_training == (f"c{ending}",)
 
 
+@pytest.mark.parametrize("ending", ["_cp_masks", "-label", ""])
+@pytest.mark.parametrize("truth", ["_mask", ""])
+def test_predictions_of_other_programs_are_found(folders: tuple[Path, Path], ending: str, truth: str) -> None:
+    predictions, masks = folders
+    for path in list(predictions.iterdir()):
+        path.rename(path.with_stem(path.stem.removesuffix("_instances") + ending))
+    for path in list(masks.iterdir()):
+        path.rename(path.with_stem(path.stem + truth))
+    assert evaluate(predictions, masks).images[f"c{truth}"] == dict.fromkeys(KEYS, 1.0)
+
+
 def test_binary_predictions_and_empty_masks_are_counted(folders: tuple[Path, Path]) -> None:
     predictions, masks = folders
     write_image(masks / "e.png", np.zeros((40, 40), np.uint8))

@@ -108,14 +108,31 @@ def test_a_mask_without_image(domain: Path) -> None:
         Folder.open(domain)
 
 
-def test_names_that_look_alike_are_told_apart(domain: Path) -> None:
+def test_names_that_look_alike_are_one(domain: Path) -> None:
     """A Mac writes an accented letter as two signs."""
     image, mask = (unicodedata.normalize(form, "Präparat") for form in ("NFD", "NFC"))
     (path,) = (domain / "images").glob("a.*")
     path.rename(path.with_stem(image))
     (domain / "masks" / "a.tif").rename(domain / "masks" / f"{mask}.tif")
-    with pytest.raises(InputError, match="called as its image is to the eye, with accents written in another way; rename both"):
+    folder = Folder.open(domain)
+    assert folder.masks.keys() <= folder.images.keys()
+    assert folder.masks[image].stem == mask
+
+
+@pytest.mark.parametrize("name", ["a_mask", "a-label", "a_cp_masks"])
+def test_a_mask_may_be_called_as_other_programs_call_it(name: str, domain: Path) -> None:
+    before = Folder.open(domain)
+    fingerprint = before.fingerprint()
+    before.masks["a"].rename(before.masks["a"].with_stem(name))
+    after = Folder.open(domain)
+    assert list(after.masks) == list(before.masks)
+    assert after.fingerprint() == fingerprint
+    shutil.copy(after.masks["a"], domain / "masks" / "a.bmp")
+    with pytest.raises(InputError, match=rf"{name}\.tif is of the same image as a\.bmp; keep one"):
         Folder.open(domain)
+    (domain / "masks" / "a.bmp").unlink()
+    shutil.copy(before.images["a"], domain / "images" / f"{name}.bmp")
+    assert list(Folder.open(domain).masks) == [name, *list(before.masks)[1:]], "an image of just that name goes first"
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])

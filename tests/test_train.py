@@ -422,6 +422,18 @@ def test_masks_that_mark_most_of_their_images_are_told(tiny_domains: tuple[Path,
     assert "(5 such) marks most of its image as nuclei" in " ".join(capsys.readouterr().err.split())
 
 
+def test_files_that_hold_several_images_are_told(tiny_domains: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        path = tiny_domains[0] / "images" / f"source{number}.png"
+        image = read_image(path)
+        path.unlink()
+        with tifffile.TiffWriter(path.with_suffix(".tif")) as file:
+            for part in (image, image[:32]):
+                file.write(part, photometric="rgb")
+    preparation.check_readable(folder.Folder.open(domain) for domain in tiny_domains)
+    assert "source0.tif (3 such) holds several planes or images, of which the first alone is read." in " ".join(capsys.readouterr().err.split())
+
+
 def test_blank_images_are_not_one_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     for domain in tiny_domains:
         write_image(domain / "images" / "blank.png", np.full((64, 64, 3), 255, np.uint8))

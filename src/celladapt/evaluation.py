@@ -15,7 +15,7 @@ from rich.text import Text
 
 from celladapt import metrics
 from celladapt.cells import as_cell
-from celladapt.data.folder import composed, image_of_mask, list_images, same_stem, subfolder
+from celladapt.data.folder import MASK_ENDINGS, composed, image_of_mask, list_images, same_stem, subfolder
 from celladapt.data.images import read_mask
 from celladapt.errors import FileError
 from celladapt.files import write_text
@@ -142,8 +142,8 @@ class Evaluation:
 def evaluate(predictions: Path, masks: Path) -> Evaluation:
     """Score a folder of predictions against every mask.
 
-    Of an image the first of these is read: ``<stem>_instances``, ``<stem>_mask``, ``<stem>``, with any image suffix; beside instances, a
-    ``<stem>_mask`` gives the foreground for IoU and Dice. A mask called ``<stem>_mask``, or otherwise as other programs call masks, is that of ``<stem>`` where there are such predictions of it. Predictions without a mask are not counted, as an image without annotation has no truth.
+    Of an image the first of these is read: ``<stem>_instances``, ``<stem>_mask``, ``<stem>``, with any image suffix, or what other programs write, such as ``<stem>_cp_masks``;
+    beside instances, a ``<stem>_mask`` gives the foreground for IoU and Dice. A mask called ``<stem>_mask``, or otherwise as other programs call masks, is that of ``<stem>`` where there are such predictions of it. Predictions without a mask are not counted, as an image without annotation has no truth.
 
     Args:
         predictions: folder of label images or binary masks.
@@ -159,7 +159,10 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     found = _by_stem(predictions)
     nuclei, masks_of = ({name.removesuffix(f"_{word}") for name in found if name.endswith(f"_{word}")} for word in ("instances", "mask"))
     image = {stem: _image_of(stem, found, nuclei, nuclei | masks_of) for stem in truths}
-    labels = {stem: next((found[name] for name in (f"{image[stem]}_instances", f"{image[stem]}_mask", stem) if name in found), []) for stem in truths}
+    labels = {
+        stem: next((found[name] for name in (f"{image[stem]}_instances", f"{image[stem]}_mask", stem, *_elsewhere(stem)) if name in found), [])
+        for stem in truths
+    }
     foregrounds = {stem: found.get(f"{image[stem]}_mask", labels[stem]) for stem in truths}
     if missing := [stem for stem in truths if not labels[stem]]:
         others = any(noted(predictions, image[stem]) for stem in missing)
@@ -214,6 +217,12 @@ def _image_of(stem: str, predictions: Container[str], nuclei: Container[str], an
     if stem in anything:
         return stem
     return image_of_mask(stem, nuclei if stem in predictions else anything) or stem
+
+
+def _elsewhere(stem: str) -> list[str]:
+    """What other programs may call a prediction for the image whose mask is called ``stem``."""
+    plain = next((stem.removesuffix(end) for end in MASK_ENDINGS if stem.endswith(end)), stem)
+    return [f"{name}{end}" for name in (stem, plain) for end in ("", *MASK_ENDINGS)]
 
 
 def _used(image: str, *files: Path) -> dict[str, set[str]]:

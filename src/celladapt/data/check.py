@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.folder import NO_IMAGE, image_of_mask, layout, list_images, no_image_for, same_stem, shape_mismatch
+from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR, image_of_mask, layout, list_images, pair_up, same_image, same_stem, shape_mismatch
 from celladapt.data.images import as_image, decode, read_mask
 from celladapt.errors import FileError
 from celladapt.instances import label_components
@@ -139,7 +139,7 @@ def check(folders: str | Path | Iterable[str | Path]) -> CheckReport:
     """Read every file of the domain folders and report all that is wrong, never stopping at the first fault.
 
     Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is
-    not of its image's size, masks that all are empty, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
+    not of its image's size, two masks of one image, masks that all are empty, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
     into training. Notes: images without a mask where others have one, blank images (not compared), stacks, masks that are empty or mark most of an image or specks, masks beside their images, folders
     and files of unknown type, which are left out.
     """
@@ -158,11 +158,12 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     summary = FolderSummary(root)
     try:
         image_folder, mask_folder = layout(root)
-        images, masks = _list_stems(image_folder, findings), _list_stems(mask_folder, findings) if mask_folder else {}
+        images, files = _list_stems(image_folder, findings), _list_stems(mask_folder, findings) if mask_folder else {}
     except FileError as error:
         findings.append(_fault(error))
         return summary
-    summary.images, summary.masks = len(images), len(masks)
+    masks, strangers, second = pair_up(files, images)
+    summary.images, summary.masks = len(images), len(files)
     if not images:
         findings.append(Finding("fault", image_folder, *NO_IMAGE))
     _look_around(root, image_folder, mask_folder, images, findings)
@@ -193,14 +194,14 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if turned:
         message = f"is turned by a tag that its camera wrote{_such(turned)}, as most viewers show it, and so is what is segmented"
         findings.append(Finding("note", turned[0], message, "see that its mask fits the image as it is shown, or save it upright, without the tag"))
-    strangers = [path for stem, path in masks.items() if stem not in images]
-    for named in (True, False):
-        alike = [path for path in strangers if (image_of_mask(path.stem, images) is not None) == named]
-        for path in alike[:1]:
-            problem, cure = no_image_for(path, images)
-            findings.append(
-                Finding("fault", path, problem + (f" ({len(alike)} such: {_some([one.name for one in alike])})" if len(alike) > 1 else ""), cure)
-            )
+    if strangers:
+        problem, cure = NO_IMAGE_FOR
+        names = f" ({len(strangers)} such: {_some([path.name for path in strangers])})" if len(strangers) > 1 else ""
+        findings.append(Finding("fault", strangers[0], problem + names, cure))
+    findings += [Finding("fault", path, *same_image(first)) for path, first in second.items()]
+    if renamed := [(stem, path) for stem, path in masks.items() if path.stem != stem]:
+        stem, path = renamed[0]
+        findings.append(Finding("note", path, f"is taken for the mask of {stem}{_such(renamed)}", "rename it if it is of another image"))
     empty: list[Path] = []
     for stem, path in masks.items():
         try:
@@ -245,9 +246,7 @@ def _look_around(root: Path, image_folder: Path, mask_folder: Path | None, image
     if beside := [stem for stem in images if image_of_mask(stem, images)]:
         of = image_of_mask(beside[0], images)
         message = f"is taken for an image, like {of}{_such(beside)}"
-        findings.append(
-            Finding("note", images[beside[0]], message, f"if it is the mask of that, move it to masks/ and call it {of}{images[beside[0]].suffix}")
-        )
+        findings.append(Finding("note", images[beside[0]], message, "if it is the mask of that, move it to masks/"))
     read = [folder for folder in (image_folder, mask_folder) if folder]
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         with suppress(FileError):

@@ -3,7 +3,7 @@
 import hashlib
 import tomllib
 import unicodedata
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +17,7 @@ from celladapt.data.images import IMAGE_SUFFIXES, read_image, read_mask, require
 from celladapt.errors import FileError, InputError
 
 NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
+NO_IMAGE_FOR = ("is a mask without an image of the same name", "add the image or move the mask elsewhere")
 MASK_ENDINGS = tuple(
     f"{dash}{word}" for dash in "_-" for word in ("mask", "masks", "cp_masks", "label", "labels", "seg", "segmentation", "instances")
 )
@@ -50,19 +51,21 @@ class Folder:
     def open(cls, root: Path) -> "Folder":
         """List a domain folder without decoding a file; hidden files and files of unknown type are left out.
 
-        A folder that holds images directly, and no ``images/``, is a domain too.
+        A folder that holds images directly, and no ``images/``, is a domain too. A mask may be called as its image, or as other programs call it, see ``pair_up``.
 
         Raises:
-            InputError: no such folder, no image in it, two images or masks of one stem, a mask without an image.
+            InputError: no such folder, no image in it, two images of one stem, two masks of one image, a mask without an image.
         """
         root = Path(root)
         image_folder, mask_folder = layout(root)
-        images, masks = _by_stem(list_images(image_folder)), _by_stem(list_images(mask_folder) if mask_folder else [])
+        images, files = _by_stem(list_images(image_folder)), _by_stem(list_images(mask_folder) if mask_folder else [])
         if not images:
             raise FileError(image_folder, *NO_IMAGE)
-        for stem, path in masks.items():
-            if stem not in images:
-                raise FileError(path, *no_image_for(path, images))
+        masks, strangers, second = pair_up(files, images)
+        for path, first in second.items():
+            raise FileError(path, *same_image(first))
+        for path in strangers:
+            raise FileError(path, *NO_IMAGE_FOR)
         return cls(root, images, masks)
 
     def __len__(self) -> int:
@@ -219,14 +222,24 @@ def subfolder(root: Path, name: str) -> Path | None:
     return None
 
 
-def no_image_for(mask: Path, images: Collection[str]) -> tuple[str, str]:
-    """Problem and cure where no image has the name of a mask; ``images`` are the stems that there are."""
-    of = image_of_mask(mask.stem, images)
-    if any(composed(stem) == composed(mask.stem) for stem in images):
-        return "is called as its image is to the eye, with accents written in another way", "rename both in one program, without accents"
-    of = of or (f"{mask.stem}.ome" if f"{mask.stem}.ome" in images else None)  # QuPath takes .ome.tif for the ending
-    cure = f"masks have the image's name, so rename it to {of}{mask.suffix}" if of else "add the image or move the mask elsewhere"
-    return "is a mask without an image of the same name", cure
+def pair_up(masks: Mapping[str, Path], images: Collection[str]) -> tuple[dict[str, Path], list[Path], dict[Path, Path]]:
+    """Which image each mask is of, from their stems: the one of its name, else that of which it has the name with an ending such as ``_mask``, with accents written in another way, or without ``.ome``.
+
+    Returns:
+        Stem of an image -> its mask, in order of the stem; masks of no image; and masks of an image that has one already -> that one.
+    """
+    plain = {composed(stem): stem for stem in images}
+    found, strangers, second = {stem: path for stem, path in masks.items() if stem in images}, list[Path](), dict[Path, Path]()
+    for stem, path in masks.items():
+        if stem in images:
+            continue
+        ome = f"{stem}.ome"  # QuPath takes .ome.tif for the ending
+        of = image_of_mask(stem, images) or plain.get(composed(stem)) or (ome if ome in images else None)
+        if of is None:
+            strangers.append(path)
+        elif (first := found.setdefault(of, path)) != path:
+            second[path] = first
+    return dict(sorted(found.items())), strangers, second
 
 
 def composed(name: str) -> str:
@@ -256,6 +269,11 @@ def shape_mismatch(image: tuple[int, ...], mask: tuple[int, ...]) -> tuple[str, 
     """Problem and cure where a mask (H, W) does not fit its image (H, W, 3)."""
     turned = " as it is shown: a camera's tag has turned it" if image[:2] == mask[::-1] != mask else ""
     return f"is {mask[1]}×{mask[0]} pixels but its image is {image[1]}×{image[0]}{turned}", "export the mask at the size of its image"
+
+
+def same_image(other: Path) -> tuple[str, str]:
+    """Problem and cure where two masks are of one image."""
+    return f"is of the same image as {other.name}", "keep one of the two or rename it"
 
 
 def same_stem(other: Path) -> tuple[str, str]:
