@@ -2,11 +2,12 @@
 
     python -m benchmarks.joined GRID_OR_TABLE ... --out FOLDER                          joins them
     python -m benchmarks.joined GRID_OR_TABLE ... --out FOLDER --into docs/results.md  and puts what they say into the part named as FOLDER
+    python -m benchmarks.joined ... --supervised TABLE                                  full supervision, where they lack it, is that of TABLE
 
 ``benchmarks.results`` and ``benchmarks.matrix`` read the new folder like any other.
 
 A GRID is a benchmark's folder, of which the runs are copied without their checkpoints; a TABLE is a file like its ``cells.csv``, of which only
-the scores are known. Full supervision reads no source: a pair without it gets that of another pair with the same target.
+the scores are known. Full supervision reads no source: a pair without it gets that of another pair with the same target, among them or in TABLE.
 """
 
 import argparse
@@ -26,8 +27,8 @@ METHOD, CLASSICAL = "weakuda", "classical"
 DRAWN = {"source", "target"}
 
 
-def join(sources: list[Path], out: Path) -> Grid:
-    """Join benchmark folders and tables into the new folder ``out``.
+def join(sources: list[Path], out: Path, supervised: Path | None = None) -> Grid:
+    """Join benchmark folders and tables into the new folder ``out``; where they lack full supervision, with that of the table ``supervised``.
 
     Raises:
         FileExistsError: ``out`` exists.
@@ -36,14 +37,12 @@ def join(sources: list[Path], out: Path) -> Grid:
     out.mkdir(parents=True)
     rows = []
     for source in sources:
-        table = source / "cells.csv" if source.is_dir() else source
-        with table.open(encoding="utf-8", newline="") as handle:
-            for row in csv.DictReader(handle):
-                if source.is_dir() and row["run"]:
-                    shutil.copytree(source / row["run"], out / row["run"], ignore=shutil.ignore_patterns("*.safetensors", "checkpoints", "events"))
-                rows.append(row if source.is_dir() else row | {"run": ""})
+        for row in _rows(source / "cells.csv" if source.is_dir() else source):
+            if source.is_dir() and row["run"]:
+                shutil.copytree(source / row["run"], out / row["run"], ignore=shutil.ignore_patterns("*.safetensors", "checkpoints", "events"))
+            rows.append(row if source.is_dir() else row | {"run": ""})
     bounds: dict[str, list[dict[str, str]]] = {}  # of the first pair that leads to a target
-    for row in rows:
+    for row in [*rows, *(_rows(supervised) if supervised else [])]:
         found = bounds.setdefault(_target(row["pair"]), [])
         if row["method"] == SUPERVISED and row["pair"] == (found[0]["pair"] if found else row["pair"]):
             found.append(row)
@@ -90,6 +89,11 @@ def together(grid: Grid) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in across(grid))])
 
 
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
 def _target(pair: str) -> str:
     return pair.split(" → ")[1]
 
@@ -99,11 +103,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the joined benchmark")
+    parser.add_argument("--supervised", type=Path, help="table with full supervision on the targets")
     parser.add_argument(
         "--into", type=Path, help="Markdown file with a part <!-- begin NAME --> ... <!-- end NAME --> for the name of the new folder"
     )
     a = parser.parse_args()
-    text = together(join(a.sources, a.out))
+    text = together(join(a.sources, a.out, a.supervised))
     if a.into:
         put(a.into, a.out.name, text)
         shutil.copy(a.out / "cells.csv", a.into.parent / a.into.stem / f"{a.out.name}.csv")

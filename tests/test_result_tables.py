@@ -54,6 +54,7 @@ def test_joined_benchmarks_share_full_supervision_by_target_and_keep_their_runs(
     assert "| all pairs | weakuda | IoU | 2 | 100 % | 100 % | 75 % | 100 % |" in said
     assert "| all pairs | classical | IoU | 2 | 50 % | 50 % | 50 % | 50 % |" in said
     assert "weakuda on 1 of 3 pairs: a → u (−0.100)" in said
+    assert joined.join([tmp_path / "two"], tmp_path / "lent", tmp_path / "one" / "cells.csv").gap("b → t", "weakuda") == pytest.approx(1.5)
     with pytest.raises(FileExistsError):
         joined.join([tmp_path / "two"], tmp_path / "both")
 
