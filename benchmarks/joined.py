@@ -86,7 +86,30 @@ def together(grid: Grid) -> str:
                     fmean(map(fmean, targets.values())),
                 )
                 lines.append(f"| {name} | {method} | {METRICS[measure]} | {len(found)} | {' | '.join(map(as_percent, values))} |")
-    return "\n".join([*lines, "", *(f"- {note}" for note in across(grid))])
+    return "\n".join([*_by_target(grid), "", *lines, "", *(f"- {note}" for note in [*across(grid), _single_runs(grid)])])
+
+
+def _by_target(grid: Grid) -> list[str]:
+    """A row for each target: IoU of every method, of the means over seeds the lowest to the highest over its pairs."""
+    lines = [f"| target | pairs | {' | '.join(grid.methods)} |", "|---|--:|" + "--:|" * len(grid.methods)]
+    for target in dict.fromkeys(map(_target, grid.pairs)):
+        pairs = [pair for pair in grid.pairs if _target(pair) == target]
+        cells = []
+        for method in grid.methods:
+            means = [f"{mean:.2f}" for pair in pairs if (mean := grid.entry(pair, method, "iou").mean) is not None]
+            cells.append(" to ".join(sorted({min(means), max(means)})) if means else "–")
+        lines.append(f"| {target} | {len(pairs)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _single_runs(grid: Grid) -> str:
+    """In how many runs the method is below source-only of the same seed, and by how much."""
+    gains = []
+    for pair in grid.pairs:
+        low, here = (grid.entry(pair, name, "iou").values for name in (SOURCE_ONLY, METHOD))
+        gains += [here[seed] - low[seed] for seed in here.keys() & low.keys()]
+    below = [gain for gain in gains if gain < 0]
+    return f"{METHOD} is below {SOURCE_ONLY} of the same seed in {len(below)} of {len(gains)} single runs{f', by {-min(below):.3f} IoU at most' if below else ''}."
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
