@@ -12,6 +12,8 @@ the fit to all points as ``src/celladapt/quality.json``, with the interval's rad
 ``--keep`` stores the points themselves, so that the fit can be checked, and made again with the models of another day, without training these again. They hold for one classical segmentation;
 the judgements that are kept beside checkpoints (``*.judged.json``) say which code they are of, and are made anew after a change of it.
 
+``--later`` takes points of models that came when all of that was settled, and says how far the fit to the others is off for them.
+
 A model that was given masks of the target is taken as one that is known there: its estimate is moved by what the clues were off on these images, and such models stand apart.
 """
 
@@ -365,6 +367,34 @@ def table(known: list[Point]) -> str:
     return "\n".join([*lines, "", *_more(known, new, every_inside, within), *told]) + "\n"
 
 
+def held(known: list[Point], later: list[Point]) -> str:
+    """Markdown: how far the estimate is off for models that had no part in ``known``, by the fit to ``known`` without their target."""
+    later = blind(later)
+    iou, told, alone, inside = _iou(later), *np.zeros((3, len(later)))
+    for target in {point.target for point in later}:
+        mine = np.array([point.target == target for point in later])
+        others = [point for point in known if point.target != target]
+        some, fitted = [point for point in later if point.target == target], calibrated(others)
+        told[mine], alone[mine] = predicted(fitted, some), predicted(fitted, some, apart=False)
+        inside[mine] = covered((told - iou)[mine], some, radii(blind(others)))
+    adapted = np.array([point.method not in TRAINED for point in later])
+    lines = ["| pair | models | IoU, adapted | expected | off by | off by, with the first fit alone |", "|---|--:|--:|--:|--:|--:|"]
+    for pair in dict.fromkeys(point.pair for point in later):
+        mine = adapted & [point.pair == pair for point in later]
+        numbers = *(values[mine].mean() for values in (iou, told)), *(np.abs(guess - iou)[mine].mean() for guess in (told, alone))
+        lines.append(f"| {pair} | {mine.sum()} | {' | '.join(f'{number:.3f}' for number in numbers)} |")
+    lines.append("")
+    for words, which in (("adapted models", adapted), ("source-only models", ~adapted)):
+        some = [point for point, wanted in zip(later, which, strict=True) if wanted]
+        pairs = {point.pair for point in some}
+        error, bias, first = (_by_pairs(values[which], some, pairs) for values in (np.abs(told - iou), told - iou, np.abs(alone - iou)))
+        lines.append(
+            f"- {len(some)} {words}, mean over {len(pairs)} pairs: mean absolute error {error:.3f}, mean error {bias:+.3f}, by the first fit alone {first:.3f}; "
+            f"in the interval {_percent(_by_pairs(inside[which], some, pairs))}."
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _told(known: list[Point]) -> list[str]:
     """How far the estimate is off for models that were given masks, as a list; empty unless these are of two targets at least."""
     mine = np.array([bool(point.given) for point in known])
@@ -484,7 +514,17 @@ def main() -> None:
     parser.add_argument("grids", type=Path, nargs="*")
     parser.add_argument("--points", type=Path, nargs="+", default=[], metavar="FILE", help="more points, that --keep has stored")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="store all points in this file")
-    parser.add_argument("--into", type=Path, help="Markdown file with a part <!-- begin quality --> ... <!-- end quality -->")
+    parser.add_argument(
+        "--later",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="points that have no part in the fit: how far it is off for them, instead of the table",
+    )
+    parser.add_argument(
+        "--into", type=Path, help="Markdown file with a part <!-- begin quality --> ... <!-- end quality -->, of later points quality-later"
+    )
     parser.add_argument("--write", action="store_true", help=f"store the fit as {FILE.name}")
     parser.add_argument("--elsewhere", type=Path, nargs="+", default=[], metavar="DOMAIN", help="annotated domains to try the models on")
     a = parser.parse_args()
@@ -493,10 +533,11 @@ def main() -> None:
     known = [*points(a.grids), *elsewhere(a.grids, a.elsewhere), *(point for file in a.points for point in stored(file))]
     if a.keep:
         store(a.keep, known)
+    text = held(known, [point for file in a.later for point in stored(file)]) if a.later else table(known)
     if a.into:
-        put(a.into, "quality", table(known))
+        put(a.into, "quality-later" if a.later else "quality", text)
     else:
-        print(table(known), end="")
+        print(text, end="")
     if a.write:
         rests_on = {
             "pairs": sorted({point.pair for point in known}),

@@ -1,6 +1,7 @@
 """The benchmarks that judge criteria without labels: what they fit, leave out and pick."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.quality import (
     covered,
     elsewhere,
     fit,
+    held,
     left_out,
     points,
     predicted,
@@ -76,6 +78,18 @@ def test_the_labels_of_a_target_have_no_part_in_what_is_expected_on_it() -> None
     before, after = left_out(known), left_out(lied)
     np.testing.assert_array_equal(before[mine], after[mine])
     assert not np.allclose(np.delete(before, mine), np.delete(after, mine)), "while those of other targets do"
+
+
+def test_models_that_came_later_are_told_by_what_was_known_of_other_targets() -> None:
+    known = checkpoints()
+    late = [replace(point, pair=point.pair.replace("s →", "new →")) for point in known if point.target in ("t0", "t1")]
+    said = held(known, late)
+    assert [line.split("|")[1].strip() for line in said.splitlines()[2:4]] == ["new → t0", "new → t1"]
+    wrong = [replace(point, iou=0.5) if point.target == "t0" else point for point in known]
+    assert held(wrong, late[: len(late) // 2]) == held(known, late[: len(late) // 2]), "that of the same target was no help"
+    off = [replace(point, iou=point.iou / 2) for point in late]
+    errors = [float(re.findall(r"adapted models.*mean absolute error (\S+),", held(known, some))[0]) for some in (late, off)]
+    assert errors[0] < 0.1 < errors[1]
 
 
 def test_of_a_pair_that_is_left_out_other_pairs_with_its_target_are_known() -> None:
