@@ -134,7 +134,6 @@ def main() -> None:
     text = together(join(a.sources, a.out, a.supervised))
     if a.into:
         put(a.into, a.out.name, text)
-        shutil.copy(a.out / "cells.csv", a.into.parent / a.into.stem / f"{a.out.name}.csv")
     else:
         print(text)
 
