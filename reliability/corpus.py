@@ -599,7 +599,7 @@ _MASKS: list[tuple[str, Make, str | Check | NDArray[Any]]] = [
     ("a mask as transparency", file(".png", lambda: pillow(np.dstack([np.full((20, 30, 3), 255, np.uint8), np.uint8(255) * (LABELS == 7)]))), lambda a: bool(((a > 0) == (LABELS == 7)).all())),
     ("a 1-bit mask", file(".png", lambda: pillow(LABELS > 0)), (LABELS > 0).astype(np.int32)),
     ("a mask in several deep channels", file(".tif", lambda: tiff(np.dstack([LABELS.astype(np.uint32) * 70_000, LABELS.astype(np.uint32)]), planarconfig="contig")), "has labels in several channels; save them in one"),
-    ("a mask of several pages", file(".tif", lambda: tiff(np.stack([LABELS.astype(np.uint8)] + [ALPHA] * 6))), LABELS),
+    ("a mask of several pages", file(".tif", lambda: tiff(np.stack([LABELS.astype(np.uint8)] + [ALPHA] * 6))), "has 7 planes or images; save one plane in which each nucleus has a number"),
     ("a truncated mask", file(".png", lambda: pillow(LABELS.astype(np.uint8))[:-20]), DAMAGED),
     ("an empty mask file", file(".png", b""), "is empty (0 bytes)"),
 ]  # fmt: skip

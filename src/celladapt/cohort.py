@@ -81,7 +81,8 @@ def _client(distributed: Any, workers: int, scheduler: str | None) -> Iterator[A
 def _uninterrupted() -> Iterator[None]:
     """Hold an interrupt back till the end; processes and threads that begin meanwhile never see one, though a terminal sends Ctrl-C to each: we end them."""
     waiting: list[int] = []
-    here = threading.current_thread() is threading.main_thread()
+    # A process that ignores interrupts, as in the background of a script, goes on doing so.
+    here = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number)) if here else None
     if masks := hasattr(signal, "pthread_sigmask"):  # not on Windows
         resource_tracker.ensure_running()  # its start would let interrupts through again
