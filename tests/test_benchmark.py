@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,11 @@ def test_workers_share_the_cores(tiny_domains: tuple[Path, Path], tmp_path: Path
 def test_pairs_that_would_share_a_folder_are_refused(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="twice"):
         celladapt.benchmark([tiny_domains, tiny_domains], ["source_only"], tmp_path / "grid", seeds=1, **TINY)
+    pairs = [(tmp_path / "a-to-b", tmp_path / "c"), (tmp_path / "a", tmp_path / "b-to-c")]
+    for folder in {folder for pair in pairs for folder in pair}:
+        shutil.copytree(tiny_domains[0], folder)
+    with pytest.raises(InputError, match="twice"):
+        celladapt.benchmark(pairs, ["source_only"], tmp_path / "grid", seeds=1, **TINY)
     assert not (tmp_path / "grid").exists()
 
 

@@ -119,7 +119,7 @@ def test_names_that_look_alike_are_one(domain: Path) -> None:
     assert folder.masks[image].stem == mask
 
 
-@pytest.mark.parametrize("name", ["a_mask", "a-label", "a_cp_masks"])
+@pytest.mark.parametrize("name", ["a_mask", "a-labelled", "a_cp_masks"])
 def test_a_mask_may_be_called_as_other_programs_call_it(name: str, domain: Path) -> None:
     before = Folder.open(domain)
     fingerprint = before.fingerprint()

@@ -242,7 +242,7 @@ def _plan(pairs: Sequence[tuple[str | Path, str | Path]], methods: Sequence[str]
                         f"{cell.run.path} was run with other options ({', '.join(other)}); choose another --out, or what its config.toml says.{moved}"
                     )
                 cells.append(cell)
-    if len({cell.name for cell in cells}) < len(cells):
+    if len({cell.run.path for cell in cells}) < len(cells):  # a-to-b → c and a → b-to-c share one, too
         raise InputError("--pairs names one pair twice, or two pairs whose folders have the same names; give each folder a name of its own.")
     return cells
 

@@ -19,7 +19,9 @@ from celladapt.errors import FileError, InputError
 NO_IMAGE = ("holds no image", "put PNG, TIFF, JPEG or BMP files there")
 NO_IMAGE_FOR = ("is a mask without an image of the same name", "add the image or move the mask elsewhere")
 MASK_ENDINGS = tuple(
-    f"{dash}{word}" for dash in "_-" for word in ("mask", "masks", "cp_masks", "label", "labels", "seg", "segmentation", "instances")
+    f"{dash}{word}"
+    for dash in "_-"
+    for word in ("mask", "masks", "cp_masks", "label", "labels", "labelled", "labeled", "seg", "segmentation", "instances")
 )
 """What other programs put behind an image's name to make that of its mask."""
 
