@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import fmean, median
 
 from benchmarks.documents import put
+from benchmarks.selection import ADAPTED
 from celladapt.reporting.conditions import across, as_percent
-from celladapt.reporting.grid import LARGE_GAP, SUPERVISED, Grid, read_grid
+from celladapt.reporting.grid import CLASSICAL, LARGE_GAP, SUPERVISED, Grid, read_grid
 from celladapt.reporting.reading import SOURCE_ONLY
 from celladapt.reporting.rendering import METRICS
 
-METHOD, CLASSICAL = "weakuda", "classical"
 DRAWN = {"source", "target"}
 
 
@@ -73,7 +73,7 @@ def together(grid: Grid) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
     for name, pairs in (("all pairs", grid.pairs), ("between real sets", real)):
-        for method in (METHOD, CLASSICAL):
+        for method in (ADAPTED, CLASSICAL):
             for measure in ("iou", "pq", "f1"):
                 found = dict(shares(grid, method, measure, pairs))
                 targets: dict[str, list[float]] = {}
@@ -106,10 +106,10 @@ def _single_runs(grid: Grid) -> str:
     """In how many runs the method is below source-only of the same seed, and by how much."""
     gains = []
     for pair in grid.pairs:
-        low, here = (grid.entry(pair, name, "iou").values for name in (SOURCE_ONLY, METHOD))
+        low, here = (grid.entry(pair, name, "iou").values for name in (SOURCE_ONLY, ADAPTED))
         gains += [here[seed] - low[seed] for seed in here.keys() & low.keys()]
     below = [gain for gain in gains if gain < 0]
-    return f"{METHOD} is below {SOURCE_ONLY} of the same seed in {len(below)} of {len(gains)} single runs{f', by {-min(below):.3f} IoU at most' if below else ''}."
+    return f"{ADAPTED} is below {SOURCE_ONLY} of the same seed in {len(below)} of {len(gains)} single runs{f', by {-min(below):.3f} IoU at most' if below else ''}."
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
