@@ -1,12 +1,11 @@
-"""The difference of two methods on the same test images, with a bootstrap interval. Numbers in, numbers out."""
+"""The difference of two methods on the same test images, with an interval. Numbers in, numbers out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, stdtrit
+from scipy.special import stdtrit
 
 FEWEST = 6  # images, or groups of them, below which no interval is given
 UNCORRECTED = (
@@ -15,7 +14,6 @@ UNCORRECTED = (
 )
 
 Floats = NDArray[np.float64]
-_BLOCK = 500  # draws at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -63,29 +61,27 @@ class Difference:
         return f"{images}, {one} seeds" if one == other else f"{images}, {one} and {other} seeds"
 
 
-def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None, draws: int = 10_000, seed: int = 0) -> Difference:
-    """Compare two methods by one measure on the same test images, with a bootstrap interval (Efron and Tibshirani 1993, chapters 13 and 16).
+def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) -> Difference:
+    """Compare two methods by one measure on the same test images, with an interval of Student's t.
 
-    A draw takes test images, the same ones for both methods, as they are what pairs the two; and for each method by itself seeds, as another training
-    would have come out otherwise. Images of one patient or slide resemble one another, so with ``groups`` whole groups are drawn. So the interval speaks
-    about other images of this kind and other seeds, not about another domain pair or another budget.
+    The test images are the same for both methods, which pairs the two; seeds are each method's own, as another training would have come out otherwise. So
+    the variance of the difference has three parts: from the images, of the paired differences (from whole patients or slides with ``groups``, as their
+    images resemble one another), and from the seeds of each method. The degrees of freedom are Satterthwaite's over the three parts, as in Welch's test.
+    The interval speaks about other images of this kind and other seeds, not about another domain pair or another budget.
 
-    Draws of as many seeds as there are would vary too little, by a third for three seeds, so one fewer is drawn of images (or groups) and of seeds, which
-    makes the variance right (Rao and Wu 1988). The interval lies between two percentiles of the draws: not 2.5 and 97.5, which are right for many
-    seeds, but those that Student's t puts further out for few (Hesterberg 2015), with Satterthwaite's degrees of freedom over the images and both sets of
-    seeds. In simulations with three seeds or more it holds the true difference in 90 to 97 of 100 cases (plain percentiles of full draws: 78 to 94), with
-    two seeds that differ much in about 80. A method with one seed adds no seed variance; unless it learns nothing, that makes the interval too narrow.
+    In simulations of 6 to 30 normal images it holds the true difference in 92 to 98 of 100 cases with three seeds of each method or more, and in 87 to 99
+    with two, whichever part rules; where a few images stand far out (lognormal) in 82 at the least. (Percentiles of a bootstrap, even those that Student's t
+    widens, are too narrow for few seeds, as no draw goes beyond the seeds that there are: 79 with two seeds that rule.) A method with one seed adds no
+    seed variance; unless it learns nothing, that makes the interval too narrow.
 
     The interval is not corrected for the number of comparisons (``UNCORRECTED`` says so to readers). Two equal arrays are one result under two
     names: their difference is 0 without an interval's width.
 
-    Sources: Rao and Wu, JASA 83:231-241, 1988; Hesterberg, The American Statistician 69:371-386, 2015.
+    Sources: Satterthwaite, Biometrics Bulletin 2:110-114, 1946; Welch, Biometrika 34:28-35, 1947.
 
     Args:
         a, b: [seeds, images] of one measure; the number of seeds may differ, image k is the same in both.
         groups: name of the patient or slide of each image; None where every image stands for itself.
-        draws: of the bootstrap.
-        seed: of the draws; equal arguments give equal digits.
 
     Raises:
         ValueError: not two dimensions, nothing in them, other images, or a value that is not finite.
@@ -106,48 +102,28 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None, 
         return Difference(mean, None, None, images, seeds, named)
     if np.array_equal(first, second):
         return Difference(0.0, 0.0, 0.0, images, seeds, named)
-    outer = 100 * float(ndtr(stdtrit(_freedom(first, second, unit), 0.025)))
-    low, high = np.percentile(_draw(first, second, unit, draws, seed), [outer, 100 - outer])
-    return Difference(mean, float(low), float(high), images, seeds, named)
+    parts = [
+        _of_images(first.mean(axis=0) - second.mean(axis=0), unit),
+        *(_of_seeds(scores.mean(axis=1)) for scores in (first, second) if len(scores) > 1),
+    ]
+    variance = sum(value for value, _ in parts)
+    if variance == 0:
+        return Difference(mean, mean, mean, images, seeds, named)
+    freedom = variance**2 / sum(value**2 / free for value, free in parts)
+    half = float(stdtrit(freedom, 0.975)) * variance**0.5
+    return Difference(mean, mean - half, mean + half, images, seeds, named)
 
 
-def _draw(a: Floats, b: Floats, unit: NDArray[np.intp], draws: int, seed: int) -> Floats:
-    """(draws,) differences of the means; ``unit`` (images,) numbers the group of each image."""
-    of_units = _units_drawn(int(unit.max()) + 1, draws, seed)
-    of_a, of_b = (_times_drawn(np.random.default_rng([seed, stream]), draws, len(scores)) for stream, scores in ((1, a), (2, b)))
-    parts = []
-    for start in range(0, draws, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        weight = of_units[block][:, unit].astype(np.float64)  # (block, images)
-        weight /= weight.sum(axis=1, keepdims=True)
-        means = [(weight @ scores.T * times[block]).sum(axis=1) / times[block].sum(axis=1) for scores, times in ((a, of_a), (b, of_b))]
-        parts.append(means[0] - means[1])
-    return np.concatenate(parts)
-
-
-@lru_cache(maxsize=2)
-def _units_drawn(units: int, draws: int, seed: int) -> NDArray[np.uint16]:
-    """(draws, units): how often each image or group was drawn; kept, because all comparisons on a pair draw the same."""
-    generator = np.random.default_rng([seed, 0])
-    return np.concatenate([_times_drawn(generator, min(_BLOCK, draws - start), units) for start in range(0, draws, _BLOCK)])
-
-
-def _times_drawn(generator: np.random.Generator, draws: int, things: int) -> NDArray[np.uint16]:
-    """(draws, things): how often each was drawn, one draw fewer than there are things (but one at least)."""
-    taken = generator.integers(0, things, (draws, max(1, things - 1)))
-    flat = np.bincount((taken + things * np.arange(draws)[:, None]).ravel(), minlength=draws * things)
-    return flat.reshape(draws, things).astype(np.uint16)
-
-
-def _freedom(a: Floats, b: Floats, unit: NDArray[np.intp]) -> float:
-    """Satterthwaite's degrees of freedom of the difference's variance: one part from the images, one from the seeds of each method."""
+def _of_images(apart: Floats, unit: NDArray[np.intp]) -> tuple[float, int]:
+    """Variance of the mean of ``apart`` (images,) over groups, numbered by ``unit`` (images,), and its degrees of freedom."""
     units = int(unit.max()) + 1
-    apart = a.mean(axis=0) - b.mean(axis=0)
     of_units = np.bincount(unit, apart - apart.mean(), minlength=units)
-    parts = [(units / (units - 1) * float(of_units @ of_units) / len(unit) ** 2, units - 1)]
-    parts += [(float(scores.mean(axis=1).var(ddof=1)) / len(scores), len(scores) - 1) for scores in (a, b) if len(scores) > 1]
-    total = sum(variance for variance, _ in parts)
-    return total**2 / sum(variance**2 / freedom for variance, freedom in parts) if total > 0 else float(units - 1)
+    return units / (units - 1) * float(of_units @ of_units) / len(unit) ** 2, units - 1
+
+
+def _of_seeds(means: Floats) -> tuple[float, int]:
+    """Variance of the mean of ``means`` (seeds,), and its degrees of freedom."""
+    return float(means.var(ddof=1)) / len(means), len(means) - 1
 
 
 def _digits(value: float) -> str:

@@ -219,7 +219,7 @@ def _comparison_rows(comparisons: Comparisons) -> list[list[object]]:
     for one in comparisons.every:
         d = one.difference
         seeds = " and ".join(map(str, dict.fromkeys(d.seeds)))
-        # Six decimals are more than a bootstrap knows, and the same on every machine.
+        # Six decimals are more than any test set knows, and the same on every machine.
         values = [None if value is None else f"{value:.6f}" for value in (d.mean, d.low, d.high)]
         rows.append([one.pair, one.measure, one.a, one.b, *values, d.images, seeds, one.in_words()])
     return rows
