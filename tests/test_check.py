@@ -282,6 +282,21 @@ def test_binary_masks_and_huge_labels_are_counted(tmp_path: Path) -> None:
     assert row.median_diameter == pytest.approx(2 * np.sqrt(16 / np.pi))
 
 
+def test_masks_of_classes_and_channels_that_are_not_seen_are_noted(tmp_path: Path) -> None:
+    pixels = np.arange(64 * 64 * 4, dtype=np.uint16).reshape(64, 64, 4)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+    classes = np.zeros((64, 64), np.uint8)
+    for index, corner in enumerate(range(2, 60, 8)):
+        classes[corner : corner + 5, 4:9] = classes[corner : corner + 5, 40:45] = 1 + index % 2
+    write_image(tmp_path / "masks" / "a.png", classes)
+    report = check([tmp_path])
+    assert report.ok
+    assert report.summary[0].nuclei == 16
+    assert "has 4 channels, of which the first 3 are seen" in printed(report)
+    assert "a.png holds 2 values, each in many pieces, which are taken for classes" in printed(report)
+
+
 def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
     write_image(tmp_path / "[red]x" / "images" / "[bold].png", np.zeros((4, 4), np.uint8))
     assert "[bold].png is blank" in printed(check([tmp_path / "[red]x"]))

@@ -124,7 +124,19 @@ def test_that_a_truth_is_binary_is_said(folders: tuple[Path, Path]) -> None:
     labels = np.zeros_like(read_mask(path))
     labels[1:4, 1:4], labels[8:12, 8:12] = 255, 255
     write_image(path, labels.astype(np.uint8))
-    assert "1 of 3 masks is binary: touching nuclei count as one" in evaluate(*folders).binary
+    assert "1 of 3 masks is binary or of classes: touching nuclei count as one" in evaluate(*folders).binary
+
+
+def test_a_truth_of_classes_is_cut_into_pieces_and_told(tmp_path: Path) -> None:
+    nuclei = np.zeros((64, 64), np.uint8)
+    for index in range(12):
+        row, column = divmod(index, 4)
+        nuclei[4 + 16 * row : 12 + 16 * row, 4 + 14 * column : 12 + 14 * column] = index + 1
+    write_image(tmp_path / "predicted" / "a.png", nuclei)
+    write_image(tmp_path / "masks" / "a.png", np.where(nuclei > 0, 1 + nuclei % 2, 0).astype(np.uint8))
+    found = evaluate(tmp_path / "predicted", tmp_path / "masks")
+    assert found.mean == dict.fromkeys(KEYS, 1.0)
+    assert "1 of 1 masks is binary or of classes" in found.binary
 
 
 def test_json_and_csv_hold_every_image(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -195,7 +207,7 @@ def test_binary_predictions_and_empty_masks_are_counted(folders: tuple[Path, Pat
     apart = np.where(np.arange(40)[:, None] % 20 < 10, np.where(np.arange(40) % 20 < 10, 255, 0), 0).astype(np.uint8)
     write_image(predictions / "b_instances.tif", apart)
     found = evaluate(predictions, masks)
-    assert found.binary == "1 of 4 predictions is binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
+    assert found.binary == "1 of 4 predictions is binary or of classes: touching nuclei count as one there, so AJI, PQ and F1 say little."
     assert found.empty.startswith("1 of 4 masks holds no nucleus")
     for sentence in (found.binary, found.empty):
         assert sentence in str(found.table().caption)

@@ -11,7 +11,7 @@ from skimage.draw import polygon2mask
 from skimage.segmentation import watershed
 
 from celladapt.data.images import read_mask
-from celladapt.instances import _basins, contours, filled, label_components, polygons, to_instances, to_mask
+from celladapt.instances import _basins, filled, label_components, polygons, tells_apart, to_instances, to_mask
 from celladapt.metrics import aji, panoptic
 
 
@@ -109,7 +109,7 @@ def test_a_gap_at_the_border_is_no_hole() -> None:
 def test_nothing_and_everything(shape: tuple[int, int]) -> None:
     assert not to_instances(np.zeros(shape, np.float32)).any()
     assert (to_instances(np.ones(shape, np.float32), min_size=1) == 1).all()
-    assert contours(np.zeros(shape, np.int32)) == polygons(np.zeros(shape, np.int32)) == []
+    assert polygons(np.zeros(shape, np.int32)) == []
 
 
 def test_components_of_a_binary_mask_and_labels_as_they_are() -> None:
@@ -121,19 +121,19 @@ def test_components_of_a_binary_mask_and_labels_as_they_are() -> None:
     assert label_components(labels).dtype == np.int32
 
 
-def test_contours_follow_the_pixel_edges_in_label_order() -> None:
-    labels = np.zeros((10, 12), np.int32)
-    labels[0:3, 0:4] = 1_000_000_000  # at the corner, with a label far from consecutive
-    labels[5:9, 6:11] = 3
-    labels[6, 8] = 0
-    second, first = contours(labels)[1], contours(labels)[0]
-    assert first.dtype == np.float64
-    assert first.min(axis=0).tolist() == [4.5, 5.5]
-    assert first.max(axis=0).tolist() == [8.5, 10.5]
-    assert second.min(axis=0).tolist() == [-0.5, -0.5]
-    assert second.max(axis=0).tolist() == [2.5, 3.5]
-    for line in (first, second):
-        np.testing.assert_array_equal(line[0], line[-1])
+def test_pieces_of_classes_are_nuclei_and_a_nucleus_in_pieces_is_one() -> None:
+    centres = [(12 + 18 * row, 12 + 18 * column) for row in range(3) for column in range(4)]
+    classes = sum((1 + index % 2) * discs((*centre, 6)).astype(np.int32) for index, centre in enumerate(centres))
+    assert not tells_apart(classes)
+    assert label_components(classes).max() == 12
+    assert np.array_equal(label_components(classes) > 0, classes > 0)
+    nuclei = label_components(classes > 0)
+    assert tells_apart(nuclei)
+    cut = np.where(np.arange(nuclei.shape[0])[:, None] % 4 == 0, 0, nuclei)  # each nucleus in four pieces
+    assert tells_apart(cut)
+    assert np.array_equal(label_components(cut), cut)
+    assert not tells_apart(classes > 0)
+    assert not tells_apart(np.zeros_like(classes))
 
 
 def rings(labels: NDArray[np.int32]) -> list[shapely.Polygon]:
@@ -217,8 +217,6 @@ def test_of_a_nucleus_in_pieces_the_largest_is_outlined() -> None:
     labels = np.zeros((20, 20), np.int32)
     labels[2:4, 2:4] = labels[4:12, 4:12] = 7
     assert [shape.area for shape in rings(labels)] == pytest.approx([64])
-    (line,) = contours(labels)
-    assert line.min(axis=0).tolist() == [3.5, 3.5]
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.6, 1.5])

@@ -422,7 +422,7 @@ def test_masks_that_mark_most_of_their_images_are_told(tiny_domains: tuple[Path,
     assert "(5 such) marks most of its image as nuclei" in " ".join(capsys.readouterr().err.split())
 
 
-def test_files_that_hold_several_images_are_told(tiny_domains: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_hold_more_than_is_read_are_told(tiny_domains: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         path = tiny_domains[0] / "images" / f"source{number}.png"
         image = read_image(path)
@@ -430,8 +430,13 @@ def test_files_that_hold_several_images_are_told(tiny_domains: tuple[Path, Path]
         with tifffile.TiffWriter(path.with_suffix(".tif")) as file:
             for part in (image, image[:32]):
                 file.write(part, photometric="rgb")
+    (tiny_domains[1] / "images" / "target0.png").unlink()
+    four = np.random.default_rng(0).integers(0, 255, (64, 64, 4), np.uint8)
+    tifffile.imwrite(tiny_domains[1] / "images" / "target0.tif", four, photometric="minisblack", planarconfig="contig")
     preparation.check_readable(folder.Folder.open(domain) for domain in tiny_domains)
-    assert "source0.tif (3 such) holds several planes or images, of which the first alone is read." in " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().err.split())
+    assert "source0.tif (3 such) holds several planes or images, of which the first alone is read." in told
+    assert "target0.tif (1 such) has more than 3 channels: the first 3 are seen" in told
 
 
 def test_blank_images_are_not_one_image(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
@@ -690,14 +695,16 @@ def test_data_that_change_between_the_baseline_and_the_run_are_not_taken_for_the
         celladapt.resume(tmp_path / "run")
 
 
-def test_empty_source_and_test_masks_are_counted(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
+def test_empty_and_binary_masks_are_counted(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:
     run = adaptation.prepare(with_options(Config(*tiny_domains), {**preset_options("fast"), **SHORT, "method": "cellseguda"}), tmp_path / "run")
     source, target = run.splits
     write_image(tiny_domains[0] / "masks" / f"{source.train[1]}.png", np.zeros((64, 64), np.uint8))
     write_image(tiny_domains[1] / "masks" / f"{target.test[0]}.png", np.zeros((64, 64), np.uint8))
+    write_image(tiny_domains[1] / "masks" / f"{target.test[1]}.png", np.where(np.arange(64) % 16 > 8, 255, np.zeros((64, 1))).astype(np.uint8))
     notes = " ".join(celladapt.resume(run.path).record["notes"])
     assert f"The source mask of {source.train[1]} (1 such) holds no nucleus" in notes
     assert f"1 of {len(target.test)} masks holds no nucleus" in notes
+    assert f"1 of {len(target.test)} masks is binary or of classes" in notes
 
 
 def test_a_run_scores_itself_as_predicting_and_evaluating_does(tiny_domains: tuple[Path, Path], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from celladapt import checkpoint
 from celladapt.card import CARD, card, facts
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
-from celladapt.evaluation import Evaluation, score
+from celladapt.evaluation import Evaluation, score, tells_none_apart
 from celladapt.files import now, write_json, write_text
 from celladapt.model import Prediction
 from celladapt.reporting import report
@@ -31,7 +31,7 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
     _, split_t = run.splits
     if not split_t.test:
         notes = [*notes, "The target has no annotated test images, so this run cannot state its own quality; look at the examples."]
-    scores, empty = {}, 0
+    scores, empty, binary = {}, 0, 0
     examples = (split_t.test or [*split_t.val, *split_t.train])[:EXAMPLES]
     for stem in dict.fromkeys([*split_t.test, *examples]):
         image, truth = target.pair(stem) if stem in split_t.test else (target.image(stem), None)
@@ -39,11 +39,12 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
         if truth is not None:
             scores[stem] = score(prediction.instances, truth, prediction.mask)
             empty += not truth.any()
+            binary += tells_none_apart(truth)
         if stem in examples:
             _write_example(run.path / "examples" / stem, image, prediction, truth, reconstruct)
     if scores:
-        evaluation = Evaluation(scores, empty_truths=empty)
-        notes = [*notes, *filter(None, [evaluation.empty])]
+        evaluation = Evaluation(scores, binary_truths=binary, empty_truths=empty)
+        notes = [*notes, *filter(None, [evaluation.empty, evaluation.binary])]
         write_json(run.path / "metrics.json", evaluation.to_json())
         evaluation.write_csv(run.path / "metrics.csv")
     fingerprint = {**run.record.get("fingerprint", {}), **({"test": target.subset(split_t.test).fingerprint()} if split_t.test else {})}

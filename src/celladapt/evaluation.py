@@ -19,7 +19,7 @@ from celladapt.data.folder import MASK_ENDINGS, composed, image_of_mask, list_im
 from celladapt.data.images import read_mask
 from celladapt.errors import FileError
 from celladapt.files import write_text
-from celladapt.instances import label_components
+from celladapt.instances import label_components, tells_apart
 from celladapt.job import noted
 from celladapt.provenance import doubts, record_of, some
 
@@ -30,8 +30,8 @@ EMPTY_RULE = "An image without nuclei scores 1 if none are predicted, else 0; an
 def score(pred_labels: NDArray[Any], true_labels: NDArray[Any], mask: NDArray[Any] | None = None) -> dict[str, float]:
     """All measures of one image, each in [0, 1]: foreground ``iou`` and ``dice``, and ``aji``, ``pq``, ``f1`` (at IoU >= 0.5) over nuclei.
 
-    The measures over nuclei need labels. Where a prediction or a truth is binary (one value beside 0), its 4-connected components stand in for
-    the nuclei, so that touching nuclei of a binary truth count as one, and a prediction that tells them apart loses on aji, pq and f1 (not on iou and dice).
+    The measures over nuclei need labels. Where a prediction or a truth is binary (one value beside 0) or of classes (a few values, each in many pieces),
+    its 4-connected pieces of one value stand in for the nuclei, so that touching nuclei of a binary truth count as one, and a prediction that tells them apart loses on aji, pq and f1 (not on iou and dice).
 
     Args:
         pred_labels: (H, W) integers, 0 = background.
@@ -51,6 +51,11 @@ def score(pred_labels: NDArray[Any], true_labels: NDArray[Any], mask: NDArray[An
     return {"iou": iou, "dice": dice, "aji": metrics.aji(pred, true), "pq": metrics.panoptic(pred, true).pq, "f1": metrics.detection(pred, true).f1}
 
 
+def tells_none_apart(labels: NDArray[Any]) -> bool:
+    """Whether (H, W) labels are binary or of classes, and have several pieces of one value."""
+    return not tells_apart(labels) and int(label_components(labels).max(initial=0)) > int(np.count_nonzero(np.unique(labels)))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of at least one image."""
@@ -60,7 +65,7 @@ class Evaluation:
     seen_in_training: tuple[str, ...] = ()
     """Stems of images that the predicting model had seen in training, as far as `celladapt predict` has noted it: their scores are no test scores."""
     binary_truths: int = 0
-    """Images whose truth tells no nuclei apart, having one value beside 0."""
+    """Images whose truth tells no nuclei apart, having one value beside 0, or a few that stand for classes."""
     binary_predictions: int = 0
     """Images whose prediction tells none apart."""
     empty_truths: int = 0
@@ -96,7 +101,7 @@ class Evaluation:
     def binary(self) -> str:
         """What binary masks and predictions do to the measures over nuclei, in a sentence each; "" where there are none."""
         sentences = [
-            f"{count} of {len(self.images)} {what} {'is' if count == 1 else 'are'} binary: touching nuclei count as one there, so AJI, PQ and F1 say little."
+            f"{count} of {len(self.images)} {what} {'is' if count == 1 else 'are'} binary or of classes: touching nuclei count as one there, so AJI, PQ and F1 say little."
             for count, what in ((self.binary_truths, "masks"), (self.binary_predictions, "predictions"))
             if count
         ]
@@ -204,12 +209,7 @@ def _score_files(labels: Path, foreground: Path, true: Path) -> _Scored:
     truth = read_mask(true)
     pred = _read_like(labels, true, truth)
     scores = score(pred, truth, pred if foreground == labels else _read_like(foreground, true, truth))
-    return _Scored(scores, _tells_none_apart(truth), _tells_none_apart(pred), not truth.any())
-
-
-def _tells_none_apart(labels: NDArray[np.int32]) -> bool:
-    """Whether several pieces have one value."""
-    return bool(labels.any()) and int(labels.max()) == int(labels[labels > 0].min()) and bool(label_components(labels).max() > 1)
+    return _Scored(scores, tells_none_apart(truth), tells_none_apart(pred), not truth.any())
 
 
 def _image_of(stem: str, predictions: Container[str], nuclei: Container[str], anything: Container[str]) -> str:

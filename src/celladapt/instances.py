@@ -17,6 +17,8 @@ _SMOOTHING = 1.0  # px, sigma; removes the pixel staircase from the distance map
 _NECK = 0.88
 _SMOOTHED = 3  # times that a polygon's points are averaged with their neighbours, (1, 2, 1) / 4; takes the staircase and leaves lobes of a few px
 _KEPT = 0.9  # share of its area that a polygon keeps at least when it is smoothed, or it is not
+_MOST_CLASSES = 16  # values beside 0; more number nuclei
+_PIECES, _PIECE = 5, 20  # of a class on average in an image, each of so many px at least: a nucleus that was cut apart has no more
 _WHOLE = 0.8  # share of its area that a simplified polygon has at least, if simplification broke nothing off
 
 
@@ -57,24 +59,25 @@ def to_instances(probability: NDArray[Any], threshold: float = 0.5, min_size: in
     return labels
 
 
+def tells_apart(labels: NDArray[Any]) -> bool:
+    """Whether (H, W) labels number nuclei: more values than one beside 0, and not a few that each stand for many pieces, as the classes of nuclei do."""
+    values = np.unique(labels[labels > 0])
+    if not 1 < values.size <= _MOST_CLASSES:
+        return bool(values.size > 1)
+    pieces = sum(int(np.count_nonzero(np.bincount(ndimage.label(labels == value)[0].ravel())[1:] >= _PIECE)) for value in values)
+    return pieces < _PIECES * values.size
+
+
 def label_components(mask: NDArray[Any]) -> NDArray[np.int32]:
-    """(H, W) binary mask -> its 4-connected components as int32 labels; a label image (more than one value beside 0) is returned as it is."""
-    distinct = np.unique(mask)
-    if np.count_nonzero(distinct) > 1:
+    """(H, W) mask that is binary or of classes -> its 4-connected pieces of one value as int32 labels; a label image (see ``tells_apart``) is returned as it is."""
+    if tells_apart(mask):
         return mask.astype(np.int32)
-    labels: NDArray[np.int32] = ndimage.label(mask != 0, output=np.int32)[0]
+    labels, found = np.zeros(mask.shape, np.int32), 0
+    for value in np.unique(mask[mask > 0]):
+        pieces, count = ndimage.label(mask == value, output=np.int32)
+        labels += np.where(pieces > 0, pieces + found, 0)
+        found += count
     return labels
-
-
-def contours(labels: NDArray[Any]) -> list[NDArray[np.float64]]:
-    """Closed outlines for overlays: one (N, 2) array of (row, column) per nucleus, in the order of the labels.
-
-    Coordinates are those of pixel centres, so an outline runs half a pixel outside the nucleus, and from -0.5 to H - 0.5 at the border. Of a
-    nucleus in pieces (pixels that meet in a corner alone are two) the largest is taken; holes are left out.
-    """
-    points, ends, _ = _outlines(labels)
-    rings = np.split(points[:, ::-1] - 0.5, ends[:-1])
-    return [np.concatenate((ring, ring[:1])) for ring in rings] if len(ends) else []
 
 
 def polygons(labels: NDArray[Any], tolerance: float = 0.3) -> list[NDArray[np.float64]]:

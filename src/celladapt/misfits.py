@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-from celladapt.data.limits import MAX_CHANNELS
+from celladapt.data.limits import MAX_CHANNELS, TAKEN_CHANNELS
 from celladapt.data.slide import open_slide, tiff_pixel_size
 from celladapt.data.tiff import planes_and_channels
 from celladapt.job import Job
 from celladapt.model import Predictor
 
 _MISFIT = 1.2  # pixel sizes that differ by a greater factor are told
-_TAKEN = 3  # channels, as ``data.images.three_channels`` does
 _NEAR = 1.02  # and those that differ less are the same
 
 
@@ -29,8 +28,8 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
         planes, channels = planes_and_channels(job.image) if job.image.suffix.lower() in (".tif", ".tiff") else (1, 1)
         if planes > 1:
             yield f"Files in {job.image.parent} hold several planes or images: of each file the first alone is segmented."
-        if _TAKEN < channels <= MAX_CHANNELS:
-            yield f"Files in {job.image.parent} have {channels} channels: the first {_TAKEN} are taken; where nuclei are in another one, save that alone."
+        if TAKEN_CHANNELS < channels <= MAX_CHANNELS:
+            yield f"Files in {job.image.parent} have {channels} channels: the first {TAKEN_CHANNELS} are taken; where nuclei are in another one, save that alone."
         size = settings.pixel_size or tiff_pixel_size(job.image)
         if size is not None and trained is not None and not 1 / _MISFIT <= size / trained <= _MISFIT:
             yield (

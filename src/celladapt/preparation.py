@@ -15,6 +15,7 @@ from celladapt.classical import witness
 from celladapt.config import Config
 from celladapt.data.check import MOST_FOREGROUND
 from celladapt.data.folder import Folder
+from celladapt.data.limits import TAKEN_CHANNELS
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream, different_sizes
@@ -298,6 +299,7 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
 def check_readable(folders: Iterable[Folder]) -> None:
     """Raise InputError where an image cannot be read, or a mask does not fit its image: before anything is written, not after hours. A file that was read is not read for another run."""
     todo, marked, stacks = [], dict[Path, list[tuple[Path, float]]](), list[Path]()
+    four: list[Path] = []
     for folder in folders:
         for stem, image in folder.images.items():
             files = [_state(path) for path in (image, folder.masks.get(stem)) if path]
@@ -311,12 +313,18 @@ def check_readable(folders: Iterable[Folder]) -> None:
                 marked.setdefault(folder.root, []).append((folder.masks[stem], np.count_nonzero(labels) / labels.size))
             else:
                 image_there = folder.image(stem)
-            if folder.images[stem].suffix.lower().startswith(".tif") and planes_and_channels(folder.images[stem])[0] > 1:
-                stacks.append(folder.images[stem])
+            if folder.images[stem].suffix.lower().startswith(".tif"):
+                planes, channels = planes_and_channels(folder.images[stem])
+                stacks += [folder.images[stem]] if planes > 1 else []
+                four += [folder.images[stem]] if channels > TAKEN_CHANNELS else []
             _SHAPES.update(dict.fromkeys(files, image_there.shape))
             bar.step()
     if stacks and first:
         say(f"{stacks[0]} ({len(stacks)} such) holds several planes or images, of which the first alone is read.")
+    if four and first:
+        say(
+            f"{four[0]} ({len(four)} such) has more than {TAKEN_CHANNELS} channels: the first {TAKEN_CHANNELS} are seen; where nuclei are in another one, save that alone."
+        )
     for masks in marked.values() if first else ():
         full = [path for path, share in masks if share > MOST_FOREGROUND]
         if 2 * len(full) > len(masks):

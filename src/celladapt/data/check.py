@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR, image_of_mask, layout, list_images, pair_up, same_image, same_stem, shape_mismatch
 from celladapt.data.images import as_image, decode, read_mask
+from celladapt.data.limits import TAKEN_CHANNELS
 from celladapt.errors import FileError
-from celladapt.instances import label_components
+from celladapt.instances import label_components, tells_apart
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -140,7 +141,7 @@ def check(folders: str | Path | Iterable[str | Path]) -> CheckReport:
 
     Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is
     not of its image's size, two masks of one image, masks that all are empty, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
-    into training. Notes: images without a mask where others have one, blank images (not compared), stacks, masks that are empty or mark most of an image or specks, masks beside their images, folders
+    into training. Notes: images without a mask where others have one, blank images (not compared), stacks, channels that are not seen, masks that are empty, of classes, or mark most of an image or specks, masks beside their images, folders
     and files of unknown type, which are left out.
     """
     report, seen = CheckReport(), dict[bytes, tuple[Path, Path]]()
@@ -167,7 +168,8 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if not images:
         findings.append(Finding("fault", image_folder, *NO_IMAGE))
     _look_around(root, image_folder, mask_folder, images, findings)
-    shapes, stacks, turned = dict[str, tuple[int, ...]](), list[tuple[Path, int]](), list[Path]()
+    shapes, turned = dict[str, tuple[int, ...]](), list[Path]()
+    stacks, four = list[tuple[Path, int]](), list[tuple[Path, int]]()
     for stem, path in images.items():
         try:
             raster = decode(path)
@@ -182,6 +184,8 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
         summary.channels.add(raster.channels)
         if raster.planes > 1:
             stacks.append((path, raster.planes))
+        if raster.channels > TAKEN_CHANNELS:
+            four.append((path, raster.channels))
         if raster.turned:
             turned.append(path)
         if pixels.min() == pixels.max():
@@ -191,6 +195,9 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if stacks:
         message = f"has {stacks[0][1]} planes or images, of which the first alone is read{_such(stacks)}"
         findings.append(Finding("note", stacks[0][0], message, "save the plane in focus, or a projection, if that is another one"))
+    if four:
+        message = f"has {four[0][1]} channels, of which the first {TAKEN_CHANNELS} are seen{_such(four)}"
+        findings.append(Finding("note", four[0][0], message, "save the channel of the nuclei alone, if it is another one"))
     if turned:
         message = f"is turned by a tag that its camera wrote{_such(turned)}, as most viewers show it, and so is what is segmented"
         findings.append(Finding("note", turned[0], message, "see that its mask fits the image as it is shown, or save it upright, without the tag"))
@@ -202,7 +209,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if renamed := [(stem, path) for stem, path in masks.items() if path.stem != stem]:
         stem, path = renamed[0]
         findings.append(Finding("note", path, f"is taken for the mask of {stem}{_such(renamed)}", "rename it if it is of another image"))
-    empty: list[Path] = []
+    empty, classes = list[Path](), list[tuple[Path, int]]()
     for stem, path in masks.items():
         try:
             labels = read_mask(path)
@@ -222,7 +229,10 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
                     "note", path, f"marks {foreground / labels.size:.0%} of the image as nuclei", "check that the background is 0, not the nuclei"
                 )
             )
-        summary.binary += int(labels.max(initial=0) == np.unique(labels[labels > 0]).min(initial=np.iinfo(labels.dtype).max))
+        values = np.unique(labels[labels > 0])
+        summary.binary += values.size == 1
+        if values.size > 1 and not tells_apart(labels):
+            classes.append((path, values.size))
         nuclei, areas = np.unique(label_components(labels), return_counts=True)  # not bincount: label values can be huge
         summary.diameters += (2 * np.sqrt(areas[nuclei > 0] / np.pi)).tolist()
     for path in empty:
@@ -231,6 +241,12 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if summary.median_diameter is not None and summary.median_diameter < TINY:
         message = f"marks nuclei that are {summary.median_diameter:.1f} px wide in the median"
         findings.append(Finding("note", mask_folder or root, message, "look whether these are nuclei, and masks of 0 and labels"))
+    if classes:
+        message = (
+            f"holds {classes[0][1]} values, each in many pieces{_such(classes)}, which are taken for classes: each piece of one value is a nucleus"
+        )
+        cure = "see that each class is one of nuclei, and none is what lies around them; use one number a nucleus if AJI, PQ and F1 matter to you"
+        findings.append(Finding("note", classes[0][0], message, cure))
     if summary.binary:
         message = f"holds {_count(summary.binary, 'mask')} with one value beside 0, in which touching nuclei count as one"
         findings.append(Finding("note", mask_folder or root, message, "use label images, one number a nucleus, if AJI, PQ and F1 matter to you"))

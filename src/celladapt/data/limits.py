@@ -13,6 +13,8 @@ from celladapt.errors import FileError, InputError
 MAX_MEGAPIXELS = Config.max_megapixels
 """Of an image that is read whole, unless ``at_most`` says otherwise: about 23,000 x 23,000 pixels."""
 MAX_CHANNELS = 4
+TAKEN_CHANNELS = 3
+"""Of more the first three, as ``images.three_channels`` takes them."""
 
 # Pillow's own limit (a guard for web servers) is below what one microscope field can have; it refuses at twice this number, and `check_size` at this number.
 Image.MAX_IMAGE_PIXELS = int(MAX_MEGAPIXELS * 1e6)

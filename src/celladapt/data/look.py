@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from celladapt.classical import witness
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly, middle
-from celladapt.instances import to_instances
+from celladapt.instances import tells_apart, to_instances
 from celladapt.shape import usual_area
 
 MOST_IMAGES = 16
@@ -100,8 +100,8 @@ def look_of(folder: Folder) -> Look:
         if stem in folder.masks:
             image, mask = folder.pair(stem)
             image, mask = middle(image, SIDE), middle(mask, SIDE)
-            # Nuclei that touch in a binary mask are told apart as those of the target are, or they would be taken for one large nucleus.
-            labels = mask if np.count_nonzero(np.unique(mask)) > 1 else to_instances(mask > 0)
+            # Nuclei that touch in a mask of one value, or of classes, are told apart as those of the target are, or they would be taken for one large nucleus.
+            labels = mask if tells_apart(mask) else to_instances(mask > 0)
         else:
             image = middle(folder.image(stem), SIDE)
             found = witness(image)
