@@ -1,6 +1,9 @@
 """What a command ends with: an exit code, and one sentence where a person can do something."""
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,12 @@ def test_an_interrupted_run_says_how_it_is_resumed(capsys: pytest.CaptureFixture
     assert "`celladapt adapt --resume runs/a` goes on where it stopped" in capsys.readouterr().err
     ending(KeyboardInterrupt("my runs/a"), "adapt", "--out", "my runs/a")
     assert "--resume 'my runs/a'`" in capsys.readouterr().err, "to be pasted"
+
+
+@pytest.mark.parametrize("words", ["methods", "--help", "data list"])
+def test_a_reader_that_has_left_is_no_fault(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-m", "celladapt", *words.split()], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")

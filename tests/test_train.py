@@ -422,6 +422,21 @@ def test_masks_that_mark_most_of_their_images_are_told(tiny_domains: tuple[Path,
     assert "(5 such) marks most of its image as nuclei" in " ".join(capsys.readouterr().err.split())
 
 
+def test_that_no_target_mask_is_given_is_told_before_anything_is_trained(
+    tiny_domains: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tiny_domains[1] / "masks")
+
+    def stopping(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adaptation, "set_up", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        celladapt.adapt(*tiny_domains, "weakssda", "fast", tmp_path / "run")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "target has no mask to train with: without one, weakssda is the method without target labels. First of two models" in told
+
+
 def test_files_that_hold_more_than_is_read_are_told(tiny_domains: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         path = tiny_domains[0] / "images" / f"source{number}.png"

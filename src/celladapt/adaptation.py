@@ -30,7 +30,7 @@ from celladapt.loading import load_model
 from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import Prediction, Predictor
-from celladapt.preparation import check_readable, check_sizes, set_up, usable_data
+from celladapt.preparation import check_readable, check_sizes, no_target_mask, set_up, usable_data
 from celladapt.progress import say
 from celladapt.quality import expected_iou, falls_back, may_know_classical, preference
 from celladapt.run import Run
@@ -136,7 +136,10 @@ def begin(out: Path, config: Config, source: Split, target: Split) -> Run:
     device = pick_device(config.device)
     parallel.start(device)
     if parallel.rank() == 0:
-        Run.create(out, config, source, target)
+        try:
+            Run.create(out, config, source, target)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(*[out] if (out / "config.toml").exists() else []) from None
         bf16 = uses_bf16(config.precision, device)
         dtype = torch.bfloat16 if bf16 else torch.float32
         wide = config.width >= (_WIDE_IN_BF16 if bf16 else _WIDE)
@@ -229,6 +232,9 @@ def _stages(run: Run) -> None:
                 Run.create(run.baseline.path, baseline_of(config), *run.splits)
             parallel.wait()
             if not run.baseline.finished and main:
+                assert config.target
+                if lack := no_target_mask(config, Folder.open(config.target), run.splits[1]):
+                    say(lack)
                 say(f"First of two models: source_only with the same budget, to compare with (--no-baseline leaves it out). Then {config.method}.")
             _stages(run.baseline)
         # Another process may have done it while this one waited. Those that train together go by what one of them sees.

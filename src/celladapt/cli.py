@@ -185,9 +185,9 @@ def predict(
         done = prediction.predict(model, inputs, out, save, overwrite, workers, scheduler, device, precision, **settings)
     except prediction.SomeFailed as error:
         done, failure = error.done, error
-    for written in done:
-        _print(written.words)
     try:
+        for written in done:
+            _print(written.words)
         if done:
             loaded = loaded_model(model, device, precision)
             with at_most(max_megapixels):

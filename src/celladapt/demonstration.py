@@ -4,6 +4,7 @@ from pathlib import Path
 
 from celladapt.benchmarking import Benchmark, benchmark
 from celladapt.data.synthetic import embedded
+from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.progress import say
 
@@ -20,7 +21,7 @@ def demo(out: str | Path = "celladapt-demo") -> Benchmark:
     source, target = embedded(out / "data")
     done = benchmark([(source, target)], METHODS, out, seeds=1, preset="demo")
     for name, failure in done.failures.items():
-        raise RuntimeError(f"{name}: {failure.sentence}")
+        raise (RuntimeError if failure.ours else InputError)(f"{name}: {failure.sentence}")
     (results,) = done.results().values()
     write_json(out / "results.json", {method.partition("@")[0]: scores for method, scores in results.items()})
     return done

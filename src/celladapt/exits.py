@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from cyclopts.exceptions import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
@@ -50,8 +51,12 @@ def exit_code(command: Callable[[], object], words: Sequence[str]) -> int:
         again = f"`{as_typed('celladapt', 'adapt', '--resume', stop.args[0])}`" if stop.args else same
         goes_on = words[:1] and " ".join(words[: 2 if words[0] == "data" else 1]) in GOES_ON
         return _told(f"interrupted; {again} goes on where it stopped." if goes_on else "interrupted.", 130)
-    except BrokenPipeError:  # the reader of our output has left
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of our output has left, and what is not written yet has nowhere to go
+        with suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # by which rich ends the program when it has no reader
+            raise
     except OSError as error:
         if error.errno not in OF_THE_DISK:
             return _our_fault()

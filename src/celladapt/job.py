@@ -137,7 +137,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What the outputs depend on, as it was before the work began."""
         status = self.image.stat()
-        settings = {name: value for name, value in asdict(self.settings).items() if name not in ("save", "max_megapixels")}
+        without = ("save", "max_megapixels", *(() if self.slide else ("at", "tissue", "tile")))
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in without}
         return {
             "file": [os.path.realpath(self.image), status.st_size, status.st_mtime_ns],
             "model": self.model,

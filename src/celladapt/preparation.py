@@ -95,13 +95,11 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
     if blank := _blank(target, usable):
         notes.append(_blank_words("mask", blank))
         _say_blank(target, blank)
-    hidden = set(target.subset(split_t.train).masks) - set(usable)
+    if not config.baseline and parallel.rank() == 0 and (lack := no_target_mask(config, target, split_t)):
+        say(lack)
     target_given, target = target.subset(usable), target.without_masks()
     if method.target_masks:
         notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
-        if not usable and parallel.rank() == 0:
-            none = f"--target-labels {config.labels} hides all masks of {target.root}" if hidden else f"{target.root} has no mask to train with"
-            say(f"{none}: without one, {config.method} is the method without target labels.")
 
     shown, strange, witnessed = _as_the_target(config, method, train_s, target.subset(split_t.train))
     taught = len(blank) < len(usable[:MOST_LOOKED_AT]) or (method.classical and witnessed >= MOSTLY)
@@ -276,7 +274,7 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
             )
     if not method.target_masks and config.labels != "100%":
         raise InputError(f"Method '{config.spec.name}' reads no target masks, so --target-labels {config.labels} means nothing; leave it out.")
-    usable = choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if method.target_masks else []
+    usable = _given(config, target, split_t)
     train_s = source.subset(stem for stem in split_s.train if stem in source.masks)
     train_t = target.subset(split_t.train).keep_masks(usable)
     if method.reads == {Domain.TARGET}:
@@ -294,6 +292,21 @@ def usable_data(config: Config, source: Folder, target: Folder, split_s: Split, 
     if lost := [stem for stem in split_t.test if stem not in target.masks]:
         raise InputError(f"{target.root} has no mask for the test image {lost[0]} of the split; use a split of these folders.")
     return train_s, train_t, seen_t, usable
+
+
+def _given(config: Config, target: Folder, split_t: Split) -> list[str]:
+    """Target training images whose masks the method is given."""
+    masks = methods.find(config.spec.name).target_masks
+    return choose_labelled([stem for stem in split_t.train if stem in target.masks], config.labels, config.seed) if masks else []
+
+
+def no_target_mask(config: Config, target: Folder, split_t: Split) -> str:
+    """That a method which learns from masks of the target is given none, and why, for people; "" where it is, or has no use for any."""
+    if not methods.find(config.spec.name).target_masks or _given(config, target, split_t):
+        return ""
+    hidden = target.subset(split_t.train).masks
+    none = f"--target-labels {config.labels} hides all masks of {target.root}" if hidden else f"{target.root} has no mask to train with"
+    return f"{none}: without one, {config.method} is the method without target labels."
 
 
 def check_readable(folders: Iterable[Folder]) -> None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
+_EVERY = 30  # seconds
 _listener: Callable[[int], None] | None = None
 
 
@@ -27,8 +28,8 @@ def listen(listener: Callable[[int], None]) -> None:
 class Bar:
     """``with Bar("training", 500) as bar: bar.step("seg 0.31")``. Silent where ``shown`` is false."""
 
-    def __init__(self, label: str, total: int, done: int = 0, shown: bool = True, every_seconds: float = 30) -> None:
-        self.label, self.total, self.done, self.shown, self.every = label, total, done, shown and _listener is None, every_seconds
+    def __init__(self, label: str, total: int, done: int = 0, shown: bool = True) -> None:
+        self.label, self.total, self.done, self.shown = label, total, done, shown and _listener is None
         self._live = self.shown and console.is_terminal
         self._started, self._first, self._said = time.monotonic(), done, time.monotonic()
         self._task: TaskID | None = None
@@ -58,7 +59,7 @@ class Bar:
             _listener(done)
         elif self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
-        elif self.shown and (time.monotonic() - self._said > self.every or done == self.total):
+        elif self.shown and (time.monotonic() - self._said > _EVERY or done == self.total):
             self._said = time.monotonic()
             left = (self._said - self._started) / max(1, done - self._first) * (self.total - done)
             print(f"{self.label} {done}/{self.total}, {left:.0f} s left  {note}", file=sys.stderr, flush=True)

@@ -58,7 +58,7 @@ def open_pyramid(path: Path, files: ExitStack) -> Pyramid:
         Exception: whatever else a library makes of damaged bytes.
     """
     if path.is_dir():
-        return _with_zarr(path, files)
+        return _with_zarr(path)
     require_file(path)
     with open(path, "rb") as handle:
         head = handle.read(4)
@@ -135,7 +135,7 @@ def _with_tifffile(path: Path, files: ExitStack) -> Pyramid:
     return Pyramid(_levels(planes), pixel_size_in(tif), read)
 
 
-def _with_zarr(path: Path, files: ExitStack) -> Pyramid:
+def _with_zarr(path: Path) -> Pyramid:
     zarr = optional("zarr", f"Reading {path}", "slides")
     _no_pickle(path, [path / ".zmetadata", path / "zarr.json"])
     group = zarr.open_group(path, mode="r")

@@ -125,10 +125,10 @@ def build(spec: MethodSpec, width: int) -> Method:
     """The method that ``spec`` names, with its options, freshly initialised from torch's global random state.
 
     Raises:
-        InputError: unknown method or option, or a value that is not of the option's type.
+        InputError: unknown method or option, or a value that is no number from 0 on.
     """
     method = find(spec.name)
-    known = {f.name: f.type for f in fields(method.Options)}
+    known = [f.name for f in fields(method.Options)]
     values: dict[str, Any] = {}
     for key, text in spec.options.items():
         if key not in known:
