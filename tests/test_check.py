@@ -297,6 +297,17 @@ def test_masks_of_classes_and_channels_that_are_not_seen_are_noted(tmp_path: Pat
     assert "a.png holds 2 values, each in many pieces, which are taken for classes" in printed(report)
 
 
+def test_tiles_of_slides_and_what_is_not_read_are_noted_with_a_cure(tmp_path: Path) -> None:
+    for index, name in enumerate(("a_0_0", "a_0_64", "b_0_0", "b_64_0")):
+        write_image(tmp_path / "images" / f"{name}.png", np.arange(index, 64 + index, dtype=np.uint8).reshape(8, 8))
+    (tmp_path / "images" / "scan.svs").touch()
+    notes = printed(check([tmp_path]), 400)
+    assert "names like tiles of several slides, which a split would part; keep those of one slide together with --group '^(.+?)[_-]x?" in notes
+    assert "(scan.svs), left out; save regions of slides as PNG or TIFF to train on" in notes
+    (tmp_path / "dataset.toml").write_text('group = "^[ab]"')
+    assert "tiles of several slides" not in printed(check([tmp_path]), 400)
+
+
 def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
     write_image(tmp_path / "[red]x" / "images" / "[bold].png", np.zeros((4, 4), np.uint8))
     assert "[bold].png is blank" in printed(check([tmp_path / "[red]x"]))

@@ -135,6 +135,13 @@ def test_a_mask_may_be_called_as_other_programs_call_it(name: str, domain: Path)
     assert list(Folder.open(domain).masks) == [name, *list(before.masks)[1:]], "an image of just that name goes first"
 
 
+@pytest.mark.parametrize(("image", "mask"), [("000_img", "000_masks"), ("case_0000", "case"), ("x_image", "x_label"), ("x_img", "x_img_cp_masks")])
+def test_an_image_may_be_called_as_other_programs_call_it(image: str, mask: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / f"{image}.png", np.zeros((8, 8), np.uint8))
+    write_image(tmp_path / "masks" / f"{mask}.png", np.zeros((8, 8), np.uint8))
+    assert Folder.open(tmp_path).masks == {image: tmp_path / "masks" / f"{mask}.png"}
+
+
 @pytest.mark.parametrize("kind", ["images", "masks"])
 def test_two_files_of_one_stem(kind: str, domain: Path) -> None:
     (domain / kind / "a.bmp").touch()

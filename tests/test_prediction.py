@@ -7,6 +7,7 @@ import json
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +445,16 @@ def test_masks_beside_images_and_planes_that_are_left_out_are_told(model: Model,
     assert said.count("have 4 channels: the first 3 are taken") == 1
     assert "5 channels: the first" not in said
     assert said.count("--at is for slides") == 1
+
+
+def test_that_images_are_deeper_than_what_the_model_was_trained_on_is_told_once(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "in" / f"{name}.png", np.arange(1024, dtype=np.uint16).reshape(32, 32))
+    for trained_deep, told in ((False, 1), (True, 0), (None, 0)):
+        predict(replace(model, about={**model.about, "deep": trained_deep}), tmp_path / "in", tmp_path / str(trained_deep), ["mask"])
+        assert " ".join(capsys.readouterr().err.split()).count("have more than 8 bits a channel, those the model was trained on 8") == told
 
 
 def test_out_is_a_file(model: Model, images: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from celladapt.data.folder import Folder
-from celladapt.data.split import Split, choose_labelled, load_splits, make_split, save_splits
+from celladapt.data.split import Split, as_tiles, choose_labelled, groups_of, load_splits, make_split, save_splits
 from celladapt.errors import InputError
 
 
@@ -157,3 +157,24 @@ def test_bad_split_files(text: str, tmp_path: Path) -> None:
 def test_a_missing_split_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         load_splits(tmp_path / "split.json")
+
+
+@pytest.mark.parametrize(
+    ("stems", "slides"),
+    [
+        (["a_0_0", "a_0_512", "b_0_0", "b_512_0"], {"a", "b"}),
+        (["a b-x0-y0", "a b-x1-y0", "c-x0-y0", "c-x0-y1", "other"], {"a b", "c", "other"}),
+        (["s1 [d=2,x=0,y=0,w=512,h=512]", "s1 [d=2,x=512,y=0,w=512,h=512]", "s2 [x=0,y=0]", "s2 [x=9,y=0]"], {"s1", "s2"}),
+    ],
+)
+def test_names_of_tiles_tell_their_slides(stems: list[str], slides: set[str]) -> None:
+    pattern = as_tiles(folder(stems))
+    assert pattern is not None
+    assert groups_of(folder(stems), pattern, stems) == slides
+
+
+@pytest.mark.parametrize(
+    "stems", [NAMES, PATIENTS, ["a_0_0", "a_0_1", "b_0_0"], ["TCGA-18-5592-01Z-00-DX1", "TCGA-18-5592-01Z-00-DX2"], ["2018_01_02", "2018_01_03"]]
+)
+def test_other_names_are_left_alone(stems: list[str]) -> None:
+    assert as_tiles(folder(stems)) is None

@@ -21,7 +21,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import read_image
 from celladapt.data.limits import at_most
 from celladapt.data.sample import evenly, middle
-from celladapt.data.split import Split, group_pattern, load_splits, make_split, matches
+from celladapt.data.split import Split, as_tiles, group_pattern, load_splits, make_split, matches
 from celladapt.errors import InputError, out_of_memory
 from celladapt.expectation import MOST_IMAGES, SIDE, clues_on, known_on
 from celladapt.files import atomic
@@ -34,6 +34,7 @@ from celladapt.preparation import check_readable, check_sizes, no_target_mask, s
 from celladapt.progress import say
 from celladapt.quality import expected_iou, falls_back, may_know_classical, preference
 from celladapt.run import Run
+from celladapt.shell import as_typed
 from celladapt.train import LAST, Trainer
 
 ADAPTED = "adapted.safetensors"
@@ -189,6 +190,11 @@ def make_splits(config: Config, source: Folder, target: Folder) -> tuple[Split, 
 
     if config.group is not None and not any(matches(folder, config.group) for folder in (source, target)):
         raise InputError(f"--group '{config.group}' matches no image name in {source.root} or {target.root}; correct it.")
+    if config.group is None and parallel.rank() == 0 and (pattern := as_tiles(target)):
+        say(
+            f"Images in {target.root} have names like tiles of several slides, and are split one by one: scores flatter where tiles of one slide are in "
+            f"training and test. --group {as_typed(pattern)} keeps those of one together."
+        )
 
     def part(folder: Folder, test: float) -> Split:
         group = group_pattern(folder, config.group)

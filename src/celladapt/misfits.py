@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from celladapt.data.images import deep
 from celladapt.data.limits import MAX_CHANNELS, TAKEN_CHANNELS
 from celladapt.data.slide import open_slide, tiff_pixel_size
 from celladapt.data.tiff import planes_and_channels
@@ -30,6 +31,13 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
             yield f"Files in {job.image.parent} hold several planes or images: of each file the first alone is segmented."
         if TAKEN_CHANNELS < channels <= MAX_CHANNELS:
             yield f"Files in {job.image.parent} have {channels} channels: the first {TAKEN_CHANNELS} are taken; where nuclei are in another one, save that alone."
+        stretched = deep(job.image)
+        if model.about.get("deep") is not None and model.about["deep"] != stretched:
+            here, there = ("more than 8", "8") if stretched else ("8", "more than 8")
+            yield (
+                f"Images in {job.image.parent} have {here} bits a channel, those the model was trained on {there}: of more than 8 each image is stretched to its "
+                "own range, so brightness may not be what the model knows; look at the masks, or save both alike."
+            )
         size = settings.pixel_size or tiff_pixel_size(job.image)
         if size is not None and trained is not None and not 1 / _MISFIT <= size / trained <= _MISFIT:
             yield (

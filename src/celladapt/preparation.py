@@ -15,6 +15,7 @@ from celladapt.classical import witness
 from celladapt.config import Config
 from celladapt.data.check import MOST_FOREGROUND
 from celladapt.data.folder import Folder
+from celladapt.data.images import deep
 from celladapt.data.limits import TAKEN_CHANNELS
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
@@ -197,6 +198,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         "versions": {name: describe(device)[name] for name in ("celladapt", "torch")},
         "trained_on": trained_on,
         "pixel_size": size,
+        "deep": _deep(target.subset(split_t.train)),
         "classical": method.classical,
     }
     label = f"{config.method}, seed {config.seed}"
@@ -208,6 +210,12 @@ def _stated_pixel_size(folder: Folder) -> float | None:
     """µm per pixel that the middle one of some files states; None where none does."""
     stated = [size for path in evenly(list(folder.images.values()), MOST_WITNESSED) if (size := tiff_pixel_size(path)) is not None]
     return float(np.median(stated)) if stated else None
+
+
+def _deep(folder: Folder) -> bool | None:
+    """Whether images have more than 8 bits a channel; None where some have and others not."""
+    found = {deep(path) for path in evenly(list(folder.images.values()), MOST_WITNESSED)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _blank(folder: Folder, stems: Sequence[str]) -> list[str]:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR, image_of_mask, layout, list_images, pair_up, same_image, same_stem, shape_mismatch
+from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR, Folder, image_of_mask, layout, list_images, pair_up, same_image, same_stem, shape_mismatch
 from celladapt.data.images import as_image, decode, read_mask
 from celladapt.data.limits import TAKEN_CHANNELS
+from celladapt.data.slide import SLIDE_SUFFIXES
+from celladapt.data.split import as_tiles
 from celladapt.errors import FileError
 from celladapt.instances import label_components, tells_apart
+from celladapt.shell import as_typed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +27,14 @@ MOST_FOREGROUND = 0.6
 """Share of an image beyond which its mask is more likely to be inverted than that full of nuclei."""
 TINY = 5.0
 """px, median diameter below which what masks mark is hardly nuclei: a nucleus of 5 µm seen at the lowest useful magnification has as many."""
+
+CURES = {
+    (".geojson", ".json", ".roi", ".zip", ".xml"): "export outlines as label images (docs/data.md has a script for QuPath)",
+    (".npy", ".npz", ".mat", ".h5", ".hdf5"): "save the images, and the label image of each, as PNG or TIFF",
+    tuple(SLIDE_SUFFIXES): "save regions of slides as PNG or TIFF to train on; `celladapt predict` reads the slides themselves",
+    (".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi", ".lsm"): "export them from the microscope's program, or with Bio-Formats, as OME-TIFF",
+}
+"""What to do with files that are not read, by how their names end."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +261,10 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if summary.binary:
         message = f"holds {_count(summary.binary, 'mask')} with one value beside 0, in which touching nuclei count as one"
         findings.append(Finding("note", mask_folder or root, message, "use label images, one number a nucleus, if AJI, PQ and F1 matter to you"))
+    with suppress(FileError):  # a dataset.toml that is damaged
+        if pattern := as_tiles(Folder(root, images, masks)):
+            message = "holds images with names like tiles of several slides, which a split would part"
+            findings.append(Finding("note", image_folder, message, f"keep those of one slide together with --group {as_typed(pattern)}"))
     bare = [stem for stem in images if stem not in masks]
     if mask_folder and masks and bare:
         message = f"lacks a mask for {len(bare)} of {_count(len(images), 'image')} ({_some(bare)})"
@@ -298,13 +313,8 @@ def _list_stems(folder: Path, findings: list[Finding]) -> dict[str, Path]:
         findings.append(Finding("note", folder, message, "move what is to be read up"))
     if others:
         message = f"holds {_count(len(others), 'entry', 'entries')} of unknown type ({_some(others)}), left out"
-        outlines = any(name.lower().endswith((".geojson", ".json", ".roi", ".zip", ".xml")) for name in others)
-        cure = (
-            "export outlines as label images (docs/data.md has a script for QuPath)"
-            if outlines
-            else "move them elsewhere, or convert them to PNG or TIFF if they are images"
-        )
-        findings.append(Finding("note", folder, message, cure))
+        cures = [cure for ends, cure in CURES.items() if any(name.lower().endswith(ends) for name in others)]
+        findings.append(Finding("note", folder, message, (cures or ["move them elsewhere, or convert them to PNG or TIFF if they are images"])[0]))
     return stems
 
 

@@ -24,6 +24,8 @@ MASK_ENDINGS = tuple(
     for word in ("mask", "masks", "cp_masks", "label", "labels", "labelled", "labeled", "seg", "segmentation", "instances")
 )
 """What other programs put behind an image's name to make that of its mask."""
+IMAGE_ENDINGS = ("", "_img", "_image", "_0000")
+"""And what some put behind the name that both have, for the image: Cellpose's sets have ``000_img`` and ``000_masks``, nnU-Net's ``case_0000`` and ``case``."""
 
 
 class Shown(Protocol):
@@ -251,7 +253,8 @@ def composed(name: str) -> str:
 
 def image_of_mask(stem: str, images: Container[str]) -> str | None:
     """The stem of the image that a mask called ``stem`` is of as other programs call masks; None where there is no such image."""
-    return next((stem[: -len(end)] for end in MASK_ENDINGS if stem.lower().endswith(end) and stem[: -len(end)] in images), None)
+    names = [stem[: -len(end)] for end in MASK_ENDINGS if stem.lower().endswith(end)]
+    return next((name + end for name in (*names, stem) for end in IMAGE_ENDINGS if name + end != stem and name + end in images), None)
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,17 @@ def decode(path: Path) -> Raster:
         raise FileError(path, "is empty (0 bytes)", "copy or export it again")
     with _in_one_sentence(path):
         return _checked(_decode_tiff(path) if head[:4] in TIFF_HEADS else _decode_pillow(path, head))
+
+
+def deep(path: Path) -> bool:
+    """Whether a file has more than 8 bits a channel by its header, so that ``read_image`` stretches it; False where that cannot be told."""
+    with suppress(Exception), open(path, "rb") as handle:
+        head = handle.read(26)
+        if head[:4] not in TIFF_HEADS:
+            return head.startswith(b"\x89PNG") and head[24] == 16
+        with quiet(), open_tiff(path) as tif:
+            return (tif.pages.first.dtype or np.dtype(np.uint8)).itemsize > 1
+    return False
 
 
 def require_file(path: Path) -> None:

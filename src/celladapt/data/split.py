@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -12,6 +13,9 @@ from celladapt.data.folder import Folder
 from celladapt.errors import InputError
 from celladapt.files import write_json
 from celladapt.records import read_json
+
+TILES = (r"^(.+?)[ _-]*\[.*x=\d+.*\]$", r"^(.+?)[_-]x?\d+[_-]y?\d+$")
+"""How names of tiles end, as QuPath and others write where in the slide they are; before it comes the slide's name."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,17 @@ def matches(folder: Folder, pattern: str) -> bool:
 def group_pattern(folder: Folder, asked: str | None) -> str | None:
     """The pattern that tells patients apart in ``folder``: ``asked`` if any name matches it, else what its ``dataset.toml`` says."""
     return asked if asked is not None and matches(folder, asked) else folder.group
+
+
+def as_tiles(folder: Folder) -> str | None:
+    """A pattern by which the names in ``folder`` look like tiles of several slides, where nothing says that they are kept together; None where they do not."""
+    if folder.group is not None:
+        return None
+    for pattern in TILES:
+        slides = Counter(match[1] for stem in folder.images if (match := re.search(pattern, stem)))
+        if sum(tiles > 1 for tiles in slides.values()) > 1:
+            return pattern
+    return None
 
 
 def groups_of(folder: Folder, asked: str | None, stems: Iterable[str]) -> set[str]:
