@@ -308,6 +308,18 @@ def test_tiles_of_slides_and_what_is_not_read_are_noted_with_a_cure(tmp_path: Pa
     assert "tiles of several slides" not in printed(check([tmp_path]), 400)
 
 
+def test_masks_of_other_images_are_noted(tiny_domains: tuple[Path, Path]) -> None:
+    root = tiny_domains[0]
+    assert "neither lighter nor darker" not in printed(check([root]), 400)
+    paths = sorted((root / "masks").iterdir())
+    labels = [read_mask(path) for path in paths]
+    for path, other in zip(paths, [*labels[1:], labels[0]], strict=True):
+        write_image(path, other.astype(np.uint16))
+    report = check([root])
+    assert report.ok
+    assert "marks what is neither lighter nor darker than the rest of the image, and so do the others; see that each mask" in printed(report, 400)
+
+
 def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
     write_image(tmp_path / "[red]x" / "images" / "[bold].png", np.zeros((4, 4), np.uint8))
     assert "[bold].png is blank" in printed(check([tmp_path / "[red]x"]))

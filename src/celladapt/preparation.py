@@ -18,6 +18,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import deep
 from celladapt.data.limits import TAKEN_CHANNELS
 from celladapt.data.look import Match, look_of, match
+from celladapt.data.mask_look import MOST_COMPARED, OTHER_IMAGES, difference, light_of, of_other_images
 from celladapt.data.normalise import Normalisation
 from celladapt.data.pairs import Pairs, Stream, different_sizes
 from celladapt.data.sample import evenly, middle
@@ -319,7 +320,7 @@ def no_target_mask(config: Config, target: Folder, split_t: Split) -> str:
 
 def check_readable(folders: Iterable[Folder]) -> None:
     """Raise InputError where an image cannot be read, or a mask does not fit its image: before anything is written, not after hours. A file that was read is not read for another run."""
-    todo, marked, stacks = [], dict[Path, list[tuple[Path, float]]](), list[Path]()
+    todo, marked, stacks = [], dict[Path, list[tuple[Path, float, float]]](), list[Path]()
     four: list[Path] = []
     for folder in folders:
         for stem, image in folder.images.items():
@@ -331,7 +332,9 @@ def check_readable(folders: Iterable[Folder]) -> None:
         for folder, stem, files in todo:
             if stem in folder.masks:
                 image_there, labels = folder.pair(stem)
-                marked.setdefault(folder.root, []).append((folder.masks[stem], np.count_nonzero(labels) / labels.size))
+                known = marked.setdefault(folder.root, [])
+                apart = difference(light_of(image_there), labels) if len(known) < MOST_COMPARED else float("nan")
+                known.append((folder.masks[stem], np.count_nonzero(labels) / labels.size, apart))
             else:
                 image_there = folder.image(stem)
             if folder.images[stem].suffix.lower().startswith(".tif"):
@@ -347,9 +350,11 @@ def check_readable(folders: Iterable[Folder]) -> None:
             f"{four[0]} ({len(four)} such) has more than {TAKEN_CHANNELS} channels: the first {TAKEN_CHANNELS} are seen; where nuclei are in another one, save that alone."
         )
     for masks in marked.values() if first else ():
-        full = [path for path, share in masks if share > MOST_FOREGROUND]
+        full = [path for path, share, _ in masks if share > MOST_FOREGROUND]
         if 2 * len(full) > len(masks):
             say(f"WARNING: {full[0]} ({len(full)} such) marks most of its image as nuclei; see that 0 is the background, and stop here if it is not.")
+        if of_other_images([apart for *_, apart in masks]):
+            say(f"WARNING: {masks[0][0]} {'; '.join(OTHER_IMAGES)}.")
 
 
 def _state(path: Path) -> tuple[Path, int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from celladapt.data.folder import NO_IMAGE, NO_IMAGE_FOR, Folder, image_of_mask, layout, list_images, pair_up, same_image, same_stem, shape_mismatch
 from celladapt.data.images import as_image, decode, read_mask
 from celladapt.data.limits import TAKEN_CHANNELS
+from celladapt.data.mask_look import MOST_COMPARED, OTHER_IMAGES, difference, light_of, of_other_images
 from celladapt.data.slide import SLIDE_SUFFIXES
 from celladapt.data.split import as_tiles
 from celladapt.errors import FileError
@@ -152,7 +153,7 @@ def check(folders: str | Path | Iterable[str | Path]) -> CheckReport:
 
     Faults: a missing or empty folder, a folder given twice, an unreadable file, two files of one stem, a mask without an image, a mask that is
     not of its image's size, two masks of one image, masks that all are empty, and images with the same pixels (compared after decoding) in one folder or across all of them, which would let a test image
-    into training. Notes: images without a mask where others have one, blank images (not compared), stacks, channels that are not seen, masks that are empty, of classes, or mark most of an image or specks, masks beside their images, folders
+    into training. Notes: images without a mask where others have one, blank images (not compared), stacks, channels that are not seen, masks that are empty, of classes, seem to be of other images, or mark most of an image or specks, masks beside their images, folders
     and files of unknown type, which are left out.
     """
     report, seen = CheckReport(), dict[bytes, tuple[Path, Path]]()
@@ -179,7 +180,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if not images:
         findings.append(Finding("fault", image_folder, *NO_IMAGE))
     _look_around(root, image_folder, mask_folder, images, findings)
-    shapes, turned = dict[str, tuple[int, ...]](), list[Path]()
+    shapes, lights, turned = dict[str, tuple[int, ...]](), dict[str, NDArray[np.float32]](), list[Path]()
     stacks, four = list[tuple[Path, int]](), list[tuple[Path, int]]()
     for stem, path in images.items():
         try:
@@ -189,6 +190,8 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
             findings.append(_fault(error))
             continue
         shapes[stem] = pixels.shape
+        if stem in masks and len(lights) < MOST_COMPARED:
+            lights[stem] = light_of(pixels)
         summary.heights.append(pixels.shape[0])
         summary.widths.append(pixels.shape[1])
         summary.bits.add(raster.bits)
@@ -220,7 +223,7 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
     if renamed := [(stem, path) for stem, path in masks.items() if path.stem != stem]:
         stem, path = renamed[0]
         findings.append(Finding("note", path, f"is taken for the mask of {stem}{_such(renamed)}", "rename it if it is of another image"))
-    empty, classes = list[Path](), list[tuple[Path, int]]()
+    empty, classes, differences = list[Path](), list[tuple[Path, int]](), list[float]()
     for stem, path in masks.items():
         try:
             labels = read_mask(path)
@@ -229,6 +232,8 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
             continue
         if stem in shapes and shapes[stem][:2] != labels.shape:
             findings.append(Finding("fault", path, *shape_mismatch(shapes[stem], labels.shape)))
+        if stem in lights:
+            differences.append(difference(lights.pop(stem), labels))
         foreground = int(np.count_nonzero(labels))
         summary.foreground_pixels += foreground
         summary.mask_pixels += labels.size
@@ -246,6 +251,8 @@ def _check_folder(root: Path, findings: list[Finding], seen: dict[bytes, tuple[P
             classes.append((path, values.size))
         nuclei, areas = np.unique(label_components(labels), return_counts=True)  # not bincount: label values can be huge
         summary.diameters += (2 * np.sqrt(areas[nuclei > 0] / np.pi)).tolist()
+    if of_other_images(differences):
+        findings.append(Finding("note", next(iter(masks.values())), *OTHER_IMAGES))
     for path in empty:
         cure = "right if there is none in the image; else annotate it, or delete the mask to leave the image unlabelled"
         findings.append(Finding("note" if len(empty) < len(masks) else "fault", path, "holds no nucleus", cure))

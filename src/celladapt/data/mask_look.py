@@ -1,4 +1,7 @@
-"""What is no mask by its look: one whose edges have gone grey, or a picture. Each grey would be taken for a nucleus of its own."""
+"""What is no mask by its look: one whose edges have gone grey, or a picture (each grey would be taken for a nucleus of its own), or that of another image."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +12,12 @@ _WHITE, _BLACK = 248, 8
 _FADED = 9
 """Of a mask with grey edges a tenth or more is white; of label images that go on to 255 what is labelled so is far less."""
 FEW_VALUES, _MANY_VALUES = 8, 32
+MOST_COMPARED = 50  # images
+_FAINT, _FEWEST = (
+    0.3,
+    3,
+)  # what the masks of ten domains mark differs from the rest by 1 to 5 standard deviations, and those of other images by 0.1 at most
+_SIDE = 512
 SMALLEST = 32 * 32
 """px; fewer say nothing of what they are."""
 
@@ -51,3 +60,31 @@ def crumbles(labels: NDArray[np.int32]) -> bool:
     inside = ndimage.maximum_filter(labels, 3) == ndimage.minimum_filter(labels, 3)
     count = np.unique(labels[labels > 0]).size
     return count > _MANY_VALUES and 2 * np.unique(labels[inside & (labels > 0)]).size < count
+
+
+def light_of(image: NDArray[Any]) -> NDArray[np.float32]:
+    """(H, W, 3) -> its brightness at so many pixels that ``difference`` needs no more: (h, w), h and w about 512 at most."""
+    step = max(1, max(image.shape) // _SIDE)
+    return np.asarray(image[::step, ::step].mean(2), np.float32)
+
+
+def difference(light: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+    """By how many standard deviations of ``light_of`` an image what (H, W) labels mark is lighter than the rest; NaN where they mark all or nothing, or it is blank."""
+    step = max(1, max(labels.shape) // _SIDE)
+    marked, spread = labels[::step, ::step] > 0, float(light.std())
+    if not spread or marked.shape != light.shape or not 0 < np.count_nonzero(marked) < marked.size:
+        return float("nan")
+    return float(light[marked].mean() - light[~marked].mean()) / spread
+
+
+def of_other_images(differences: Sequence[float]) -> bool:
+    """Whether what the masks of a domain mark is on average neither lighter nor darker than the rest, as where masks belong to other images or are moved."""
+    known = [value for value in differences if value == value]
+    return len(known) >= _FEWEST and abs(sum(known) / len(known)) < _FAINT
+
+
+OTHER_IMAGES = (
+    "marks what is neither lighter nor darker than the rest of the image, and so do the others",
+    "see that each mask is of the image of its name, and lies where the nuclei are (in phase contrast it may)",
+)
+"""Problem and cure."""
