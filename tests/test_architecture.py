@@ -19,7 +19,7 @@ FLOORS = {
     "batch": 1, "config": 2, "source_weight": 2, "losses": 2, "metrics": 2, "networks": 2, "classical": 2, "quality": 2, "ranking": 2, "selection": 3, "threshold": 3,
     "methods": 3, "data": 3,
     "onnx_network": 3, "onnx_graph": 4, "card": 3, "zoo": 9, "exporting": 10, "importing": 8,
-    "strips": 3, "step": 4, "checkpoint": 4, "validate": 4, "log": 2, "model": 5, "onnx_model": 6, "loading": 7, "inputs": 4, "misfits": 6, "shell": 0, "provenance": 6, "nuclei": 2, "tissue": 1, "whole_slide": 4, "outputs": 4, "job": 5, "segmentation": 6, "prediction": 8, "cohort": 2, "plane": 8, "napari_plugin": 9, "evaluation": 9, "expectation": 9, "run": 8, "contact_sheet": 8, "worklist": 9, "reviewing": 10, "train": 9, "conclusion": 10, "preparation": 10, "suggestion": 10,
+    "strips": 3, "step": 4, "checkpoint": 4, "validate": 4, "log": 2, "model": 5, "onnx_model": 6, "loading": 7, "inputs": 4, "misfits": 6, "shell": 0, "provenance": 6, "nuclei": 2, "tissue": 1, "whole_slide": 4, "outputs": 4, "job": 5, "segmentation": 6, "prediction": 8, "cohort": 2, "plane": 8, "napari_plugin": 9, "evaluation": 9, "expectation": 9, "run": 8, "contact_sheet": 8, "worklist": 9, "reviewing": 10, "train": 9, "conclusion": 10, "preflight": 9, "preparation": 10, "suggestion": 10,
     "adaptation": 11, "worker": 12, "side_by_side": 12, "benchmarking": 13, "demonstration": 14, "exits": 1, "cli": 15, "__main__": 16,
 }  # fmt: skip
 REPORTING_MAY_USE = {"cells", "errors", "files"}

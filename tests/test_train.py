@@ -24,7 +24,7 @@ from helpers import make_batch, make_method, step
 from torch._dynamo.utils import counters
 
 import celladapt
-from celladapt import adaptation, checkpoint, preparation, train
+from celladapt import adaptation, checkpoint, preflight, preparation, train
 from celladapt.checkpoint import load
 from celladapt.cli import main
 from celladapt.config import Config, preset_options, with_options
@@ -448,7 +448,7 @@ def test_files_that_hold_more_than_is_read_are_told(tiny_domains: tuple[Path, Pa
     (tiny_domains[1] / "images" / "target0.png").unlink()
     four = np.random.default_rng(0).integers(0, 255, (64, 64, 4), np.uint8)
     tifffile.imwrite(tiny_domains[1] / "images" / "target0.tif", four, photometric="minisblack", planarconfig="contig")
-    preparation.check_readable(folder.Folder.open(domain) for domain in tiny_domains)
+    preflight.check_readable(folder.Folder.open(domain) for domain in tiny_domains)
     told = " ".join(capsys.readouterr().err.split())
     assert "source0.tif (3 such) holds several planes or images, of which the first alone is read." in told
     assert "target0.tif (1 such) has more than 3 channels: the first 3 are seen" in told

@@ -30,7 +30,8 @@ from celladapt.loading import load_model
 from celladapt.locks import alone
 from celladapt.losses import Domain
 from celladapt.model import Prediction, Predictor
-from celladapt.preparation import check_readable, check_sizes, no_target_mask, set_up, usable_data
+from celladapt.preflight import check_readable, check_sizes, no_target_mask, usable_data
+from celladapt.preparation import set_up
 from celladapt.progress import say
 from celladapt.quality import expected_iou, falls_back, may_know_classical, preference
 from celladapt.run import Run
