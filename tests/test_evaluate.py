@@ -11,6 +11,7 @@ import pytest
 from helpers import picture, spread_model
 from numpy.typing import NDArray
 from rich.console import Console
+from scipy.stats import ttest_1samp
 
 from celladapt.data.images import read_mask, write_image
 from celladapt.errors import InputError
@@ -102,6 +103,30 @@ def test_mean_and_sample_deviation() -> None:
     assert Evaluation({"one": dict.fromkeys(KEYS, 0.3)}).sd == dict.fromkeys(KEYS, 0.0)
     with pytest.raises(ValueError, match="at least one"):
         Evaluation({})
+
+
+def test_the_interval_of_the_mean_is_students_over_images_or_patients(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:15] = 1
+    for index in range(14):
+        write_image(tmp_path / "domain" / "masks" / f"p{index // 2}_{index}.png", truth)
+        write_image(tmp_path / "predicted" / f"p{index // 2}_{index}.png", truth * (np.arange(20)[:, None] < rng.integers(8, 15)))
+    alone = evaluate(tmp_path / "predicted", tmp_path / "domain")
+    values = [scores["iou"] for scores in alone.images.values()]
+    known = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert alone.interval["iou"] == pytest.approx((known.low, known.high))
+    together = evaluate(tmp_path / "predicted", tmp_path / "domain", "^p[0-9]+")
+    known = ttest_1samp(np.reshape(values, (7, 2)).mean(1), 0).confidence_interval(0.95)
+    assert together.interval["iou"] == pytest.approx((known.low, known.high))
+    assert "over the 7 groups of images" in together.spread
+    assert together.to_json()["groups"]["p0_1"] == "p0"
+    (tmp_path / "domain" / "dataset.toml").write_text('group = "^p[0-9]+"')
+    assert evaluate(tmp_path / "predicted", tmp_path / "domain").interval == together.interval
+    assert evaluate(tmp_path / "predicted", tmp_path / "domain" / "masks").interval == together.interval
+    with pytest.raises(InputError, match="matches no image name"):
+        evaluate(tmp_path / "predicted", tmp_path / "domain", "patient")
+    assert not evaluate(tmp_path / "predicted", tmp_path / "domain", "^p").interval, "one patient has no spread"
 
 
 def test_table_names_measures_count_and_the_empty_rule(folders: tuple[Path, Path]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celladapt.data.split import _groups
+from celladapt.data.split import grouped
 from celladapt.errors import InputError
 from celladapt.reporting.conditions import cautions, facts, failures, machine, notes
 from celladapt.reporting.differences import compare, group_of
@@ -212,7 +212,7 @@ def test_groups_are_those_of_the_split(pattern: str) -> None:
     """The report may not import the split, so the rule is written twice."""
     stems = ["a1_x", "a1_y", "a2_x", "b1", "slide", "slide7", "öö"]
     folder: Any = SimpleNamespace(images=dict.fromkeys(stems), root=Path("images"))
-    split = {stem: name for name, members in _groups(folder, pattern).items() for stem in members}
+    split = {stem: name for name, members in grouped(folder, pattern).items() for stem in members}
     assert {stem: group_of(re.compile(pattern), stem) for stem in stems} == split
 
 

@@ -201,7 +201,13 @@ def predict(
 
 @app.command
 def evaluate(
-    predictions: Path, masks: Path, *, json: Path | None = None, csv: Path | None = None, max_megapixels: float = Config.max_megapixels
+    predictions: Path,
+    masks: Path,
+    *,
+    group: str | None = None,
+    json: Path | None = None,
+    csv: Path | None = None,
+    max_megapixels: float = Config.max_megapixels,
 ) -> None:
     """Compare predictions with annotated masks: IoU, Dice, AJI, PQ and detection F1 for each image, mean and spread.
 
@@ -211,8 +217,10 @@ def evaluate(
         Folder that `celladapt predict` wrote, or of label images with the masks' names.
     masks
         Folder of masks, or a domain folder with masks/.
+    group
+        Regular expression that tells patients or slides apart in the masks' names, over which the interval of the mean is taken; by default dataset.toml's.
     json
-        File for the scores as JSON: {"mean": {...}, "sd": {...}, "images": {name: {...}}}.
+        File for the scores as JSON: {"mean": {...}, "sd": {...}, "interval": {...}, "images": {name: {...}}}.
     csv
         File for the scores of each image as CSV.
     max_megapixels
@@ -223,7 +231,7 @@ def evaluate(
     from celladapt.files import write_json
 
     with at_most(max_megapixels):
-        result = evaluation.evaluate(predictions, masks)
+        result = evaluation.evaluate(predictions, masks, group)
     _print(result.table())  # first, so that a disk that is full loses no score
     if json is not None:
         write_json(json, result.to_json())

@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from rich.text import Text
 
 from celladapt import metrics
 from celladapt.cells import as_cell
-from celladapt.data.folder import MASK_ENDINGS, composed, image_of_mask, list_images, same_stem, subfolder
+from celladapt.data.folder import MASK_ENDINGS, Folder, composed, image_of_mask, list_images, same_stem, subfolder
 from celladapt.data.images import read_mask
+from celladapt.data.split import grouped, matches
 from celladapt.errors import FileError
 from celladapt.files import write_text
 from celladapt.instances import label_components, tells_apart
 from celladapt.job import noted
 from celladapt.provenance import doubts, record_of, some
+from celladapt.reporting.paired import of_mean
 
 MEASURES = {"iou": "IoU", "dice": "Dice", "aji": "AJI", "pq": "PQ", "f1": "F1"}
 EMPTY_RULE = "An image without nuclei scores 1 if none are predicted, else 0; an image where none are predicted but some exist scores 0."
@@ -70,6 +72,8 @@ class Evaluation:
     """Images whose prediction tells none apart."""
     empty_truths: int = 0
     """Images whose truth has no nucleus."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Stem -> patient or slide, where these are known: what the interval counts."""
     doubts: tuple[str, ...] = ()
     """Sentences on predictions that do not belong together, by the notes of `celladapt predict`."""
 
@@ -88,13 +92,30 @@ class Evaluation:
         """Sample standard deviation over images (n - 1) of each measure; 0.0 for a single image."""
         return self._over_images(lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
 
+    @property
+    def interval(self) -> dict[str, tuple[float, float]]:
+        """95 % interval of the mean of each measure, over groups where they are known (Student's t); empty with fewer than six images or groups."""
+        groups = [self.groups[stem] for stem in self.images] if self.groups else None
+        found = {key: of_mean([values[key] for values in self.images.values()], groups) for key in MEASURES}
+        return {key: (max(0.0, ends[0]), min(1.0, ends[1])) for key, ends in found.items() if ends}
+
+    @property
+    def spread(self) -> str:
+        """What stands beside the means, in sentences; "" for a single image, which has no spread."""
+        if len(self.images) == 1:
+            return ""
+        over = f"the {len(set(self.groups.values()))} groups of images" if self.groups else "images"
+        told = f" Below, the 95 % interval of the mean for other images of this kind, by Student's t over {over}." if self.interval else ""
+        return f"mean ± standard deviation over images.{told}"
+
     def table(self) -> Table:
-        """Mean ± standard deviation over images, which a single one has not, for the terminal."""
-        mean, sd, several = self.mean, self.sd, len(self.images) > 1
-        spread = "mean ± standard deviation over images." if several else ""
-        caption = " ".join(filter(None, [spread, EMPTY_RULE, self.empty, self.binary, self.caution]))
+        """Mean ± standard deviation over images, which a single one has not, and the interval of the mean, which a few have not, for the terminal."""
+        mean, sd, several, interval = self.mean, self.sd, len(self.images) > 1, self.interval
+        caption = " ".join(filter(None, [self.spread, EMPTY_RULE, self.empty, self.binary, self.caution]))
         table = Table("images", *MEASURES.values(), caption=Text(caption), caption_justify="left")
         table.add_row(str(len(self.images)), *(f"{mean[key]:.3f} ± {sd[key]:.3f}" if several else f"{mean[key]:.3f}" for key in MEASURES))
+        if interval:
+            table.add_row("", *(f"{low:.3f} to {high:.3f}" for low, high in interval.values()))
         return table
 
     @property
@@ -124,9 +145,10 @@ class Evaluation:
         return " ".join([seen, *self.doubts])
 
     def to_json(self) -> dict[str, Any]:
-        """``{"mean": {...}, "sd": {...}, "images": {stem: {...}}, "seen_in_training": [...]}``; the last only where there are any."""
-        scores = {"mean": self.mean, "sd": self.sd, "images": self.images}
-        return scores | ({"seen_in_training": list(self.seen_in_training)} if self.seen_in_training else {})
+        """``{"mean": {...}, "sd": {...}, "interval": {measure: [low, high]}, "images": {stem: {...}}, "groups": {stem: group}, "seen_in_training": [...]}``; without what is empty."""
+        interval = {key: list(ends) for key, ends in self.interval.items()}
+        more = {"interval": interval, "groups": self.groups, "seen_in_training": list(self.seen_in_training)}
+        return {"mean": self.mean, "sd": self.sd, "images": self.images} | {name: value for name, value in more.items() if value}
 
     def write_csv(self, path: Path) -> None:
         """Write one row per image: its stem as ``image``, then the measures in full precision.
@@ -144,7 +166,7 @@ class Evaluation:
         return {key: summary([values[key] for values in self.images.values()]) for key in MEASURES}
 
 
-def evaluate(predictions: Path, masks: Path) -> Evaluation:
+def evaluate(predictions: Path, masks: Path, group: str | None = None) -> Evaluation:
     """Score a folder of predictions against every mask.
 
     Of an image the first of these is read: ``<stem>_instances``, ``<stem>_mask``, ``<stem>``, with any image suffix, or what other programs write, such as ``<stem>_cp_masks``;
@@ -153,9 +175,11 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
     Args:
         predictions: folder of label images or binary masks.
         masks: folder of masks, or a domain folder with ``masks/``.
+        group: as of ``adapt``: a regular expression that tells patients or slides apart in the masks' names, over which the interval of the mean is then taken.
+            By default what ``dataset.toml`` of the domain folder says.
 
     Raises:
-        InputError: a folder is missing or holds no mask, a mask without a prediction, two files of one stem, sizes that differ, an unreadable file.
+        InputError: a folder is missing or holds no mask, a mask without a prediction, two files of one stem, sizes that differ, an unreadable file, a pattern that matches no name.
     """
     predictions, masks = Path(predictions), Path(masks)
     truths = _by_stem(subfolder(masks, "masks") or masks)
@@ -185,8 +209,18 @@ def evaluate(predictions: Path, masks: Path) -> Evaluation:
         sum(one.binary_truth for one in scored.values()),
         sum(one.binary_prediction for one in scored.values()),
         sum(one.empty for one in scored.values()),
+        _groups(masks, group, list(truths)),
         tuple(doubts(predictions, used, _images_beside(masks))),
     )
+
+
+def _groups(masks: Path, group: str | None, stems: list[str]) -> dict[str, str]:
+    """Stem -> patient or slide; empty where no pattern tells."""
+    domain = masks if subfolder(masks, "masks") else masks.absolute().parent
+    named = Folder(domain, dict.fromkeys(stems, domain), {})
+    if group is None and not (named.group and matches(named, named.group)):
+        return {}
+    return {stem: name for name, members in grouped(named, group or named.group).items() for stem in members}
 
 
 def _images_beside(masks: Path) -> dict[str, Path]:

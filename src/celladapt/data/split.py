@@ -52,7 +52,7 @@ def make_split(folder: Folder, *, val: float, test: float, seed: int, group: str
     """
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise InputError(f"val={val} and test={test} leave nothing to train on; give fractions from 0 whose sum is below 1.")
-    groups = _groups(folder, group)
+    groups = grouped(folder, group)
     labelled = [name for name, stems in groups.items() if any(stem in folder.masks for stem in stems)]
     unlabelled = [name for name in groups if name not in set(labelled)]
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
@@ -91,7 +91,7 @@ def groups_of(folder: Folder, asked: str | None, stems: Iterable[str]) -> set[st
     """Names of the patients or slides that ``stems`` are from; empty where no pattern tells."""
     pattern = group_pattern(folder, asked)
     wanted = set(stems)
-    return {name for name, members in _groups(folder, pattern).items() if wanted & set(members)} if pattern else set()
+    return {name for name, members in grouped(folder, pattern).items() if wanted & set(members)} if pattern else set()
 
 
 def choose_labelled(stems: Iterable[str], share: str, seed: int) -> list[str]:
@@ -147,8 +147,12 @@ def _as_split(value: dict[str, list[str]]) -> Split:
     return Split(**lists)
 
 
-def _groups(folder: Folder, pattern: str | None) -> dict[str, list[str]]:
-    """Group name to stems."""
+def grouped(folder: Folder, pattern: str | None) -> dict[str, list[str]]:
+    """Group name -> stems, as ``pattern`` tells; without one every image is a group.
+
+    Raises:
+        InputError: it is malformed, or matches no stem.
+    """
     if pattern is None:
         return {stem: [stem] for stem in folder.images}
     try:

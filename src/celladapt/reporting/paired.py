@@ -93,7 +93,7 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) 
     images = first.shape[1]
     if second.shape[1] != images or (groups is not None and len(groups) != images):
         raise ValueError("both methods and the groups must cover the same images")
-    unit = np.arange(images) if groups is None else np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
+    unit = _numbered(images, groups)
     units = int(unit.max()) + 1
     mean = float(first.mean() - second.mean())
     seeds = (len(first), len(second))
@@ -102,16 +102,31 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) 
         return Difference(mean, None, None, images, seeds, named)
     if np.array_equal(first, second):
         return Difference(0.0, 0.0, 0.0, images, seeds, named)
-    parts = [
-        _of_images(first.mean(axis=0) - second.mean(axis=0), unit),
-        *(_of_seeds(scores.mean(axis=1)) for scores in (first, second) if len(scores) > 1),
-    ]
+    of_seeds = [_of_seeds(scores.mean(axis=1)) for scores in (first, second) if len(scores) > 1]
+    low, high = _interval(mean, [_of_images(first.mean(axis=0) - second.mean(axis=0), unit), *of_seeds])
+    return Difference(mean, low, high, images, seeds, named)
+
+
+def of_mean(scores: ArrayLike, groups: Sequence[str] | None = None) -> tuple[float, float] | None:
+    """95 % interval of the mean of ``scores`` (images,) by Student's t, over groups where they are known; None with fewer than ``FEWEST`` of these."""
+    values = np.asarray(scores, dtype=np.float64)
+    unit = _numbered(values.size, groups)
+    return _interval(float(values.mean()), [_of_images(values, unit)]) if unit.max() + 1 >= FEWEST else None
+
+
+def _numbered(images: int, groups: Sequence[str] | None) -> NDArray[np.intp]:
+    """(images,): the number of each image's group; without groups each is one."""
+    return np.arange(images) if groups is None else np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
+
+
+def _interval(mean: float, parts: list[tuple[float, int]]) -> tuple[float, float]:
+    """Student's t about ``mean``, whose variance has ``parts`` with their degrees of freedom, by Satterthwaite's for all of it."""
     variance = sum(value for value, _ in parts)
     if variance == 0:
-        return Difference(mean, mean, mean, images, seeds, named)
+        return mean, mean
     freedom = variance**2 / sum(value**2 / free for value, free in parts)
     half = float(stdtrit(freedom, 0.975)) * variance**0.5
-    return Difference(mean, mean - half, mean + half, images, seeds, named)
+    return mean - half, mean + half
 
 
 def _of_images(apart: Floats, unit: NDArray[np.intp]) -> tuple[float, int]:

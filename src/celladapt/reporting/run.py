@@ -1,5 +1,7 @@
 """The page of one run."""
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -7,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from celladapt.reporting.differences import group_of
 from celladapt.reporting.figures import Line, curve, overlay, read_picture, spans_decades, training_lines, window
 from celladapt.reporting.grid import learns
+from celladapt.reporting.paired import difference, of_mean
 from celladapt.reporting.reading import Run, mapping, number, read_run, sequence
 from celladapt.reporting.rendering import PAGE_BYTES, render
 
@@ -56,6 +60,7 @@ def run_page(folder: Path, finished: str | None = None) -> str:
         target=run.domains[1],
         counts=_counts(run),
         comparison=_comparison(run, baseline),
+        interval=_interval(run),
         agreement=_agreement(run, baseline),
         expected=_expected(run),
         fell_back=bool(run.info.get("fell_back")),
@@ -133,16 +138,36 @@ def _counts(run: Run) -> dict[str, dict[str, int]]:
     }
 
 
-def _comparison(run: Run, baseline: Run | None) -> dict[str, float] | None:
-    """IoU of this run less that of source only, over the images that both scored: mean difference, images that gained, images."""
+def _comparison(run: Run, baseline: Run | None) -> dict[str, float | None] | None:
+    """IoU of this run less that of source only, over the images that both scored: mean difference with its interval, images that gained, images."""
     if not (run.scores and baseline and baseline.scores):
         return None
-    both = [
-        scores["iou"] - baseline.scores.images[stem]["iou"]
-        for stem, scores in run.scores.images.items()
-        if "iou" in scores and "iou" in baseline.scores.images.get(stem, {})
-    ]
-    return {"difference": fmean(both), "gained": sum(value > 0 for value in both), "images": len(both)} if both else None
+    here, there = ({stem: scores["iou"] for stem, scores in one.scores.images.items() if "iou" in scores} for one in (run, baseline) if one.scores)
+    stems = sorted(here.keys() & there.keys())
+    if not stems:
+        return None
+    found = difference([[here[stem] for stem in stems]], [[there[stem] for stem in stems]], _patients(run, stems))
+    return {
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "gained": sum(here[stem] > there[stem] for stem in stems),
+        "images": len(stems),
+    }
+
+
+def _interval(run: Run) -> tuple[float, float] | None:
+    """Of the mean IoU over test images; None where there are too few."""
+    found = {stem: scores["iou"] for stem, scores in run.scores.images.items() if "iou" in scores} if run.scores else {}
+    ends = of_mean(list(found.values()), _patients(run, list(found))) if found else None
+    return ends and (max(0.0, ends[0]), min(1.0, ends[1]))
+
+
+def _patients(run: Run, stems: list[str]) -> list[str] | None:
+    """Patient or slide of each image by the pattern that the split kept them together by; None without one, or with one that somebody has broken."""
+    with suppress(re.error):
+        return [group_of(re.compile(run.group), stem) for stem in stems] if run.group else None
+    return None
 
 
 def _agreement(run: Run, baseline: Run | None) -> float | None:
@@ -223,7 +248,7 @@ def _warnings(run: Run, baseline: Run | None) -> list[str]:
             result.append(
                 f"Only {images} test image{'s' if images > 1 else ''}: the number is uncertain; annotate more target images before relying on it."
             )
-        difference = (_comparison(run, baseline) or {}).get("difference", 0.0)
-        if difference < 0:
+        worse = (_comparison(run, baseline) or {}).get("difference") or 0.0
+        if worse < 0:
             result.append("Source only scores higher than this run on the same images: no gain from adaptation is shown here.")
     return result
