@@ -13,14 +13,13 @@ the scores are known. Full supervision reads no source: a pair without it gets t
 import argparse
 import csv
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, median
 
 from benchmarks.documents import put
 from benchmarks.selection import ADAPTED
 from celladapt.reporting.conditions import across, as_percent
-from celladapt.reporting.grid import CLASSICAL, LARGE_GAP, SUPERVISED, Grid, read_grid
+from celladapt.reporting.grid import CLASSICAL, SUPERVISED, Grid, read_grid
 from celladapt.reporting.reading import SOURCE_ONLY
 from celladapt.reporting.rendering import METRICS
 
@@ -57,14 +56,6 @@ def join(sources: list[Path], out: Path, supervised: Path | None = None) -> Grid
     return read_grid(out)
 
 
-def shares(grid: Grid, method: str, measure: str, pairs: list[str]) -> Iterator[tuple[str, float]]:
-    """Each of ``pairs`` with a gap of ``LARGE_GAP`` or more in ``measure``, and the share of it that ``method`` closes, from means over seeds."""
-    for pair in pairs:
-        low, here, high = (grid.entry(pair, name, measure).mean for name in (SOURCE_ONLY, method, SUPERVISED))
-        if low is not None and here is not None and high is not None and round(high - low, 9) >= LARGE_GAP:
-            yield pair, (here - low) / (high - low)
-
-
 def together(grid: Grid) -> str:
     """What all pairs say in the mean, over pairs and over targets, with and without the drawn sets; and on which adapting did harm."""
     real = [pair for pair in grid.pairs if not DRAWN & set(pair.split(" → "))]
@@ -75,7 +66,7 @@ def together(grid: Grid) -> str:
     for name, pairs in (("all pairs", grid.pairs), ("between real sets", real)):
         for method in (ADAPTED, CLASSICAL):
             for measure in ("iou", "pq", "f1"):
-                found = dict(shares(grid, method, measure, pairs))
+                found = {pair: share for pair, share in grid.large_gaps(method, measure).items() if pair in pairs}
                 targets: dict[str, list[float]] = {}
                 for pair, share in found.items():
                     targets.setdefault(_target(pair), []).append(share)

@@ -125,31 +125,31 @@ class Grid:
         scored = [set(cell.images) for cell in self.cells if cell.pair == pair and cell.images]
         return sorted(set.intersection(*scored)) if scored else []
 
-    def gap(self, pair: str, method: str) -> float | None:
-        """Share of the way from source-only to supervised that a method goes on a pair, in IoU, from means over seeds; None where ``no_gap`` says why."""
-        low, high, here = (self.entry(pair, name, "iou").mean for name in (SOURCE_ONLY, SUPERVISED, method))
-        if low is None or high is None or here is None or self.no_gap(pair):
+    def gap(self, pair: str, method: str, measure: str = "iou") -> float | None:
+        """Share of the way from source-only to supervised that a method goes on a pair, from means over seeds; None where ``no_gap`` says why."""
+        low, high, here = (self.entry(pair, name, measure).mean for name in (SOURCE_ONLY, SUPERVISED, method))
+        if low is None or high is None or here is None or self.no_gap(pair, measure):
             return None
         return (here - low) / (high - low)
 
-    def no_gap(self, pair: str) -> str:
+    def no_gap(self, pair: str, measure: str = "iou") -> str:
         """Why no share of a gap can be given on a pair, in words; "" where it can."""
-        bounds = {name: self.entry(pair, name, "iou").mean for name in (SOURCE_ONLY, SUPERVISED)}
+        bounds = {name: self.entry(pair, name, measure).mean for name in (SOURCE_ONLY, SUPERVISED)}
         if missing := [name for name, mean in bounds.items() if mean is None]:
             return f"{' and '.join(missing)} {'have' if len(missing) > 1 else 'has'} no score there"
-        if (width := self.width(pair)) is not None and width < SMALLEST_GAP:
+        if (width := self.width(pair, measure)) is not None and width < SMALLEST_GAP:
             return f"{SUPERVISED} is not at least {SMALLEST_GAP} IoU above {SOURCE_ONLY}"
         return ""
 
-    def width(self, pair: str) -> float | None:
-        """IoU of supervised less that of source-only on a pair, of the means over seeds; None without either."""
-        low, high = (self.entry(pair, name, "iou").mean for name in (SOURCE_ONLY, SUPERVISED))
+    def width(self, pair: str, measure: str = "iou") -> float | None:
+        """What supervised scores on a pair less what source-only does, of the means over seeds; None without either."""
+        low, high = (self.entry(pair, name, measure).mean for name in (SOURCE_ONLY, SUPERVISED))
         # Rounded, because 0.52 - 0.50 is a little below 0.02 in binary.
         return None if low is None or high is None else round(high - low, 9)
 
-    def large_gaps(self, method: str) -> dict[str, float]:
+    def large_gaps(self, method: str, measure: str = "iou") -> dict[str, float]:
         """Pair -> share of the gap that a method closes there, of the pairs on which that gap is at least ``LARGE_GAP``."""
-        gaps = {pair: self.gap(pair, method) for pair in self.pairs if (self.width(pair) or 0) >= LARGE_GAP}
+        gaps = {pair: self.gap(pair, method, measure) for pair in self.pairs if (self.width(pair, measure) or 0) >= LARGE_GAP}
         return {pair: gap for pair, gap in gaps.items() if gap is not None}
 
     def colour(self, method: str) -> int:
