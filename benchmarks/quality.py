@@ -50,7 +50,7 @@ from celladapt.metrics import foreground
 from celladapt.model import Model, Prediction, Predictor
 from celladapt.networks import with_statistics_of
 from celladapt.progress import Bar
-from celladapt.quality import UNWITNESSED, Known, angle, estimate
+from celladapt.quality import UNWITNESSED, Known, angle, estimate, witnessed
 from celladapt.run import Run
 from celladapt.selection import clues
 
@@ -247,7 +247,7 @@ def calibrated(known: list[Point]) -> dict[str, Any]:
             there, here = (angle(estimate(scores, fitted)) for scores in (point.given.clues, point.scores))
             told.append(point)
             off.append(angle(point.given.iou) - there + here - angle(point.iou))
-    taught = [point for point in blind(known) if point.classical and point.scores["witnessed"] > 0]
+    taught = [point for point in blind(known) if point.classical and witnessed(point.scores)]
     return {
         **fitted,
         "classical": fit(taught, TAUGHT) if taught else fitted,
@@ -294,9 +294,9 @@ def radius(errors: NDArray[np.float64], known: list[Point]) -> float:
 
 
 def radii(known: list[Point]) -> dict[str, float]:
-    """The intervals by the errors on targets left out, by their names in the file: of images of which one at least has a plausible classical segmentation, of others, and of single ones of either kind.
+    """The intervals by the errors on targets left out, by their names in the file: of images of which half at least have a plausible classical segmentation, of others, and of single ones of either kind.
 
-    Each is the larger one of that of all models and of that of adapted ones, which are few and are what is asked about; 1, which promises nothing, unless it is of two targets at least. None
+    Each is the larger one of that of all models and of that of adapted ones, which are few and are what is asked about; 1, which promises nothing, unless it is of three targets at least. None
     counts the fit to models that have learned from the classical segmentation: its clues were chosen knowing all of these targets, and what is gained by that is not promised. Of a
     single image no more is promised than of several, and adapted models have no quantile of their own there: the worst image of a few pairs says little.
     """
@@ -306,7 +306,7 @@ def radii(known: list[Point]) -> dict[str, float]:
         mine, single = ([i for i, point in enumerate(points) if _end(point) == end] for points in (known, images))
         adapted = [i for i in mine if known[i].method not in TRAINED]
         kinds = [radius(errors[which], [known[i] for i in which]) for which in (mine, adapted) if which]
-        found[f"radius{end}"] = max(kinds) if len({known[i].target for i in mine}) > 1 else 1.0
+        found[f"radius{end}"] = max(kinds) if len({known[i].target for i in mine}) > 2 else 1.0
         alone = radius(of_images[single], [images[i] for i in single]) if single else 1.0
         found[f"radius_alone{end}"] = max(found[f"radius{end}"], alone)
     return found
@@ -314,7 +314,7 @@ def radii(known: list[Point]) -> dict[str, float]:
 
 def _end(point: Point) -> str:
     """What the names of the radii end with that a point is judged by."""
-    return "" if point.scores["witnessed"] > 0 else UNWITNESSED
+    return "" if witnessed(point.scores) else UNWITNESSED
 
 
 def covered(errors: NDArray[np.float64], known: list[Point], by: dict[str, float], name: str = "radius") -> NDArray[np.float64]:
@@ -443,12 +443,12 @@ def _more(known: list[Point], new: NDArray[np.float64], inside: NDArray[np.float
     """What the mean over targets hides, as a list: good models, adapted ones, single images."""
     iou = _iou(known)
     adapted = np.array([point.method not in TRAINED for point in known])
-    witnessed = np.array([not _end(point) for point in known])
+    believed = np.array([not _end(point) for point in known])
     lines = []
     for words, which in (
         ("models of which an IoU of 0.5 or more is expected", new >= 0.5),
         ("adapted models", adapted),
-        ("adapted models on images of which one at least has a plausible classical segmentation", adapted & witnessed),
+        ("adapted models on images of which half at least have a plausible classical segmentation", adapted & believed),
     ):
         if which.any():
             some = [point for point, wanted in zip(known, which, strict=True) if wanted]

@@ -144,6 +144,8 @@ def test_a_target_of_blank_images_inverts_nothing(tmp_path: Path) -> None:
         (Look(True, True, 10.0, 1.0), Look(True, True, 25.0, 1.0), Match(zoom=LARGEST_ZOOM)),
         (Look(True, True, 25.0, 1.0), Look(True, True, 10.0, 1.0), Match(zoom=1 / LARGEST_ZOOM)),
         (Look(True, True, 10.0, 1.0), Look(True, True, 90.0, 1.0), Match()),
+        (Look(True, True, 10.0, 1.0), Look(True, True, 15.0, 0.5), Match(zoom=1.5)),
+        (Look(True, True, 10.0, 1.0), Look(True, True, 15.0, 0.4), Match()),
     ],
 )
 def test_match(source: Look, target: Look, expected: Match) -> None:

@@ -105,7 +105,8 @@ def test_an_image_with_nothing_to_teach_gives_its_draw_to_one_with_a_mask(tmp_pa
     closer = set(bare[1:3])  # and these would be plausible, had it not had to look closer
 
     def verdict(cache: Cache, stem: str) -> Verdict | None:
-        return Verdict(float(stem in plausible | closer), 0.0, stem in closer) if cache.classical else None
+        believed = plausible | closer | {"d"}  # half of all, so that it has a say
+        return Verdict(float(stem in believed), 0.0, stem in closer) if cache.classical else None
 
     monkeypatch.setattr(Cache, "verdict", verdict)
     every, rule = (Stream(folder, PLAIN, 32, "none", (3, 1), classical, 0.25) for classical in (False, True))
@@ -131,6 +132,19 @@ def test_it_is_said_what_the_classical_segmentation_is_worth(tmp_path: Path, mon
     says = preparation._witnessed(Stream(folder, PLAIN, 32, "none", (3, 1), classical=True))
     assert "in 0 of 4" in says
     assert "less" not in says
+
+
+def test_the_shape_of_nuclei_in_few_images_is_an_accident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = domain(tmp_path, [(33, 33)] * 4, set())
+    first, second, *_ = folder.images
+    for believed, heard in (({first}, False), ({first, second}, True)):
+        monkeypatch.setattr(Cache, "verdict", lambda cache, stem, believed=believed: Verdict(0.9 if stem in believed else 0.5, 0.0))
+        stream = Stream(folder, PLAIN, 32, "none", (3, 1), classical=True)
+        assert stream.stands(first) == heard
+        draws = [stream[n] for n in range(4)]
+        assert sum(bool(draw.plausible) for draw in draws) == sum(bool(draw.stands) for draw in draws) == (2 if heard else 0)
+        assert sum(float(draw.trust) for draw in draws) > 0 or not heard
+        assert ("in too few to be believed, so it teaches nothing here" in preparation._witnessed(stream)) != heard
 
 
 def test_the_classical_segmentation_is_cut_and_turned_with_its_image(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_where_the_classical_segmentation_is_mute_the_interval_says_that_nothing
     fitted = {**PLAIN, "radius_unwitnessed": 1.0, "radius_alone_unwitnessed": 0.4}
     monkeypatch.setattr(quality, "calibration", lambda: fitted)
     scores = {"agreement": 0.5, "contrast": 0.4}
-    seen, mute = (expected_iou({**scores, "witnessed": share}) for share in (0.125, 0.0))
+    seen, mute = (expected_iou({**scores, "witnessed": share}) for share in (0.5, 0.4))
     assert seen == expected_iou(scores)
     assert seen.told
     assert (mute.iou, mute.low, mute.high, mute.told) == (seen.iou, 0.0, 1.0, False)

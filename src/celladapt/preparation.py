@@ -15,7 +15,7 @@ from celladapt.data.folder import Folder
 from celladapt.data.images import deep
 from celladapt.data.look import Match, look_of, match
 from celladapt.data.normalise import Normalisation
-from celladapt.data.pairs import Pairs, Stream
+from celladapt.data.pairs import MOST_WITNESSED, Pairs, Stream
 from celladapt.data.sample import evenly, middle
 from celladapt.data.slide import tiff_pixel_size
 from celladapt.data.split import group_pattern, groups_of
@@ -26,16 +26,15 @@ from celladapt.losses import Domain
 from celladapt.preflight import no_target_mask, usable_data
 from celladapt.progress import say
 from celladapt.run import Run
+from celladapt.shape import WITNESS
 from celladapt.step import CROSS_ENTROPY, has_cross_entropy
 from celladapt.threshold import Annotated, Teachers
 from celladapt.train import Trainer
 from celladapt.validate import Held, Validator
 
 STATISTICS_BATCHES = 16
-MOST_WITNESSED = 16  # images
 MOST_ASKED = 64  # images in which the classical segmentation may have to be found before the first step
 MOST_LOOKED_AT = 50  # masks: more were not drawn by hand a moment ago
-MOSTLY = 0.5  # share of the target's images in which the classical segmentation must be plausible to teach S colours that the source has not
 
 
 def set_up(run: Run) -> tuple[Trainer, list[str]]:
@@ -94,7 +93,7 @@ def set_up(run: Run) -> tuple[Trainer, list[str]]:
         notes.append(f"Trained with the masks of {len(usable)} of {len(split_t.train)} target training images.")
 
     shown, strange, witnessed = _as_the_target(config, method, train_s, target.subset(split_t.train))
-    taught = len(blank) < len(usable[:MOST_LOOKED_AT]) or (method.classical and witnessed >= MOSTLY)
+    taught = len(blank) < len(usable[:MOST_LOOKED_AT]) or (method.classical and witnessed >= WITNESS)
     # A run goes on as it began; in one that does not say how, no target kept its colours.
     grey = record.get("target_grey", strange and not (taught and not record.get("started")))
     if shown.words:
@@ -242,8 +241,11 @@ def _witnessed(target: Stream) -> str:
     alone = "" if nearly else " alone"
     heard = sum(target.stands(stem) and verdict.plausible for stem, verdict in verdicts.items())
     where = "there" if heard == plausible else f"in {heard} of these"
+    seen_in = f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images"
+    if not target.heard:
+        return f"{seen_in}: in too few to be believed, so it teaches nothing here."
     sentences = [
-        f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images; it can teach {where}{alone}."
+        f"{seen_in}; it can teach {where}{alone}."
         + ("" if heard == plausible else " In the others masks teach, or it had to look closer where other images have masks.")
     ]
     if closer:

@@ -4,7 +4,7 @@ A ridge regression from the clues to the angle arcsin √IoU, fitted to many mod
 ``quality.json``). The interval reaches as far as the estimate was off for nine models in ten, and for nine adapted ones in ten, on targets left out of the fit, as in split conformal prediction
 (Vovk et al. 2005; Lei et al. 2018); models on one target are alike, so with few targets nine in ten is what was seen, and no guarantee.
 
-Images in which the classical segmentation is plausible nowhere are a case apart, with an interval of its own: there two of the four clues are mute, and a third one misleads.
+Images in fewer than half of which the classical segmentation is plausible are a case apart, with an interval of its own: there two of the four clues are mute, and a third one misleads.
 
 A model that has learned from the classical segmentation agrees with it, right or wrong. So it is estimated by a fit to such models alone, too, from the two clues that ask
 for the shape of nuclei, and the lower of the two estimates is told: the other one says when it fails.
@@ -21,8 +21,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from celladapt.shape import WITNESS
+
 UNWITNESSED = "_unwitnessed"
-"""Ends the names of radii for images in which the classical segmentation is plausible nowhere."""
+"""Ends the names of radii for images in fewer than half of which the classical segmentation is plausible."""
 CLEARLY = 0.02
 """By so much more IoU must source-only be preferred to be kept: less is not told apart by the clues, and adapted models are the better ones nearly always (docs/results.md)."""
 LOW = 0.5
@@ -113,11 +115,16 @@ def expected_iou(
     iou = estimate(scores, c, known, classical)
     name = "radius_alone" if alone else "radius"
     # Masks of images like these, in which the classical segmentation is not plausible either, say how far that leads astray.
-    sure = scores.get("witnessed", 1.0) > 0 or (known is not None and known.clues.get("witnessed", 1.0) < 1)
+    sure = witnessed(scores) or (known is not None and known.clues.get("witnessed", 1.0) < 1)
     radius: float = c[f"{name}{'' if sure else UNWITNESSED}"]
     if known:
         radius = max(radius, c["radius_known_alone" if alone else "radius_known"])
     return Expectation(iou, max(0.0, iou - radius), min(1.0, iou + radius), known.images if known else 0)
+
+
+def witnessed(scores: Mapping[str, float]) -> bool:
+    """Whether the classical segmentation has a say in the images that gave ``scores``."""
+    return scores.get("witnessed", 1.0) >= WITNESS
 
 
 def estimate(scores: Mapping[str, float], fitted: Mapping[str, Any], known: Known | None = None, classical: bool = False) -> float:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+WITNESS = 0.5
+"""Share of a domain's images in which what a segmentation sees must have the shape of nuclei to have a say there: in one of many that is an accident."""
+
 
 def solidity(labels: NDArray[Any]) -> float:
     """Mean solidity (area / area of the convex hull) of the nuclei in (H, W) labels, each pixel counting alike; in [0, 1], 0 where there is none."""

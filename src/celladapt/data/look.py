@@ -17,7 +17,7 @@ from celladapt.classical import witness
 from celladapt.data.folder import Folder
 from celladapt.data.sample import evenly, middle
 from celladapt.instances import tells_apart, to_instances
-from celladapt.shape import usual_area
+from celladapt.shape import WITNESS, usual_area
 
 MOST_IMAGES = 16
 SIDE = 1024  # px: of a larger image its middle is looked at
@@ -118,7 +118,8 @@ def look_of(folder: Folder) -> Look:
 
 def match(source: Look, target: Look) -> Match:
     """How to show the source so that it looks like the target."""
-    zoom = target.diameter / source.diameter if source.diameter and target.diameter else 1.0
+    known = source.diameter and target.diameter and min(source.witnessed, target.witnessed) >= WITNESS
+    zoom = target.diameter / source.diameter if known else 1.0
     zoom = float(np.clip(zoom, 1 / LARGEST_ZOOM, LARGEST_ZOOM)) if 1 / ABSURD < zoom < ABSURD else 1.0
     inverted = None not in (source.bright, target.bright) and source.bright != target.bright
     return Match(target.grey and not source.grey, inverted, 1.0 if 0.9 < zoom < 1.1 else round(zoom, 2))

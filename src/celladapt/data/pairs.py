@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,11 @@ from celladapt.classical import Verdict, witness
 from celladapt.data.augment import AUGMENTATIONS, crop
 from celladapt.data.folder import Folder
 from celladapt.data.normalise import Normalisation
+from celladapt.data.sample import evenly
 from celladapt.errors import InputError
+from celladapt.shape import WITNESS
+
+MOST_WITNESSED = 16  # images
 
 
 class Opinion(NamedTuple):
@@ -96,6 +100,16 @@ class Stream:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", Cache(self.folder, classical=self.classical))
 
+    @cached_property
+    def heard(self) -> bool:
+        """Whether the classical segmentation has a say in this folder: in half of the images at least, of as many as are looked at, it is passable."""
+        seen = evenly(list(self.folder.images), MOST_WITNESSED) if self.classical else []
+        return sum(bool(verdict and verdict.passable) for verdict in map(self.cache.verdict, seen)) >= WITNESS * max(1, len(seen))
+
+    def _verdict(self, stem: str) -> Verdict | None:
+        """How far to believe the classical segmentation of the image; None where nobody asked for it, or it has no say."""
+        return self.cache.verdict(stem) if self.heard else None
+
     def stem(self, n: int) -> str:
         """Image of draw ``n``."""
         stem = self._next(n)
@@ -110,7 +124,7 @@ class Stream:
 
     def stands(self, stem: str) -> bool:
         """Whether the classical segmentation of the image may stand for a mask that it lacks: where it is passable; beside masks, which teach better, where it is plausible and did not have to look closer."""
-        verdict = self.cache.verdict(stem)
+        verdict = self._verdict(stem)
         if verdict is None or stem in self.folder.masks:
             return False
         return verdict.plausible and not verdict.closer if self.folder.masks else verdict.passable
@@ -140,7 +154,7 @@ class Stream:
             image, masks = crop(image, masks, self.side, rng)
         image, masks = AUGMENTATIONS[self.augment](image, masks, rng)
         planes = torch.from_numpy(masks.transpose(2, 0, 1).astype(np.float32))
-        verdict = self.cache.verdict(stem)
+        verdict = self._verdict(stem)
         plausible, trust = (verdict.plausible, verdict.trust) if verdict else (False, 0.0)
         known = stem in self.folder.masks, plausible, self.stands(stem), trust
         return Draw(self.normalisation(image), planes[:1], planes[1:], *map(torch.tensor, known))
