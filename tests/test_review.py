@@ -120,6 +120,21 @@ def test_an_image_of_which_nothing_can_be_told_has_no_number_that_looks_like_one
     ]
 
 
+def test_of_one_plausible_image_among_many_no_more_is_told_than_of_the_others(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    believed: set[int] = set()
+
+    def clues(seen: Any, pixels: Any) -> dict[str, float]:
+        (image,) = pixels
+        return {"likeness": 0.5, "agreement": 0.5, "solidity": 0.9, "witnessed": float(int(image.mean()) in believed)}
+
+    monkeypatch.setattr(reviewing, "clues_of", clues)
+    means = [int(read_image(path).mean()) for path in sorted(images.iterdir())]
+    for number, told in ((1, 0), (2, 2)):
+        believed |= {means[number - 1]}
+        done = celladapt.review(SeesBrightness(), images, tmp_path / str(number))  # type: ignore[arg-type]
+        assert sum(item.expected.told for item in done.items) == told
+
+
 def test_nothing_that_is_there_is_replaced_unasked(images: Path, tmp_path: Path) -> None:
     model = SeesBrightness()
     with pytest.raises(InputError, match="choose another --out"):

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from celladapt import contact_sheet
 from celladapt.cells import as_cell
@@ -17,7 +18,7 @@ from celladapt.inputs import check_out, find_images
 from celladapt.loading import load_model
 from celladapt.model import Prediction, Predictor
 from celladapt.progress import Bar
-from celladapt.quality import LOW, UNTOLD, Expectation
+from celladapt.quality import LOW, UNTOLD, Expectation, witnessed
 from celladapt.units import check_pixel_size
 
 if TYPE_CHECKING:
@@ -115,20 +116,21 @@ def review(
     with while_segmenting(images[0], out):
         out.mkdir(parents=True, exist_ok=True)
     at = at or loaded.pixel_size
-    items: list[Reviewed] = []
+    looks: list[_Look] = []
     failed: list[str] = []
     with Bar("reviewing", len(images)) as bar:
         for image in images:
             try:
                 with while_segmenting(image, out):
-                    items.append(_look(loaded, image, pixel_size, at))
+                    looks.append(_look(loaded, image, pixel_size, at))
             except InputError as error:
                 failed.append(str(error))
             bar.step(image.name)
-    if not items:
+    if not looks:
         with suppress(OSError):  # something else is in it
             out.rmdir()
         raise InputError(failed[0])
+    items = _judged(loaded, looks)
     items.sort(key=lambda item: (item.expected.iou, item.image))
     write_text(out / TABLE, _csv(items))
     lowest = items[:SHOWN]
@@ -140,10 +142,24 @@ def review(
     return done
 
 
-def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> Reviewed:
+class _Look(NamedTuple):
+    image: Path
+    found: dict[str, float]
+    """``selection.clues`` of it."""
+    nuclei: int
+
+
+def _look(model: Predictor, image: Path, pixel_size: float | None, at: float | None) -> _Look:
     pixels = part(image, pixel_size, at)
     seen = Prediction(model.probability(pixels))
-    return Reviewed(image, expected_by(model, clues_of([seen], [pixels]), alone=True), int(seen.instances.max(initial=0)))
+    return _Look(image, clues_of([seen], [pixels]), int(seen.instances.max(initial=0)))
+
+
+def _judged(model: Predictor, looks: list[_Look]) -> list[Reviewed]:
+    """Each image by itself, but that in one of few in which the classical segmentation is plausible it is so by accident."""
+    believed = witnessed({"witnessed": fmean(look.found["witnessed"] for look in looks)})
+    without = {} if believed else {"witnessed": 0.0}
+    return [Reviewed(look.image, expected_by(model, look.found | without, alone=True), look.nuclei) for look in looks]
 
 
 def _shown(expected: Expectation) -> str:

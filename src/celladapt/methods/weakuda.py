@@ -14,7 +14,7 @@ Per step, first D, then S, with m the share of the target images of the batch in
 C is a segmentation that learns nothing (``celladapt.classical``: stain or intensity, Otsu's threshold). An image is plausible if what C sees in it is as solid
 as nuclei are (area by area of the convex hull): where C takes stroma or cytoplasm for nuclei its pieces are ragged, in whatever tissue. It is passable if it is plausible, or nearly, and the image falls in two classes
 (Otsu's separability). So C is judged by
-itself, before S has any part in it. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first tenth of the training the source alone teaches what a nucleus
+itself, before S has any part in it. Where fewer than half of a domain's images are passable none is heard (``data.pairs.Stream.heard``): one of many has the shape of nuclei by accident. T is the average of S over the steps (Tarvainen and Valpola, NeurIPS 2017). For the first tenth of the training the source alone teaches what a nucleus
 is. Then C stands for a mask in the passable images of a batch if T marks at least half of what C sees in them: two witnesses that share no mistake then agree on where nuclei are, and on how far
 they reach C is the better one, for its outlines are of the target. T's own claims are not asked for: a network from another domain marks too much far more often than too little. The idea of two
 views that teach each other is co-training (Blum and Mitchell, COLT 1998); this form of it is ours.
