@@ -28,7 +28,7 @@ from celladapt.data.check import check
 from celladapt.data.folder import Folder
 from celladapt.data.public import _archive
 from celladapt.data.public._download import Resuming
-from celladapt.data.split import _groups
+from celladapt.data.split import grouped
 from celladapt.errors import InputError
 
 Array = NDArray[Any]
@@ -340,7 +340,7 @@ def test_the_pattern_keeps_a_patient_together(name: str, tmp_path: Path) -> None
     COPIES[name](tmp_path / "src")
     groups: dict[str, str] = {}
     for domain in public.convert(name, tmp_path / "src", tmp_path / "dst"):
-        groups |= {stem: group for group, stems in _groups(Folder.open(domain), public.find(name).group).items() for stem in stems}
+        groups |= {stem: group for group, stems in grouped(Folder.open(domain), public.find(name).group).items() for stem in stems}
     assert groups.items() >= TOGETHER[name].items()
 
 

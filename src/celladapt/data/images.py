@@ -118,8 +118,7 @@ def decode(path: Path) -> Raster:
     path = Path(path)
     require_file(path)
     try:
-        with open(path, "rb") as handle:
-            head = handle.read(26)
+        head = _head(path)
     except OSError as error:
         raise _unopened(path, error) from error
     if not head:
@@ -130,13 +129,20 @@ def decode(path: Path) -> Raster:
 
 def deep(path: Path) -> bool:
     """Whether a file has more than 8 bits a channel by its header, so that ``read_image`` stretches it; False where that cannot be told."""
-    with suppress(Exception), open(path, "rb") as handle:
-        head = handle.read(26)
+    with suppress(Exception):
+        require_file(path)
+        head = _head(path)
         if head[:4] not in TIFF_HEADS:
             return head.startswith(b"\x89PNG") and head[24] == 16
         with quiet(), open_tiff(path) as tif:
             return (tif.pages.first.dtype or np.dtype(np.uint8)).itemsize > 1
     return False
+
+
+def _head(path: Path) -> bytes:
+    """As many bytes as tell a file's kind, and how deep a PNG is."""
+    with open(path, "rb") as handle:
+        return handle.read(26)
 
 
 def require_file(path: Path) -> None:
