@@ -11,7 +11,7 @@ from celladapt import checkpoint
 from celladapt.card import CARD, card, facts
 from celladapt.data.folder import Folder
 from celladapt.data.images import write_image
-from celladapt.data.split import group_pattern, grouped
+from celladapt.data.split import group_names, group_pattern
 from celladapt.evaluation import Evaluation, score, tells_none_apart
 from celladapt.files import now, write_json, write_text
 from celladapt.model import Prediction
@@ -44,8 +44,8 @@ def conclude(run: Run, target: Folder, predict: Predict, reconstruct: Reconstruc
         if stem in examples:
             _write_example(run.path / "examples" / stem, image, prediction, truth, reconstruct)
     if scores:
-        pattern = group_pattern(target, run.config.group)
-        groups = {stem: name for name, stems in grouped(target, pattern).items() for stem in stems if stem in scores} if pattern else {}
+        names = group_names(target, group_pattern(target, run.config.group))
+        groups = {stem: names[stem] for stem in scores if stem in names}
         evaluation = Evaluation(scores, binary_truths=binary, empty_truths=empty, groups=groups)
         notes = [*notes, *filter(None, [evaluation.empty, evaluation.binary])]
         write_json(run.path / "metrics.json", evaluation.to_json())

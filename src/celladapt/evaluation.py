@@ -17,10 +17,10 @@ from celladapt import metrics
 from celladapt.cells import as_cell
 from celladapt.data.folder import MASK_ENDINGS, Folder, composed, image_of_mask, list_images, same_stem, subfolder
 from celladapt.data.images import read_mask
-from celladapt.data.split import grouped, matches
+from celladapt.data.split import group_names, matches
 from celladapt.errors import FileError
 from celladapt.files import write_text
-from celladapt.instances import label_components, tells_apart
+from celladapt.instances import label_components
 from celladapt.job import noted
 from celladapt.provenance import doubts, record_of, some
 from celladapt.reporting.paired import of_mean
@@ -55,7 +55,7 @@ def score(pred_labels: NDArray[Any], true_labels: NDArray[Any], mask: NDArray[An
 
 def tells_none_apart(labels: NDArray[Any]) -> bool:
     """Whether (H, W) labels are binary or of classes, and have several pieces of one value."""
-    return not tells_apart(labels) and int(label_components(labels).max(initial=0)) > int(np.count_nonzero(np.unique(labels)))
+    return np.unique(label_components(labels)).size > np.unique(labels).size
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Evaluation:
         """95 % interval of the mean of each measure, over groups where they are known (Student's t); empty with fewer than six images or groups."""
         groups = [self.groups[stem] for stem in self.images] if self.groups else None
         found = {key: of_mean([values[key] for values in self.images.values()], groups) for key in MEASURES}
-        return {key: (max(0.0, ends[0]), min(1.0, ends[1])) for key, ends in found.items() if ends}
+        return {key: ends for key, ends in found.items() if ends}
 
     @property
     def spread(self) -> str:
@@ -220,7 +220,7 @@ def _groups(masks: Path, group: str | None, stems: list[str]) -> dict[str, str]:
     named = Folder(domain, dict.fromkeys(stems, domain), {})
     if group is None and not (named.group and matches(named, named.group)):
         return {}
-    return {stem: name for name, members in grouped(named, group or named.group).items() for stem in members}
+    return group_names(named, named.group if group is None else group)
 
 
 def _images_beside(masks: Path) -> dict[str, Path]:

@@ -31,8 +31,8 @@ def misfits(model: Predictor, job: Job) -> Iterator[str]:
             yield f"Files in {job.image.parent} hold several planes or images: of each file the first alone is segmented."
         if TAKEN_CHANNELS < channels <= MAX_CHANNELS:
             yield f"Files in {job.image.parent} have {channels} channels: the first {TAKEN_CHANNELS} are taken; where nuclei are in another one, save that alone."
-        stretched = deep(job.image)
-        if model.about.get("deep") is not None and model.about["deep"] != stretched:
+        trained_deep = model.about.get("deep")
+        if trained_deep is not None and trained_deep != (stretched := deep(job.image)):
             here, there = ("more than 8", "8") if stretched else ("8", "more than 8")
             yield (
                 f"Images in {job.image.parent} have {here} bits a channel, those the model was trained on {there}: of more than 8 each image is stretched to its "

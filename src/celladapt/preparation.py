@@ -234,14 +234,13 @@ def _as_the_target(config: Config, method: methods.Method, source: Folder, targe
 
 def _witnessed(target: Stream) -> str:
     """In how many target images the classical segmentation can be believed, for people."""
-    seen = evenly(list(target.folder.images), MOST_WITNESSED)
-    verdicts = {stem: verdict for stem in seen if (verdict := target.cache.verdict(stem))}
+    verdicts = target.verdicts
     plausible, closer = sum(verdict.plausible for verdict in verdicts.values()), sum(verdict.closer for verdict in verdicts.values())
     nearly = sum(target.stands(stem) and not verdict.plausible for stem, verdict in verdicts.items())
     alone = "" if nearly else " alone"
     heard = sum(target.stands(stem) and verdict.plausible for stem, verdict in verdicts.items())
     where = "there" if heard == plausible else f"in {heard} of these"
-    seen_in = f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(seen)} target images"
+    seen_in = f"What the classical segmentation sees has the shape of nuclei in {plausible} of {len(verdicts)} target images"
     if not target.heard:
         return f"{seen_in}: in too few to be believed, so it teaches nothing here."
     sentences = [

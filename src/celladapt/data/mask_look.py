@@ -1,5 +1,6 @@
 """What is no mask by its look: one whose edges have gone grey, or a picture (each grey would be taken for a nucleus of its own), or that of another image."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,8 @@ _FADED = 9
 """Of a mask with grey edges a tenth or more is white; of label images that go on to 255 what is labelled so is far less."""
 FEW_VALUES, _MANY_VALUES = 8, 32
 MOST_COMPARED = 50  # images
-_FAINT, _FEWEST = (
-    0.3,
-    3,
-)  # what the masks of ten domains mark differs from the rest by 1 to 5 standard deviations, and those of other images by 0.1 at most
+# What the masks of ten domains mark differs from the rest by 1 to 5 standard deviations, and what those of other images do by 0.1 at most.
+_FAINT, _FEWEST = 0.3, 3
 _SIDE = 512
 SMALLEST = 32 * 32
 """px; fewer say nothing of what they are."""
@@ -62,16 +61,19 @@ def crumbles(labels: NDArray[np.int32]) -> bool:
     return count > _MANY_VALUES and 2 * np.unique(labels[inside & (labels > 0)]).size < count
 
 
+def _thinned(pixels: NDArray[Any]) -> NDArray[Any]:
+    step = max(1, max(pixels.shape[:2]) // _SIDE)
+    return pixels[::step, ::step]
+
+
 def light_of(image: NDArray[Any]) -> NDArray[np.float32]:
     """(H, W, 3) -> its brightness at so many pixels that ``difference`` needs no more: (h, w), h and w about 512 at most."""
-    step = max(1, max(image.shape) // _SIDE)
-    return np.asarray(image[::step, ::step].mean(2), np.float32)
+    return np.asarray(_thinned(image).mean(2), np.float32)
 
 
 def difference(light: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
     """By how many standard deviations of ``light_of`` an image what (H, W) labels mark is lighter than the rest; NaN where they mark all or nothing, or it is blank."""
-    step = max(1, max(labels.shape) // _SIDE)
-    marked, spread = labels[::step, ::step] > 0, float(light.std())
+    marked, spread = _thinned(labels) > 0, float(light.std())
     if not spread or marked.shape != light.shape or not 0 < np.count_nonzero(marked) < marked.size:
         return float("nan")
     return float(light[marked].mean() - light[~marked].mean()) / spread
@@ -79,7 +81,7 @@ def difference(light: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
 
 def of_other_images(differences: Sequence[float]) -> bool:
     """Whether what the masks of a domain mark is on average neither lighter nor darker than the rest, as where masks belong to other images or are moved."""
-    known = [value for value in differences if value == value]
+    known = [value for value in differences if not math.isnan(value)]
     return len(known) >= _FEWEST and abs(sum(known) / len(known)) < _FAINT
 
 

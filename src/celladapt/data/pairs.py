@@ -101,10 +101,15 @@ class Stream:
         object.__setattr__(self, "cache", Cache(self.folder, classical=self.classical))
 
     @cached_property
-    def heard(self) -> bool:
-        """Whether the classical segmentation has a say in this folder: in half of the images at least, of as many as are looked at, it is passable."""
+    def verdicts(self) -> dict[str, Verdict]:
+        """How far to believe the classical segmentation of as many images as are looked at, by stem; empty where nobody asked for it."""
         seen = evenly(list(self.folder.images), MOST_WITNESSED) if self.classical else []
-        return sum(bool(verdict and verdict.passable) for verdict in map(self.cache.verdict, seen)) >= WITNESS * max(1, len(seen))
+        return {stem: verdict for stem in seen if (verdict := self.cache.verdict(stem))}
+
+    @property
+    def heard(self) -> bool:
+        """Whether the classical segmentation has a say in this folder: in half of the images at least, of those that are looked at, it is passable."""
+        return sum(verdict.passable for verdict in self.verdicts.values()) >= WITNESS * max(1, len(self.verdicts))
 
     def _verdict(self, stem: str) -> Verdict | None:
         """How far to believe the classical segmentation of the image; None where nobody asked for it, or it has no say."""

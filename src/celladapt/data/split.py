@@ -89,9 +89,17 @@ def as_tiles(folder: Folder) -> str | None:
 
 def groups_of(folder: Folder, asked: str | None, stems: Iterable[str]) -> set[str]:
     """Names of the patients or slides that ``stems`` are from; empty where no pattern tells."""
-    pattern = group_pattern(folder, asked)
-    wanted = set(stems)
-    return {name for name, members in grouped(folder, pattern).items() if wanted & set(members)} if pattern else set()
+    names = group_names(folder, group_pattern(folder, asked))
+    return {names[stem] for stem in stems if stem in names}
+
+
+def group_names(folder: Folder, pattern: str | None) -> dict[str, str]:
+    """Stem -> name of its patient or slide, as ``pattern`` tells; empty without one.
+
+    Raises:
+        InputError: as ``grouped``.
+    """
+    return {stem: name for name, stems in grouped(folder, pattern).items() for stem in stems} if pattern else {}
 
 
 def choose_labelled(stems: Iterable[str], share: str, seed: int) -> list[str]:

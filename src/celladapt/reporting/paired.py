@@ -108,10 +108,13 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) 
 
 
 def of_mean(scores: ArrayLike, groups: Sequence[str] | None = None) -> tuple[float, float] | None:
-    """95 % interval of the mean of ``scores`` (images,) by Student's t, over groups where they are known; None with fewer than ``FEWEST`` of these."""
+    """95 % interval, within [0, 1], of the mean of ``scores`` (images,) by Student's t, over groups where they are known; None with fewer than ``FEWEST`` of these."""
     values = np.asarray(scores, dtype=np.float64)
     unit = _numbered(values.size, groups)
-    return _interval(float(values.mean()), [_of_images(values, unit)]) if unit.max() + 1 >= FEWEST else None
+    if unit.max() + 1 < FEWEST:
+        return None
+    low, high = _interval(float(values.mean()), [_of_images(values, unit)])
+    return max(0.0, low), min(1.0, high)
 
 
 def _numbered(images: int, groups: Sequence[str] | None) -> NDArray[np.intp]:

@@ -117,16 +117,17 @@ def _example(path: Path, run: Run, baseline: Run | None) -> Example | None:
     if (reconstruction := fits("reconstruction.png", colour=True)) is not None:
         panels.append(Panel("Reconstruction R(S(Iₜ))", overlay(reconstruction, view), "reconstruction"))
     if baseline and (before := fits("prediction.png", baseline.folder / "examples" / path.name)) is not None:
-        panels.append(Panel("Source only", overlay(image, view, {"baseline": before}), "baseline", _iou(baseline, path.name)))
+        panels.append(Panel("Source only", overlay(image, view, {"baseline": before}), "baseline", _ious(baseline).get(path.name)))
     if (prediction := fits("prediction.png")) is not None:
-        panels.append(Panel("This run", overlay(image, view, {"prediction": prediction}), "prediction", _iou(run, path.name)))
+        panels.append(Panel("This run", overlay(image, view, {"prediction": prediction}), "prediction", _ious(run).get(path.name)))
     if (truth := fits("truth.png")) is not None:
         panels.append(Panel("Annotation", overlay(image, view, {"truth": truth}), "truth"))
     return Example(path.name, view.note, panels)
 
 
-def _iou(run: Run, stem: str) -> float | None:
-    return run.scores.images.get(stem, {}).get("iou") if run.scores else None
+def _ious(run: Run) -> dict[str, float]:
+    """Stem -> IoU of the test images that have one."""
+    return {stem: scores["iou"] for stem, scores in run.scores.images.items() if "iou" in scores} if run.scores else {}
 
 
 def _counts(run: Run) -> dict[str, dict[str, int]]:
@@ -140,9 +141,9 @@ def _counts(run: Run) -> dict[str, dict[str, int]]:
 
 def _comparison(run: Run, baseline: Run | None) -> dict[str, float | None] | None:
     """IoU of this run less that of source only, over the images that both scored: mean difference with its interval, images that gained, images."""
-    if not (run.scores and baseline and baseline.scores):
+    if baseline is None:
         return None
-    here, there = ({stem: scores["iou"] for stem, scores in one.scores.images.items() if "iou" in scores} for one in (run, baseline) if one.scores)
+    here, there = _ious(run), _ious(baseline)
     stems = sorted(here.keys() & there.keys())
     if not stems:
         return None
@@ -158,9 +159,8 @@ def _comparison(run: Run, baseline: Run | None) -> dict[str, float | None] | Non
 
 def _interval(run: Run) -> tuple[float, float] | None:
     """Of the mean IoU over test images; None where there are too few."""
-    found = {stem: scores["iou"] for stem, scores in run.scores.images.items() if "iou" in scores} if run.scores else {}
-    ends = of_mean(list(found.values()), _patients(run, list(found))) if found else None
-    return ends and (max(0.0, ends[0]), min(1.0, ends[1]))
+    found = _ious(run)
+    return of_mean(list(found.values()), _patients(run, list(found))) if found else None
 
 
 def _patients(run: Run, stems: list[str]) -> list[str] | None:
